@@ -1,0 +1,131 @@
+"""The block forms: ``with idem.transaction(…)`` and ``with idem.claim(session, …)``, sync and async."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from .binding import sync_session
+from .claim import Attempt, Call
+from .errors import TransactionError
+from .transaction import Joined, Own
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+    from .model import Record
+    from .settings import Settings
+
+SessionT = TypeVar("SessionT")
+
+
+class _BaseClaim(Generic[SessionT]):
+    """A claimed key while its block runs.
+
+    Attributes:
+        session: the transaction's session; the business writes through it.
+        replayed: whether the block ran before. Then `result` is what it gave, and the body has nothing to do:
+            whatever it writes is rolled back.
+        record: the row that is replayed; ``None`` on the first run.
+    """
+
+    session: SessionT
+    replayed: bool
+    record: Record | None
+
+    def __init__(self, settings: Settings, call: Call, session: SessionT | None) -> None:
+        self._settings = settings
+        self._call = call
+        self._given = session
+        self._result: Any = None
+        self.replayed = False
+        self.record = None
+
+    @property
+    def result(self) -> Any:
+        """What the block gives: assign it; after the block it is what every replay gets."""
+        return self._result
+
+    @result.setter
+    def result(self, value: Any) -> None:
+        if self.replayed:
+            raise TransactionError(
+                "this block is a replay and has its result: do the work only when claim.replayed is False"
+            )
+        self._result = value
+
+    def _enter(self, session: Session) -> None:
+        tx = Own(self._settings) if self._given is None else Joined(self._settings)
+        self._attempt = Attempt(self._settings, tx, self._call, repeats=False)
+        try:
+            if not self._attempt.open(session, self.session, block=True):
+                outcome = self._attempt.answer()
+                self.replayed, self._result = True, outcome.value
+                stored = self._attempt.stored
+                self.record = stored.record if stored else None
+        except BaseException as error:
+            self._attempt.fail(session, error)
+            raise
+
+    def _exit(self, session: Session, error: BaseException | None) -> None:
+        if error is not None:
+            self._attempt.fail(session, error)
+        elif self.replayed:
+            self._attempt.undo(session)
+        else:
+            try:
+                self._result = self._attempt.finish(session, self._result).value
+            except BaseException as fault:
+                self._attempt.fail(session, fault)
+                raise
+
+
+class Claim(_BaseClaim["Session"]):
+    """The sync block; see `IdemTable.transaction` and `IdemTable.claim`."""
+
+    def __enter__(self) -> Self:
+        self.session = self._settings.binding.session() if self._given is None else self._given  # type: ignore[assignment]
+        try:
+            self._enter(sync_session(self.session, "Session"))
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            self._exit(self.session, error)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._given is None:
+            self.session.close()
+
+
+class AsyncClaim(_BaseClaim["AsyncSession"]):
+    """The async block; see `AsyncIdemTable.transaction` and `AsyncIdemTable.claim`."""
+
+    async def __aenter__(self) -> Self:
+        self.session = self._settings.binding.session() if self._given is None else self._given  # type: ignore[assignment]
+        try:
+            sync_session(self.session, "AsyncSession")
+            await self.session.run_sync(self._enter)
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        try:
+            await self.session.run_sync(self._exit, error)
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._given is None:
+            await self.session.close()

@@ -1,0 +1,136 @@
+"""Deleting what has expired: short batches, one runner at a time, by the row's own time and the database's clock."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import tenacity
+from sqlalchemy.exc import SQLAlchemyError
+
+from . import retry
+from .dialects import Fault
+from .model import PurgeReport
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from .settings import Settings
+
+_LEASE: Final = 60_000_000
+"""Microseconds. Renewed with each batch, which takes well under a second: a minute outlasts a slow one, and is how long
+the next runner waits for one that was killed. A lease in a row and not a lock: a lock would need a session of its own
+through every pooler, or end with each batch."""
+
+Progress = Callable[[int], object]
+Step = Callable[["Connection"], Any] | float
+"""Work for one transaction, or seconds to sleep."""
+
+
+def _steps(
+    settings: Settings, batch: int, limit: int | None, pause: timedelta, progress: Progress | None
+) -> Generator[Step, Any, PurgeReport]:
+    records, owner = settings.records, os.urandom(16)
+    began = time.monotonic()
+    deleted = batches = 0
+
+    def report(busy: bool = False) -> PurgeReport:
+        return PurgeReport(deleted, batches, time.monotonic() - began, busy)
+
+    def lease(connection: Connection) -> bool:
+        try:
+            return records.lease(connection, owner, _LEASE)
+        except SQLAlchemyError as error:
+            if Fault.BUSY in settings.dialect.faults_of(error):  # the other runner is inside a batch
+                return False
+            raise
+
+    def delete(size: int) -> Callable[[Connection], int]:
+        def work(connection: Connection) -> int:
+            # Renewing in the batch's own transaction: a runner that lost its lease deletes nothing more.
+            return records.delete_expired(connection, size) if records.renew(connection, owner, _LEASE) else -1
+
+        return work
+
+    if not (yield lease):
+        return report(busy=True)
+    try:
+        while limit is None or deleted < limit:
+            size = batch if limit is None else min(batch, limit - deleted)
+            count = yield delete(size)
+            if count <= 0:
+                break
+            deleted, batches = deleted + count, batches + 1
+            if progress is not None:
+                progress(deleted)
+            if count < size:
+                break
+            if pause:
+                yield pause.total_seconds()
+    finally:
+        with suppress(Exception):  # the lease runs out by itself
+            yield lambda connection: records.release(connection, owner)
+    return report()
+
+
+def _checked(settings: Settings, batch: int, limit: int | None, pause: timedelta, progress: Progress | None) -> Any:
+    if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= 100_000:
+        raise ValueError(f"batch must be 1 to 100000 rows, not {batch!r}")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"limit must be a positive number of rows or None, not {limit!r}")
+    if not isinstance(pause, timedelta) or pause < timedelta():
+        raise ValueError(f"pause must be a timedelta that is not negative, not {pause!r}")
+    return _steps(settings, batch, limit, pause, progress)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {**settings.dialect.begin_options(settings.wait), **settings.dialect.purge_options}
+
+
+def purge(
+    settings: Settings, *, batch: int, limit: int | None, pause: timedelta, progress: Progress | None
+) -> PurgeReport:
+    """Run the steps; see `IdemTable.purge`."""
+    steps = _checked(settings, batch, limit, pause, progress)
+    retrying = tenacity.Retrying(**retry.policy(settings.dialect, settings.attempts))
+    resume, value = steps.send, None
+    while True:
+        try:
+            step = resume(value)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        try:
+            if isinstance(step, float):
+                value = time.sleep(step)
+            else:
+                value = retrying(settings.binding.run, step, _options(settings))
+            resume = steps.send
+        except BaseException as error:
+            resume, value = steps.throw, error
+
+
+async def apurge(
+    settings: Settings, *, batch: int, limit: int | None, pause: timedelta, progress: Progress | None
+) -> PurgeReport:
+    """Run the steps; see `AsyncIdemTable.purge`."""
+    steps = _checked(settings, batch, limit, pause, progress)
+    retrying = tenacity.AsyncRetrying(**retry.policy(settings.dialect, settings.attempts))
+    resume, value = steps.send, None
+    while True:
+        try:
+            step = resume(value)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        try:
+            if isinstance(step, float):
+                value = await asyncio.sleep(step)
+            else:
+                value = await retrying(settings.binding.run, step, _options(settings))
+            resume = steps.send
+        except BaseException as error:
+            resume, value = steps.throw, error

@@ -1,0 +1,124 @@
+"""MySQL and MariaDB, with their oddities: deadlocks of waiters, statements that only half roll back, two languages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError
+
+from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
+
+_SERVER_STATUS_IN_TRANS = 1
+
+
+class MySQL(Dialect):
+    """MariaDB 10.6 and later and MySQL 8, through PyMySQL, aiomysql and asyncmy."""
+
+    names = ("mysql", "mariadb")
+    # At REPEATABLE READ a transaction with an older snapshot does not see the row that its INSERT collided with.
+    reads_in_place = False
+
+    # UTC_TIMESTAMP and not NOW: NOW is in the session's time zone, and the column has none.
+    now = "UTC_TIMESTAMP(6)"
+    later = "UTC_TIMESTAMP(6) + INTERVAL :ttl MICROSECOND"
+
+    # At REPEATABLE READ the range scan for expired rows would lock gaps, and new claims would wait for it.
+    purge_options = {"isolation_level": "READ COMMITTED"}
+
+    faults = {
+        1213: Fault.RESTART,  # deadlock; of N waiters on a claim that rolls back, all but one get it
+        1020: Fault.RESTART,  # MariaDB's innodb_snapshot_isolation: the row changed since the snapshot
+        1614: Fault.RESTART,
+        3101: Fault.RESTART,  # Group Replication, at COMMIT
+        1205: Fault.BUSY,  # lock wait time-out; rolls back the statement only
+        3572: Fault.BUSY,  # NOWAIT, MySQL 8
+        1062: Fault.DUPLICATE,
+        1290: Fault.READ_ONLY,
+        1792: Fault.READ_ONLY,
+        1836: Fault.READ_ONLY,
+        1305: Fault.DEAD,  # SAVEPOINT does not exist: a deadlock or an implicit COMMIT took it
+        1054: Fault.NO_TABLE,  # unknown column
+        1146: Fault.NO_TABLE,
+        1049: Fault.NO_TABLE,  # unknown database
+        1040: Fault.RESTART,  # too many connections
+        1047: Fault.UNKNOWN,  # Galera: this node is not part of the cluster
+        1180: Fault.UNKNOWN,  # Galera: COMMIT could not be replicated
+        1053: Fault.UNKNOWN,
+        1927: Fault.UNKNOWN,  # connection was killed
+        2002: Fault.UNKNOWN,
+        2003: Fault.UNKNOWN,  # nobody answers: the server restarts
+        2006: Fault.UNKNOWN,
+        2013: Fault.UNKNOWN,
+        2014: Fault.UNKNOWN,
+        2055: Fault.UNKNOWN,
+        4031: Fault.UNKNOWN,
+    }
+
+    # Plain INSERT, and only 1062 means taken. INSERT IGNORE cuts long values and swallows other errors; ON DUPLICATE KEY
+    # UPDATE reports one row for the winner and one for the loser.
+    _INSERT = f"INSERT INTO {{table}} ({COLUMNS}) VALUES ({VALUES})"
+    CLAIM = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {_INSERT}"
+    TAKE_OVER = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {Dialect.TAKE_OVER}"
+    EXPIRED = f"SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED"
+    BYTES = """SELECT data_length + index_length FROM information_schema.tables
+        WHERE table_name = :table AND table_schema = COALESCE(:schema, DATABASE())"""
+
+    def __init__(self, dialect: SQLAlchemyDialect, table: str, schema: str | None) -> None:
+        super().__init__(dialect, table, schema)
+        self._insert = self.statement(self._INSERT)
+        self._update = self.statement(Dialect.TAKE_OVER)
+        self._set_wait = self.statement("SET SESSION innodb_lock_wait_timeout = :wait")
+        self._get_wait = self.statement("SELECT @@SESSION.innodb_lock_wait_timeout")
+
+    def wait(self, wait: float) -> int:
+        # Whole seconds, so a shorter wait is rounded up; 0 fails at once on MariaDB, MySQL makes it 1.
+        return ceil(wait)
+
+    def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        try:
+            self._bounded(connection, values, self._claim, self._insert)
+        except DBAPIError as error:
+            if self.fault(error) is Fault.DUPLICATE:  # the primary key is the table's only unique index
+                return False
+            raise
+        return True
+
+    def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        return bool(self._bounded(connection, values, self._take_over, self._update).rowcount == 1)
+
+    def _bounded(self, connection: Connection, values: Mapping[str, Any], in_one: Any, plain: Any) -> Any:
+        if getattr(connection.dialect, "is_mariadb", False):
+            return in_one(connection, values)
+        before = self._get_wait(connection).scalar()  # MySQL has no SET STATEMENT
+        self._set_wait(connection, values)
+        try:
+            return plain(connection, values)
+        finally:
+            self._set_wait(connection, {"wait": before})
+
+    def delete_expired(self, connection: Connection, batch: int) -> int:
+        # By primary key, in two steps: MySQL refuses LIMIT in a subquery of DELETE, and a DELETE by range would wait
+        # for the rows that replays hold.
+        ids = [row[0] for row in self.statement(self.EXPIRED)(connection, {"batch": batch})]
+        if not ids:
+            return 0
+        names = {f"id{number}": id for number, id in enumerate(ids)}
+        places = ", ".join(f":{name}" for name in names)
+        return self.statement(f"DELETE FROM {{table}} WHERE id IN ({places})")(connection, names).rowcount
+
+    def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
+        size = self.statement(self.BYTES)(connection, {"table": table, "schema": schema}).scalar()
+        return None if size is None else int(size)
+
+    def in_transaction(self, connection: Connection) -> bool:
+        status = getattr(connection.connection.driver_connection, "server_status", None)
+        return True if status is None else bool(status & _SERVER_STATUS_IN_TRANS)
+
+    def code(self, error: BaseException) -> Any:
+        return error.args[0] if error.args else None

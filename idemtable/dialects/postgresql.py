@@ -1,0 +1,112 @@
+"""PostgreSQL: a claim that loses changes nothing, costs no transaction id, and can be read in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from ..model import Status
+from .base import COLUMNS, EXPIRED_WHERE, Dialect, Fault
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+# SET LOCAL before each claim would be a round trip of its own, and would stay in force for the business's statements
+# after it. Here the claim sets the time-out, waits, and puts back what was there, in one statement. Without a row to
+# return (the key is taken) the time-out stays, which is why a lost claim ends its transaction or its savepoint.
+_BOUNDED = """WITH before AS MATERIALIZED (
+        SELECT current_setting('lock_timeout') AS timeout, set_config('lock_timeout', CAST(:wait AS text), true))"""
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL 14 and later, through psycopg and asyncpg."""
+
+    names = ("postgresql",)
+    # ON CONFLICT DO NOTHING leaves the transaction usable, and where its snapshot could not see the winner's row (at
+    # REPEATABLE READ and above) it raises 40001 by itself.
+    reads_in_place = True
+
+    # clock_timestamp() and not now(): now() is frozen at BEGIN, before the wait for another claim.
+    now = "clock_timestamp()"
+    later = "clock_timestamp() + CAST(:ttl AS bigint) * interval '1 microsecond'"
+
+    faults = {
+        "40001": Fault.RESTART,  # serialization_failure
+        "40P01": Fault.RESTART,  # deadlock_detected
+        "55P03": Fault.BUSY,  # lock_not_available
+        "23505": Fault.DUPLICATE,
+        "25006": Fault.READ_ONLY,
+        "25P02": Fault.DEAD,  # in_failed_sql_transaction
+        "3B001": Fault.DEAD,  # invalid_savepoint_specification
+        "25P01": Fault.DEAD,  # no_active_sql_transaction: SAVEPOINT after a COMMIT sent as text
+        "42P01": Fault.NO_TABLE,
+        "42703": Fault.NO_TABLE,  # undefined_column
+        "3F000": Fault.NO_TABLE,  # invalid_schema_name
+        "57P03": Fault.RESTART,  # cannot_connect_now: starting up
+        "53300": Fault.RESTART,  # too_many_connections
+        "57P01": Fault.UNKNOWN,  # admin_shutdown
+        "57P02": Fault.UNKNOWN,  # crash_shutdown
+        "25P03": Fault.UNKNOWN,  # idle_in_transaction_session_timeout
+        "08000": Fault.UNKNOWN,
+        "08001": Fault.UNKNOWN,
+        "08003": Fault.UNKNOWN,
+        "08006": Fault.UNKNOWN,
+        "08007": Fault.UNKNOWN,
+        "08P01": Fault.UNKNOWN,  # PgBouncer's own
+        "40003": Fault.UNKNOWN,  # statement_completion_unknown
+        "lost": Fault.UNKNOWN,
+    }
+
+    # The conflict target is named: without it a violation of any other unique constraint would pass for a duplicate.
+    CLAIM = f"""{_BOUNDED}
+        INSERT INTO {{table}} ({COLUMNS})
+        SELECT CAST(:id AS uuid), CAST(:tenant AS text), CAST(:scope AS text), CAST(:key AS text),
+            CAST(:fingerprint AS bytea), {Status.IN_PROGRESS.code}, CAST(:owner AS bytea), {{now}}, {{later}} FROM before
+        ON CONFLICT (id) DO NOTHING
+        RETURNING set_config('lock_timeout', (SELECT timeout FROM before), true)"""
+    TAKE_OVER = f"""{_BOUNDED}
+        UPDATE {{table}} AS t SET fingerprint = CAST(:fingerprint AS bytea), status = {Status.IN_PROGRESS.code},
+            owner = CAST(:owner AS bytea), codec = NULL, result = NULL, completed_at = NULL,
+            created_at = {{now}}, expires_at = {{later}}
+        FROM before
+        WHERE t.id = CAST(:id AS uuid) AND t.owner = CAST(:stale AS bytea) AND t.expires_at <= {{now}}
+        RETURNING set_config('lock_timeout', before.timeout, true)"""
+    EXPIRED = f"""DELETE FROM {{table}} WHERE id = ANY(ARRAY(
+        SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED))"""
+    BYTES = "SELECT pg_total_relation_size(to_regclass(:table))"
+
+    def id(self, id: UUID) -> Any:
+        return id
+
+    def wait(self, wait: float) -> str:
+        # 0 would mean to wait for ever.
+        return f"{max(1, round(wait * 1000))}ms"
+
+    def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        return self._claim(connection, values).first() is not None
+
+    def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        return self._take_over(connection, values).first() is not None
+
+    def delete_expired(self, connection: Connection, batch: int) -> int:
+        return self.statement(self.EXPIRED)(connection, {"batch": batch}).rowcount
+
+    def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
+        size = self.statement(self.BYTES)(connection, {"table": self.table}).scalar()
+        return None if size is None else int(size)
+
+    def in_transaction(self, connection: Connection) -> bool:
+        driver = connection.connection.driver_connection
+        if (info := getattr(driver, "info", None)) is not None:  # psycopg
+            return bool(info.transaction_status != 0)
+        if (inside := getattr(driver, "is_in_transaction", None)) is not None:  # asyncpg
+            return bool(inside())
+        return True
+
+    def code(self, error: BaseException) -> Any:
+        state = getattr(error, "sqlstate", None)
+        if state is None and type(error).__name__ in ("OperationalError", "InterfaceError"):
+            # psycopg has no sqlstate where no server said anything: the connection broke or never was.
+            return "lost"
+        return state

@@ -1,0 +1,177 @@
+"""SQLite: one writer at a time, and a driver that must be kept from beginning transactions by itself."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import event
+
+from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
+
+_IMMEDIATE: Final = "idemtable_immediate"
+"""Execution option of a connection that is to begin with the write lock: how many milliseconds to wait for it."""
+
+
+def configure_sqlite(engine: Engine | Any) -> None:
+    """Make every transaction of a SQLite engine begin explicitly, so that savepoints and ROLLBACK undo all they should.
+
+    In the driver's default mode a SAVEPOINT that comes before the first write is the transaction: its RELEASE commits,
+    and the outer ROLLBACK finds nothing to undo. ``IdemTable(engine)`` does this by itself; an engine whose sessions are
+    handed to `join` or `claim` of a table bound elsewhere needs it.
+
+    Args:
+        engine: an ``Engine`` or ``AsyncEngine`` for SQLite. Connections pooled earlier are covered too. Doing it twice
+            is harmless.
+
+    Raises:
+        ValueError: the engine is for another database.
+    """
+    engine = getattr(engine, "sync_engine", engine)
+    if engine.dialect.name != "sqlite":
+        raise ValueError(f"configure_sqlite takes an engine for SQLite, not for {engine.dialect.name}")
+    if not event.contains(engine, "begin", _begin):
+        event.listen(engine, "begin", _begin)
+
+
+def _autocommit(connection: Connection) -> bool:
+    level = connection.get_execution_options().get("isolation_level")
+    if level is None:
+        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    return level == "AUTOCOMMIT"
+
+
+def _begin(connection: Connection) -> None:
+    if _autocommit(connection):
+        return
+    driver: Any = connection.connection.dbapi_connection
+    # At each BEGIN and not at connect: this covers connections that were pooled before, and SQLAlchemy sets the mode
+    # back whenever an isolation level was chosen for one transaction.
+    if driver.isolation_level is not None:
+        driver.isolation_level = None
+    raw = connection.connection.driver_connection
+    if getattr(raw, "autocommit", -1) is False:  # Python 3.12's other mode, always deferred
+        raise sqlite3.ProgrammingError(
+            "this SQLite engine was made with connect_args={'autocommit': False}, whose transactions cannot take the "
+            "write lock when they begin: leave the argument out"
+        )
+    begun = _inside(raw)
+    wait = connection.get_execution_options().get(_IMMEDIATE)
+    if wait is None:
+        if not begun:
+            connection.exec_driver_sql("BEGIN")
+        return
+    if begun:  # by a listener of the application's own, with nothing in it yet
+        connection.exec_driver_sql("ROLLBACK")
+    with _busy_timeout(connection, wait):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _inside(raw: Any) -> bool:
+    return bool(getattr(raw, "in_transaction", False))
+
+
+@contextmanager
+def _busy_timeout(connection: Connection, wait: int) -> Iterator[None]:
+    info = connection.info
+    usual = info.get("idemtable_busy_timeout")
+    if usual is None:
+        usual = info["idemtable_busy_timeout"] = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+    if wait == usual:  # with the defaults of driver and library, five seconds, there is nothing to set
+        yield
+        return
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait}")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {usual}")
+
+
+class SQLite(Dialect):
+    """SQLite 3.31 and later, through sqlite3 and aiosqlite."""
+
+    names = ("sqlite",)
+    reads_in_place = True
+
+    # Text, with six digits as SQLAlchemy writes them, so that comparing text compares time.
+    now = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now')"
+    later = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now', (:ttl / 1000000.0) || ' seconds')"
+
+    faults = {
+        sqlite3.SQLITE_BUSY: Fault.BUSY,
+        sqlite3.SQLITE_LOCKED: Fault.BUSY,
+        sqlite3.SQLITE_BUSY_SNAPSHOT: Fault.RESTART,  # read first, and somebody else has written since
+        sqlite3.SQLITE_BUSY_RECOVERY: Fault.RESTART,
+        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: Fault.DUPLICATE,
+        sqlite3.SQLITE_READONLY: Fault.READ_ONLY,
+        # Our statements never change, so "SQL logic error" from one of them means the table.
+        sqlite3.SQLITE_ERROR: Fault.NO_TABLE,
+    }
+
+    CLAIM = f"INSERT INTO {{table}} ({COLUMNS}) VALUES ({VALUES})"
+    EXPIRED = f"DELETE FROM {{table}} WHERE id IN (SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} LIMIT :batch)"
+
+    def __init__(self, dialect: SQLAlchemyDialect, table: str, schema: str | None) -> None:
+        super().__init__(dialect, table, schema)
+        self._look = self.statement("SELECT 1 FROM {table} WHERE id = :id")
+        # Changes no row, and takes the write lock all the same.
+        self._lock = self.statement("UPDATE {table} SET status = status WHERE id IS NULL")
+
+    def time(self, value: Any) -> datetime | None:
+        return None if value is None else datetime.fromisoformat(value).replace(tzinfo=UTC)
+
+    def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        # Look, then write: the write lock is held, so nothing comes between.
+        if self._look(connection, values).first() is not None:
+            return False
+        self._claim(connection, values)
+        return True
+
+    def delete_expired(self, connection: Connection, batch: int) -> int:
+        return self.statement(self.EXPIRED)(connection, {"batch": batch}).rowcount
+
+    def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
+        try:
+            sql = "SELECT sum(pgsize) FROM dbstat WHERE name IN (:table, :index)"
+            size = self.statement(sql)(connection, {"table": table, "index": f"ix_{table}_expires_at"}).scalar()
+        except Exception:  # SQLite can be built without dbstat
+            return None
+        return None if size is None else int(size)
+
+    def prepare(self, engine: Engine) -> None:
+        configure_sqlite(engine)
+
+    def begin_options(self, wait: float) -> dict[str, Any]:
+        return {_IMMEDIATE: round(wait * 1000)}
+
+    def join(self, connection: Connection, wait: float) -> None:
+        # A deferred transaction that reads first can be refused its first write at once, however long it may wait.
+        with _busy_timeout(connection, round(wait * 1000)):
+            self._lock(connection)
+
+    def unusable(self, connection: Connection) -> str | None:
+        if _autocommit(connection):
+            return "it is in AUTOCOMMIT: nothing would be atomic. Use an engine or session without that isolation level"
+        driver: Any = connection.connection.dbapi_connection
+        if driver.isolation_level is not None or not self.in_transaction(connection):
+            return (
+                "its SQLite engine lets the driver begin transactions, which loses atomicity with savepoints. "
+                "Call idemtable.configure_sqlite(engine) once, where the engine is made"
+            )
+        return None
+
+    def in_transaction(self, connection: Connection) -> bool:
+        return _inside(connection.connection.driver_connection)
+
+    def code(self, error: BaseException) -> Any:
+        code = getattr(error, "sqlite_errorcode", None)
+        return code if code is None or code in self.faults else code & 0xFF

@@ -1,0 +1,70 @@
+"""Which calls are running around this one: the stack that makes an inner call join and a key not wait for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from .errors import ReentrantCallError
+
+_innermost: ContextVar[Frame | None] = ContextVar("idemtable_frame", default=None)
+
+
+@dataclass(eq=False, slots=True)
+class Frame:
+    """One running call: its table, its key's id, the session it works in."""
+
+    house: tuple[Any, ...]
+    id: UUID
+    session: Any
+    outer: Frame | None
+    open: bool = True
+    # A task or thread started inside a call inherits the stack. Its own calls join one after the other: two savepoints
+    # of one connection cannot interleave, the rollback of one would undo the other.
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    alock: asyncio.Lock | None = None
+
+    def turn(self) -> asyncio.Lock:
+        if self.alock is None:
+            self.alock = asyncio.Lock()
+        return self.alock
+
+
+def push(house: tuple[Any, ...], id: UUID, session: Any) -> Frame:
+    """Enter a call."""
+    frame = Frame(house, id, session, _innermost.get())
+    _innermost.set(frame)
+    return frame
+
+
+def pop(frame: Frame) -> None:
+    """Leave a call."""
+    frame.open = False
+    # Not by the token of `set`: a block may be left in another context than it was entered in (a test's fixture).
+    if _innermost.get() is frame:
+        _innermost.set(frame.outer)
+
+
+def enclosing(house: tuple[Any, ...]) -> Frame | None:
+    """Return the innermost running call of a table, or ``None``."""
+    frame = _innermost.get()
+    while frame is not None:
+        if frame.open and frame.house == house:
+            return frame
+        frame = frame.outer
+    return None
+
+
+def refuse_reentry(house: tuple[Any, ...], id: UUID, scope: str) -> None:
+    """Raise ReentrantCallError if a call around this one holds the same key: waiting for it would never end."""
+    frame = _innermost.get()
+    while frame is not None:
+        if frame.open and frame.house == house and frame.id == id:
+            raise ReentrantCallError(
+                f"{scope} was called inside itself with the same key: give the inner call a key of its own", scope=scope
+            )
+        frame = frame.outer

@@ -1,0 +1,180 @@
+"""Who a call is: validated names, the digest that is the primary key, the fingerprint of what the call carries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from .errors import InvalidKeyError, MissingKeyError, MissingTenantError
+
+MAX_BYTES: Final = 255
+"""The longest key, scope or tenant in bytes of UTF-8: what Stripe takes, and what VARCHAR(255) holds in any charset."""
+
+# C0, DEL and C1. A newline in a key splits log lines and headers; PostgreSQL refuses NUL in text altogether.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def _fault(value: object) -> str | None:
+    """Say what is wrong with a name; the text never holds the value itself."""
+    if not isinstance(value, str):
+        return f"must be a str or a uuid.UUID, not {type(value).__name__}"
+    if not value or value.isspace():
+        return "must not be empty or white space alone"
+    if len(value) > MAX_BYTES:
+        return f"has {len(value)} characters; at most {MAX_BYTES} bytes of UTF-8 are allowed"
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        return "holds a lone surrogate, which is not text"
+    if size > MAX_BYTES:
+        return f"has {size} bytes of UTF-8; at most {MAX_BYTES} are allowed"
+    if _CONTROL.search(value):
+        return "holds a control character"
+    return None
+
+
+def checked_key(key: object) -> str:
+    """Return the key as text, exactly as given: nothing is trimmed or folded.
+
+    Raises:
+        MissingKeyError: `key` is ``None``.
+        InvalidKeyError: it is not a ``str`` of 1 to 255 bytes without control characters, nor a ``uuid.UUID``.
+    """
+    if key is None:
+        raise MissingKeyError("the call has no key: pass one, made once by the client and kept across its retries")
+    if isinstance(key, UUID):
+        return str(key)
+    if fault := _fault(key):
+        raise InvalidKeyError(f"the key {fault}")
+    return str.__str__(key)
+
+
+def checked_tenant(tenant: object) -> str:
+    """Return the tenant as text.
+
+    Raises:
+        MissingTenantError: it is ``None`` or empty. Callers without a tenant would share one another's replies.
+        InvalidKeyError: as for a key.
+    """
+    if tenant is None or tenant == "":
+        raise MissingTenantError("the call has no tenant: refuse it, or leave tenant= out to use one shared space")
+    if isinstance(tenant, UUID):
+        return str(tenant)
+    if fault := _fault(tenant):
+        raise InvalidKeyError(f"the tenant {fault}")
+    return str.__str__(tenant)
+
+
+def checked_scope(scope: object) -> str:
+    """Return the scope, a name that the program chose.
+
+    Raises:
+        TypeError: it is not a ``str``.
+        ValueError: it is empty, longer than 255 bytes of UTF-8, or holds control characters.
+    """
+    if not isinstance(scope, str):
+        raise TypeError(f'a scope is a name for what is done once, such as "orders.create", not {scope!r}')
+    if fault := _fault(scope):
+        raise ValueError(f"the scope {fault}")
+    return str.__str__(scope)
+
+
+def digest(tenant: str | None, scope: str, key: str) -> UUID:
+    """Return the primary key of (tenant, scope, key): the first 16 bytes of a SHA-256.
+
+    A digest has a fixed size and no collation: under MariaDB's utf8mb4_bin, "a" and "a " are one key. Every part
+    carries its length, or ("a:b", "c") and ("a", "b:c") would be one too; no tenant differs from every tenant.
+    """
+    parts = bytearray()
+    for part in (tenant, scope, key):
+        if part is None:
+            parts += b"\xff\xff\xff\xff"
+        else:
+            data = part.encode()
+            parts += len(data).to_bytes(4, "big")
+            parts += data
+    return UUID(bytes=sha256(parts).digest()[:16])
+
+
+# --- the fingerprint ---------------------------------------------------------------------------------------------------
+
+# MessagePack and not JSON: it keeps bytes apart from text, an integer from a float, and NaN from null, at C speed.
+_VERSION: Final = b"\x01"
+_BIG_INT, _ODD_TEXT, _MAPPING, _SET = 1, 2, 3, 4
+
+
+def _unknown(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)  # Pydantic, without importing it
+    if callable(dump):
+        return dump()
+    raise TypeError(
+        f"cannot take the fingerprint of {type(value).__name__}: say what identifies the request with "
+        f"payload=(names of parameters), a callable, or payload=None for no check"
+    )
+
+
+_encoder: Final = msgspec.msgpack.Encoder(order="deterministic", uuid_format="bytes", enc_hook=_unknown)
+
+
+def _encode(value: Any) -> bytes:
+    try:
+        return _encoder.encode(value)
+    except (TypeError, OverflowError, UnicodeEncodeError):
+        return _encoder.encode(_spelled(value))
+
+
+def _spelled(value: Any) -> Any:
+    """Rewrite the few values that MessagePack or its ordering refuses, under extension codes that nothing else uses."""
+    match value:
+        case bool() | None | float() | bytes():
+            return value
+        case int():
+            return value if -(2**63) <= value < 2**64 else msgspec.msgpack.Ext(_BIG_INT, str(value).encode())
+        case str():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return msgspec.msgpack.Ext(_ODD_TEXT, value.encode("utf-8", "surrogatepass"))
+            return value
+        case Mapping():
+            items = sorted((_encode(name), _encode(item)) for name, item in value.items())
+            return msgspec.msgpack.Ext(_MAPPING, _encoder.encode(items))
+        case set() | frozenset():
+            return msgspec.msgpack.Ext(_SET, _encoder.encode(sorted(map(_encode, value))))
+        case list() | tuple():
+            return [_spelled(item) for item in value]
+    plain = msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_unknown)
+    return value if type(plain) is type(value) else _spelled(plain)
+
+
+def fingerprint(payload: Any) -> bytes:
+    """Return the SHA-256 of what a call carries: 32 bytes, the same in every process and for every order of names.
+
+    Args:
+        payload: scalars, containers, dataclasses, msgspec Structs, Pydantic models, in any nesting.
+
+    Raises:
+        TypeError: a value has no canonical form (an open file, an ORM object); the message names ``payload=``.
+    """
+    return sha256(_VERSION + _encode(payload)).digest()
+
+
+Extractor = Callable[[Mapping[str, Any], tuple[Any, ...], Mapping[str, Any]], Any]
+"""Finds one thing in a call, given the arguments by name and the call's own positional and keyword arguments."""
+
+
+def walk(value: Any, path: tuple[str, ...]) -> Any:
+    """Follow a dotted path by attribute, else by item; ``None`` where it ends early."""
+    for name in path:
+        if value is None:
+            return None
+        if isinstance(value, Mapping):
+            value = value.get(name)
+        else:
+            value = getattr(value, name, None)
+    return value

@@ -1,0 +1,175 @@
+"""Every statement about records, as functions of a sync Connection: no waiting, no clock, no transaction control."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from .dialects import Dialect
+from .keys import digest
+from .model import Record, Request, Stats, Status, Stored
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+_FIND: Final = """
+    SELECT tenant, scope, {key}, status, fingerprint, codec, result, created_at, completed_at, expires_at, owner, {now}
+    FROM {table} WHERE id = :id"""
+
+# The id and the owner: the one check that notices a deadlock that was swallowed, a ROLLBACK sent as text, a claim that
+# somebody else has taken over.
+_STORE: Final = """
+    UPDATE {table} SET status = :status, codec = :codec, result = :result, completed_at = {now}
+    WHERE id = :id AND owner = :owner"""
+
+_RENEW: Final = f"""
+    UPDATE {{table}} SET status = {Status.LOCK.code}, expires_at = {{later}} WHERE id = :id AND owner = :owner"""
+
+_FORGET: Final = "DELETE FROM {table} WHERE id = :id"
+
+_STATS: Final = f"""
+    SELECT scope, status, count(*), sum(CASE WHEN expires_at <= {{now}} AND status <> {Status.IN_PROGRESS.code}
+        THEN 1 ELSE 0 END), min(created_at)
+    FROM {{table}} WHERE status <> {Status.LOCK.code} GROUP BY scope, status"""
+
+_LIST: Final = f"""
+    SELECT tenant, scope, {{key}}, status, fingerprint, codec, length(result), created_at, completed_at, expires_at
+    FROM {{table}} WHERE status <> {Status.LOCK.code} AND (:scope IS NULL OR scope = :scope)
+    ORDER BY created_at DESC LIMIT :count"""
+
+# No user can reach this row: a scope holds no control characters.
+_RUNNER: Final = digest(None, "\x00purge", "runner")
+
+
+class Records:
+    """The statements for one table of one kind of database."""
+
+    def __init__(self, dialect: Dialect, table: str, schema: str | None) -> None:
+        self.dialect = dialect
+        self._table, self._schema = table, schema
+        self._find = dialect.statement(_FIND)
+        self._store = dialect.statement(_STORE)
+        self._forget = dialect.statement(_FORGET)
+        self._renew = dialect.statement(_RENEW)
+
+    def claim(self, connection: Connection, request: Request, wait: float) -> bool:
+        """Insert the row of a request unless its id is there, waiting at most `wait` seconds for whoever holds it.
+
+        Returns:
+            Whether the claim was won.
+        """
+        return self.dialect.claim(connection, self._values(request, wait))
+
+    def take_over(self, connection: Connection, request: Request, stale: bytes, wait: float) -> bool:
+        """Make an expired row the request's, if it still is the row of the owner `stale`."""
+        return self.dialect.take_over(connection, self._values(request, wait) | {"stale": stale})
+
+    def _values(self, request: Request, wait: float) -> dict[str, Any]:
+        return {
+            "id": self.dialect.id(request.id),
+            "tenant": request.tenant,
+            "scope": request.scope,
+            "key": request.key,
+            "fingerprint": request.fingerprint,
+            "owner": request.owner,
+            "ttl": request.ttl,
+            "wait": self.dialect.wait(wait),
+        }
+
+    def find(self, connection: Connection, id: UUID) -> Stored | None:
+        """Read the row of an id, with the database's time."""
+        row = self._find(connection, {"id": self.dialect.id(id)}).first()
+        if row is None:
+            return None
+        tenant, scope, key, status, fingerprint, codec, result, created, completed, expires, owner, now = row
+        record = self._record(
+            tenant, scope, key, status, fingerprint, codec, None if result is None else len(result), created, completed,
+            expires,
+        )  # fmt: skip
+        return Stored(record, bytes(owner), None if result is None else bytes(result), self._time(now))
+
+    def _record(
+        self, tenant: Any, scope: Any, key: Any, status: Any, fingerprint: Any, codec: Any, size: Any, created: Any,
+        completed: Any, expires: Any,
+    ) -> Record:  # fmt: skip
+        return Record(
+            tenant=tenant,
+            scope=scope,
+            key=key,
+            status=Status.from_code(status),
+            fingerprint=None if fingerprint is None else bytes(fingerprint),
+            codec=codec,
+            result_bytes=size,
+            created_at=self._time(created),
+            completed_at=self.dialect.time(completed),
+            expires_at=self._time(expires),
+        )
+
+    def _time(self, value: Any) -> datetime:
+        time = self.dialect.time(value)
+        assert time is not None
+        return time
+
+    def store(self, connection: Connection, request: Request, status: Status, codec: str, result: bytes) -> bool:
+        """Put the outcome into the row of a claim.
+
+        Returns:
+            Whether exactly one row was the request's own; if not, the claim is lost and nothing may be committed.
+        """
+        values = {
+            "id": self.dialect.id(request.id),
+            "owner": request.owner,
+            "status": status.code,
+            "codec": codec,
+            "result": result,
+        }
+        return self._store(connection, values).rowcount == 1
+
+    def forget(self, connection: Connection, id: UUID) -> bool:
+        """Delete the row of an id; say whether there was one."""
+        return self._forget(connection, {"id": self.dialect.id(id)}).rowcount == 1
+
+    def delete_expired(self, connection: Connection, batch: int) -> int:
+        """Delete at most `batch` expired rows that nobody holds; say how many."""
+        return self.dialect.delete_expired(connection, batch)
+
+    def lease(self, connection: Connection, owner: bytes, ttl: int) -> bool:
+        """Become the one purge runner; say whether this owner is it now. The row is committed by the caller."""
+        request = Request(_RUNNER, None, "idemtable.purge", None, None, owner, ttl)
+        if not self.claim(connection, request, 0):
+            found = self.find(connection, _RUNNER)
+            if found is None or not self.take_over(connection, request, found.owner, 0):
+                return False
+        return self.renew(connection, owner, ttl)
+
+    def renew(self, connection: Connection, owner: bytes, ttl: int) -> bool:
+        """Stay the purge runner for `ttl` microseconds from now; say whether this owner still was."""
+        values = {"id": self.dialect.id(_RUNNER), "owner": owner, "ttl": ttl}
+        return self._renew(connection, values).rowcount == 1
+
+    def release(self, connection: Connection, owner: bytes) -> None:
+        """Stop being the purge runner."""
+        sql = "DELETE FROM {table} WHERE id = :id AND owner = :owner"
+        self.dialect.statement(sql)(connection, {"id": self.dialect.id(_RUNNER), "owner": owner})
+
+    def stats(self, connection: Connection) -> Stats:
+        """Count the rows."""
+        by_scope: dict[str, int] = {}
+        by_status: dict[Status, int] = {}
+        expired = 0
+        oldest: datetime | None = None
+        for scope, code, count, gone, created in self.dialect.statement(_STATS)(connection):
+            status, time = Status.from_code(code), self._time(created)
+            by_scope[scope] = by_scope.get(scope, 0) + count
+            by_status[status] = by_status.get(status, 0) + count
+            expired += int(gone)
+            oldest = time if oldest is None else min(oldest, time)
+        size = self.dialect.table_bytes(connection, self._table, self._schema)
+        return Stats(sum(by_scope.values()), dict(sorted(by_scope.items())), by_status, expired, oldest, size)
+
+    def latest(self, connection: Connection, scope: str | None, count: int) -> list[Record]:
+        """Return the newest records, of one scope or of all."""
+        rows = self.dialect.statement(_LIST)(connection, {"scope": scope, "count": count})
+        return [self._record(*row) for row in rows]

@@ -1,0 +1,380 @@
+"""The table, its portable types, and the helpers that make it inside a migration.
+
+::
+
+    from idemtable import schema            # in a revision of the application
+
+    def upgrade() -> None:
+        schema.upgrade(to=1)
+
+    def downgrade() -> None:
+        schema.downgrade(frm=1, to=0)
+
+The steps are the modules of ``idemtable.migrations.versions``. Which of them a database has is written in a version table
+shaped like Alembic's own, ``idemtable_version``, by this helper as well as by ``idemtable db upgrade``. Alembic is
+imported where it is needed: it takes longer to import than the rest of the library.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql
+
+from idemtable.errors import SchemaError
+
+__all__ = [
+    "STEP",
+    "State",
+    "build",
+    "check_names",
+    "create_all",
+    "downgrade",
+    "metadata",
+    "require",
+    "state",
+    "upgrade",
+]
+
+# Append only: a number, once released, means the same step for ever.
+_STEPS: Final = ("v0001_initial",)
+STEP: Final = len(_STEPS)
+"""The newest step this version of the library knows."""
+
+# 48, because the longest name made from it, ix_<table>_expires_at, must fit PostgreSQL's 63.
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
+
+
+def _text(length: int) -> sa.types.TypeEngine[str]:
+    return sa.String(length).with_variant(postgresql.TEXT(), "postgresql")
+
+
+def _bytes(length: int) -> sa.types.TypeEngine[bytes]:
+    # Every variant names both: a mariadb:// URL does not look at what is given for "mysql".
+    return sa.LargeBinary(length).with_variant(mysql.BINARY(length), "mysql", "mariadb")
+
+
+_UUID: Final = _bytes(16).with_variant(postgresql.UUID(as_uuid=True), "postgresql")
+_BLOB: Final = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+# Without fsp MySQL drops the fraction of a second.
+_TIME: Final = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+
+
+def check_names(table: str, schema: str | None = None) -> None:
+    """Refuse names that are not plain identifiers; ``ValueError``."""
+    for what, name in (("table", table), ("schema", schema)):
+        if name is None and what == "schema":
+            continue
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"{what} must be 1 to 48 ASCII letters, digits and underscores, not starting with a digit")
+
+
+def _table(metadata: sa.MetaData, table: str, schema: str | None) -> sa.Table:
+    return sa.Table(
+        table,
+        metadata,
+        sa.Column("id", _UUID, nullable=False),
+        sa.Column("tenant", _text(255)),
+        sa.Column("scope", _text(255), nullable=False),
+        sa.Column("key", _text(255)),
+        sa.Column("fingerprint", _bytes(32)),
+        sa.Column("status", sa.SmallInteger(), nullable=False),
+        sa.Column("owner", _bytes(16), nullable=False),
+        sa.Column("codec", _text(64)),
+        sa.Column("result", _BLOB),
+        sa.Column("created_at", _TIME, nullable=False),
+        sa.Column("completed_at", _TIME),
+        sa.Column("expires_at", _TIME, nullable=False),
+        sa.PrimaryKeyConstraint("id", name=f"{table}_pkey"),
+        sa.Index(f"ix_{table}_expires_at", "expires_at"),
+        schema=schema,
+        sqlite_with_rowid=False,
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
+        mysql_charset="utf8mb4",
+        mariadb_charset="utf8mb4",
+        mysql_collate="utf8mb4_bin",
+        mariadb_collate="utf8mb4_bin",
+    )
+
+
+def _version(metadata: sa.MetaData, table: str, schema: str | None) -> sa.Table:
+    return sa.Table(
+        f"{table}_version",
+        metadata,
+        sa.Column("version_num", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("version_num", name=f"{table}_version_pkc"),
+        schema=schema,
+    )
+
+
+def build(metadata: sa.MetaData, table: str = "idemtable", schema: str | None = None) -> sa.Table:
+    """Give the table in this ``MetaData``, with its version table beside it.
+
+    Raises ``ValueError`` for a name that is not a plain identifier.
+    """
+    check_names(table, schema)
+    known = metadata.tables.get(table if schema is None else f"{schema}.{table}")
+    if known is not None:
+        return known
+    _version(metadata, table, schema)
+    return _table(metadata, table, schema)
+
+
+metadata: Final = sa.MetaData()
+"""For the application's ``target_metadata``; call ``build(metadata, table, schema)`` when the names differ."""
+build(metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a database has of the table."""
+
+    step: int | None
+    """The step the table is at, by the version table or by its shape; ``None`` when it is missing or another's."""
+    problems: tuple[str, ...]
+    """What keeps this version of the library from working with it."""
+    recorded: int | None = None
+    """What the version table says."""
+    curable: bool = True
+    """Whether upgrading takes the problems away; otherwise the table is not one of ours and is left alone."""
+
+
+def state(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> State:
+    """Look at the table and its version table without changing anything.
+
+    A step newer than this version of the library is no problem: the database is upgraded before the programs are.
+    """
+    check_names(table, schema)
+    inspector = sa.inspect(connection)
+    recorded = None
+    if inspector.has_table(f"{table}_version", schema=schema):
+        rows = connection.execute(sa.select(_version(sa.MetaData(), table, schema).c.version_num)).scalars()
+        recorded = max((int(number) for number in rows), default=None)
+    name = table if schema is None else f"{schema}.{table}"
+    if not inspector.has_table(table, schema=schema):
+        return State(None, (f"the table {name} is missing",), recorded)
+    if recorded is not None and recorded > STEP:
+        return State(recorded, (), recorded)
+    columns = {column["name"] for column in inspector.get_columns(table, schema=schema)}
+    shapes = [number for number in range(STEP, 0, -1) if _step(number).COLUMNS == columns]
+    step = recorded or (shapes[0] if shapes else None)
+    if step is not None and step < STEP:
+        return State(step, (f"the table {name} is at step {step}, this version needs {STEP}",), recorded)
+    differences = _differences(connection, inspector, table, schema)
+    problems = tuple(f"the table {name}: {text}" for _, text in differences)
+    return State(step, problems, recorded, curable=all(kind == "add_index" for kind, _ in differences))
+
+
+def require(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> None:
+    """Raise ``SchemaError``, whose message is the cure, unless the table is there and as it should be."""
+    found = state(connection, table, schema)
+    if found.problems:
+        raise _error(found, table, schema)
+
+
+def create_all(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> None:
+    """Create what is missing, for tests and notebooks; the caller commits.
+
+    Raises ``SchemaError`` when a table is there that is not as it should be.
+    """
+    own = sa.MetaData()
+    build(own, table, schema)
+    own.create_all(connection)
+    require(connection, table, schema)
+    if state(connection, table, schema).recorded is None:
+        version = own.tables[f"{table}_version" if schema is None else f"{schema}.{table}_version"]
+        connection.execute(version.insert().values(version_num=f"{STEP:04d}"))
+
+
+def upgrade(
+    *, to: int, frm: int | None = None, table: str = "idemtable", schema: str | None = None, create_schema: bool = False
+) -> None:
+    """Run the missing steps up to ``to`` inside the Alembic revision that calls this.
+
+    ``frm`` is where an offline run (``--sql``) begins; online, the version table says it. ``create_schema`` also creates
+    ``schema`` when it is missing. Raises ``ValueError`` for a step or a name that cannot be, ``SchemaError`` when a table
+    of that name is there that is not ours: nothing is changed then.
+    """
+    from alembic import op
+
+    check_names(table, schema)
+    if not 1 <= to <= STEP:
+        raise ValueError(f"to must be 1 to {STEP}, the steps this version of idemtable has, not {to!r}")
+    if create_schema and schema is None:
+        raise ValueError("create_schema needs the schema's name")
+    if op.get_context().as_sql:
+        if frm is None and to > 1:
+            raise ValueError(f"an offline upgrade(to={to}) needs frm=, the step the database is at")
+        if create_schema and schema is not None:
+            op.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
+        start = reached = frm or 0
+    else:
+        bind = op.get_bind()
+        # Not IF NOT EXISTS: PostgreSQL asks for the right to create even when the schema is there.
+        if create_schema and schema is not None and schema not in sa.inspect(bind).get_schema_names():
+            op.execute(sa.schema.CreateSchema(schema))
+        found = state(bind, table, schema)
+        if not found.curable:
+            raise _error(found, table, schema)
+        reached = found.step or 0
+        # The steps look before they create, so what a kill left half made is healed by running them again.
+        start = 0 if found.problems and reached == STEP else reached
+    for number in range(start + 1, to + 1):
+        _step(number).upgrade(table=table, schema=schema)
+    if not op.get_context().as_sql and to == STEP:
+        require(op.get_bind(), table, schema)
+    if reached <= STEP:
+        _record(max(reached, to), reached, table, schema)
+
+
+def downgrade(*, frm: int, to: int, table: str = "idemtable", schema: str | None = None) -> None:
+    """Take back the steps from ``frm`` down to ``to`` inside the Alembic revision that calls this.
+
+    Step 0 drops the table and every key in it. Raises ``ValueError`` for a step or a name that cannot be, ``SchemaError``
+    when the table is not ours or at a step this version of the library does not know.
+    """
+    from alembic import op
+
+    check_names(table, schema)
+    if not 0 <= to < frm <= STEP:
+        raise ValueError(f"steps go down from {STEP} to 0; frm={frm!r}, to={to!r} is not possible")
+    if not op.get_context().as_sql:
+        found = state(op.get_bind(), table, schema)
+        if not found.curable:
+            raise _error(found, table, schema)
+        frm = max(frm, found.step or 0)
+        if frm > STEP:
+            raise SchemaError(f"the table is at step {frm}: downgrade with the version of idemtable that knows it")
+    for number in range(frm, to, -1):
+        _step(number).downgrade(table=table, schema=schema)
+    _record(to, frm, table, schema)
+
+
+# What DDL may wait for locks, and how it was before; statements that also make sense in a script printed with --sql.
+_DDL_WAIT: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+    "postgresql": (
+        (
+            "SELECT set_config('idemtable.lock_timeout', current_setting('lock_timeout'), true)",
+            "SET LOCAL lock_timeout = '10s'",
+        ),
+        "SELECT set_config('lock_timeout', nullif(current_setting('idemtable.lock_timeout', true), ''), true)",
+    ),
+    "mysql": (
+        ("SET @idemtable_lock_wait = @@SESSION.lock_wait_timeout", "SET SESSION lock_wait_timeout = 10"),
+        "SET SESSION lock_wait_timeout = @idemtable_lock_wait",
+    ),
+}
+_DDL_WAIT["mariadb"] = _DDL_WAIT["mysql"]
+
+
+@contextmanager
+def guarded(table: str, schema: str | None) -> Iterator[frozenset[str] | None]:
+    """Run one step's DDL under a lock time-out and never on a table that is not ours.
+
+    Yields the names of the table and its indexes that are there already; ``None`` offline, where nobody knows.
+    """
+    from alembic import op
+
+    there: frozenset[str] | None = None
+    if not op.get_context().as_sql:
+        bind = op.get_bind()
+        found = state(bind, table, schema)
+        if not found.curable:
+            raise _error(found, table, schema)
+        inspector = sa.inspect(bind)
+        there = frozenset()
+        if inspector.has_table(table, schema=schema):
+            indexes = (index["name"] for index in inspector.get_indexes(table, schema=schema))
+            there = frozenset({table, *(name for name in indexes if name)})
+    before, after = _DDL_WAIT.get(op.get_context().dialect.name, ((), ""))
+    for statement in before:
+        op.execute(statement)
+    try:
+        yield there
+    except BaseException:
+        with suppress(Exception):  # on PostgreSQL the transaction is dead, and the setting dies with it
+            op.execute(after)
+        raise
+    if after:
+        op.execute(after)
+
+
+def _step(number: int) -> Any:
+    # By name: in a checkout the folder is beside the package, which a type checker cannot know.
+    return importlib.import_module(f"idemtable.migrations.versions.{_STEPS[number - 1]}")
+
+
+def _record(step: int, before: int, table: str, schema: str | None) -> None:
+    from alembic import op
+
+    context = op.get_context()
+    version = _version(sa.MetaData(), table, schema)
+    there = before > 0 if context.as_sql else sa.inspect(op.get_bind()).has_table(version.name, schema=schema)
+    if step == 0:
+        if there:
+            context.impl.drop_table(version)
+        return
+    if there:
+        op.execute(version.delete())
+    else:
+        context.impl.create_table(version)
+    op.execute(version.insert().values(version_num=f"{step:04d}"))
+
+
+def _differences(
+    connection: sa.Connection, inspector: sa.Inspector, table: str, schema: str | None
+) -> list[tuple[str, str]]:
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
+    if schema == connection.dialect.default_schema_name:
+        schema = None  # Alembic knows the default schema by no other name
+    wanted = _table(sa.MetaData(), table, schema)
+
+    def include(name: str | None, kind: str, _: Any) -> bool:
+        return name == schema if kind == "schema" else kind != "table" or name == table
+
+    options = {"compare_type": True, "include_schemas": schema is not None, "include_name": include}
+    context = MigrationContext.configure(connection, opts=options)
+    found: list[tuple[str, str]] = []
+    for difference in compare_metadata(context, wanted.metadata):
+        for kind, *facts in difference if isinstance(difference, list) else [difference]:
+            if kind in ("add_column", "remove_column"):
+                found.append((kind, f"column {facts[2].name} is {'missing' if kind == 'add_column' else 'not ours'}"))
+            elif kind in ("modify_type", "modify_nullable"):
+                what = "type" if kind == "modify_type" else "nullable"
+                found.append((kind, f"column {facts[2]} has {what} {facts[4]!r} and needs {facts[5]!r}"))
+            elif kind == "add_index":
+                found.append((kind, f"index {facts[0].name} is missing"))
+            elif kind == "add_table":
+                found.append((kind, "it is not a table"))
+            # Everything else, such as a comment or an index of somebody's own, is the owner's business.
+    if inspector.get_pk_constraint(table, schema=schema)["constrained_columns"] != ["id"]:
+        found.append(("primary_key", "the primary key is not (id)"))
+    option = f"{connection.dialect.name}_engine"
+    if option in wanted.kwargs and inspector.get_table_options(table, schema=schema).get(option) != "InnoDB":
+        found.append(("engine", "the engine is not InnoDB"))
+    return found
+
+
+def cure(found: State, table: str, schema: str | None) -> str:
+    """Say what to do about the problems found."""
+    command, call = "idemtable db upgrade", f"schema.upgrade(to={STEP}"
+    for option, value, default in (("table", table, "idemtable"), ("schema", schema, None)):
+        if value != default:
+            command, call = f"{command} --{option} {value}", f'{call}, {option}="{value}"'
+    text = f"Run `{command}`, or call `{call})` in a revision of your own (`idemtable db revision` writes it)."
+    if not found.curable:
+        text = f"It is not the library's table and was left alone: rename it or choose another name. Then: {text}"
+    return text
+
+
+def _error(found: State, table: str, schema: str | None) -> SchemaError:
+    return SchemaError(f"{'; '.join(found.problems)}. {cure(found, table, schema)}", problems=found.problems)

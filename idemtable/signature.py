@@ -1,0 +1,153 @@
+"""What a decorated function takes, compiled once: `inspect.Signature.bind` costs more per call than the claim."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from .keys import Extractor, fingerprint, walk
+from .model import Unset
+
+_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_NAMED: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class Parameters:
+    """The parameters of a function after its session, and extractors over them."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        signature = inspect.signature(function)
+        everything = list(signature.parameters.values())
+        if not everything or everything[0].kind not in _POSITIONAL:
+            raise TypeError(f"{function.__qualname__} must take the session as its first argument")
+        self.signature = signature.replace(parameters=everything[1:])
+        self._function = function.__qualname__
+        parameters = everything[1:]
+        self._positional = tuple(p.name for p in parameters if p.kind in _POSITIONAL)
+        self._by_name = frozenset(p.name for p in parameters if p.kind in _NAMED)
+        self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        self._names = frozenset(p.name for p in parameters)
+        self._required = self._names - self._defaults.keys() - {p.name for p in parameters if p.kind in variable}
+
+    def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments by name, without defaults.
+
+        Raises:
+            TypeError: the call does not fit the function, in Python's own words.
+        """
+        if len(args) <= len(self._positional):
+            given = dict(zip(self._positional, args, strict=False))
+            if not kwargs or (kwargs.keys() <= self._by_name and given.keys().isdisjoint(kwargs)):
+                given.update(kwargs)
+                if given.keys() >= self._required:
+                    return given
+        try:
+            return dict(self.signature.bind(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise TypeError(f"{self._function}: {error}") from None
+
+    def _split(self, spec: str, what: str) -> tuple[str, tuple[str, ...]]:
+        name, *path = spec.split(".")
+        if name not in self._names or not all(path):
+            known = ", ".join(sorted(self._names)) or "none"
+            raise ValueError(f"{what}={spec!r} names no parameter of {self._function}; its parameters are: {known}")
+        return name, tuple(path)
+
+    def extractor(self, spec: str | Callable[..., Any], what: str) -> Extractor:
+        """Compile a parameter's name, a dotted path into one, or a callable of the call's own arguments.
+
+        Raises:
+            ValueError: no parameter has this name.
+            TypeError: neither a string nor callable.
+        """
+        if callable(spec):
+            function = spec
+            return lambda given, args, kwargs: function(*args, **kwargs)
+        if not isinstance(spec, str):
+            raise TypeError(f"{what}= takes a parameter's name, a dotted path or a callable, not {spec!r}")
+        name, path = self._split(spec, what)
+        default = self._defaults.get(name)
+        if path:
+            return lambda given, args, kwargs: walk(given.get(name, default), path)
+        return lambda given, args, kwargs: given.get(name, default)
+
+    def fingerprinter(self, payload: Any, key: str | Callable[..., Any]) -> Extractor:
+        """Compile what the fingerprint covers; the extractor returns it, or ``None`` for no check."""
+        if payload is None:
+            return lambda given, args, kwargs: None
+        if callable(payload):
+            return lambda given, args, kwargs: fingerprint(payload(*args, **kwargs))
+        defaults = self._defaults
+        if isinstance(payload, Unset):
+            left_out = key if isinstance(key, str) else None
+
+            def everything(given: Mapping[str, Any], args: Any, kwargs: Any) -> bytes:
+                return fingerprint(
+                    {
+                        name: value
+                        for name, value in given.items()
+                        if name != left_out and not (name in defaults and _same(value, defaults[name]))
+                    }
+                )
+
+            return everything
+        if isinstance(payload, str) or not all(isinstance(name, str) for name in payload):
+            raise TypeError(f"payload= takes ALL, a tuple of parameters' names, a callable or None, not {payload!r}")
+        paths = {spec: self._split(spec, "payload") for spec in payload}
+
+        def chosen(given: Mapping[str, Any], args: Any, kwargs: Any) -> bytes:
+            values = {}
+            for spec, (name, path) in paths.items():
+                value = given.get(name, defaults.get(name))
+                if path:
+                    values[spec] = walk(value, path)
+                elif name in given and not (name in defaults and _same(value, defaults[name])):
+                    values[spec] = value
+            return fingerprint(values)
+
+        return chosen
+
+
+def _same(value: Any, default: Any) -> bool:
+    if value is default:
+        return True
+    if type(value) is not type(default):  # 0 is not False
+        return False
+    try:
+        return bool(value == default)
+    except Exception:  # an array that compares item by item is not a default
+        return False
+
+
+def declared_return(function: Callable[..., Any], depth: int) -> Any:
+    """Return the declared return type, evaluated; ``Any`` where none is declared.
+
+    Args:
+        function: the function.
+        depth: how many frames up the decoration stands, for types that are local to a function.
+
+    Raises:
+        TypeError: a name in it cannot be resolved here; the message names ``returns=``.
+    """
+    annotation = function.__annotations__.get("return", Any)
+    if not isinstance(annotation, str):
+        return annotation
+    scopes: list[Mapping[str, Any]] = []
+    frame = sys._getframe(depth)
+    while frame is not None:
+        scopes.append(frame.f_locals)
+        if frame.f_code.co_name == "<module>":
+            break
+        frame = frame.f_back  # type: ignore[assignment]
+    for local in scopes:
+        try:
+            return eval(annotation, getattr(function, "__globals__", {}), dict(local))  # noqa: S307 - the program's own text
+        except NameError:
+            continue
+    raise TypeError(
+        f"the return type {annotation!r} of {function.__qualname__} cannot be resolved where it is decorated: "
+        f"pass it as returns="
+    )

@@ -1,0 +1,165 @@
+"""The two kinds of transaction a claim can live in: its own, or a savepoint in somebody else's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
+
+from .dialects import Fault
+from .errors import InProgressError, RetryTransactionError, SchemaError, SessionNotUsableError
+from .schema import State, cure
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session, SessionTransaction
+
+    from .dialects import Dialect
+    from .repository import Records
+    from .settings import Settings
+
+
+class Transaction(Protocol):
+    """What the protocol needs of a transaction."""
+
+    connection: Connection
+    records: Records
+    owned: bool
+
+    def begin(self, session: Session, wait: float) -> None: ...
+    def restart(self, wait: float) -> None: ...
+    def intact(self, work: SessionTransaction | None) -> bool: ...
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+
+
+class Own:
+    """A transaction of the library's own: begun here, committed here, begun again where that may help."""
+
+    owned = True
+    connection: Connection
+
+    def __init__(self, settings: Settings, isolation_level: str | None = None) -> None:
+        self.records = settings.records
+        self._level = isolation_level
+        self._root: SessionTransaction | None = None
+
+    def begin(self, session: Session, wait: float) -> None:
+        self._session = session
+        options = self.records.dialect.begin_options(wait)
+        if self._level is not None:
+            options["isolation_level"] = self._level
+        session.begin()
+        self.connection = session.connection(execution_options=options) if options else session.connection()
+        self._root = session.get_transaction()
+        if why := self.records.dialect.unusable(self.connection):
+            raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
+
+    def restart(self, wait: float) -> None:
+        self._session.rollback()
+        self.begin(self._session, wait)
+
+    def intact(self, work: SessionTransaction | None) -> bool:
+        root = self._session.get_transaction()
+        return root is self._root and root is not None and root.is_active and _stands(self, self._session, work)
+
+    def commit(self) -> None:
+        self._session.commit()
+
+    def rollback(self) -> None:
+        self._session.rollback()
+
+
+class Joined:
+    """A savepoint in the caller's transaction: never commits it, never retries.
+
+    The savepoint is round the claim too. Without it a caller who swallows the exception and commits would leave a key
+    behind that has no result.
+    """
+
+    owned = False
+    connection: Connection
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.records = settings.records
+
+    def begin(self, session: Session, wait: float) -> None:
+        self._session = session
+        try:
+            if session.in_transaction():
+                self.connection = session.connection()
+            else:
+                # Nothing has begun: then it can begin as our own would, on SQLite with the write lock.
+                options = self.records.dialect.begin_options(wait)
+                self.connection = session.connection(execution_options=options)
+            self.records = self._settings.records_of(self.connection)
+            dialect = self.records.dialect
+            if why := dialect.unusable(self.connection):
+                raise SessionNotUsableError(f"the session cannot carry a claim: {why}")
+            self._savepoint = session.begin_nested()  # flushes first: what is pending belongs to the caller
+        except (PendingRollbackError, InvalidRequestError) as error:
+            raise SessionNotUsableError(
+                "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"
+            ) from error
+        dialect.join(self.connection, wait)
+
+    def restart(self, wait: float) -> None:
+        self._savepoint.rollback()
+        self._savepoint = self._session.begin_nested()
+
+    def intact(self, work: SessionTransaction | None) -> bool:
+        return _stands(self, self._session, work or self._savepoint)
+
+    def commit(self) -> None:
+        self._savepoint.commit()
+
+    def rollback(self) -> None:
+        savepoint = getattr(self, "_savepoint", None)
+        if savepoint is not None and savepoint.is_active:
+            savepoint.rollback()
+
+
+def _stands(transaction: Transaction, session: Session, savepoint: SessionTransaction | None) -> bool:
+    """Say whether a savepoint is still open, and the server still in a transaction as far as the driver tells."""
+    if savepoint is not None:
+        inner = session.get_nested_transaction()
+        while inner is not None and inner is not savepoint:  # the business may leave savepoints of its own open
+            inner = inner.parent
+        if inner is None or not savepoint.is_active:
+            return False
+    return transaction.records.dialect.in_transaction(transaction.connection)
+
+
+def explain(error: Exception, dialect: Dialect, settings: Settings, scope: str, *, repeats: bool) -> Exception | None:
+    """Return what an error of one of our own statements before the business means, or ``None`` if it is not ours to say."""
+    faults = dialect.faults_of(error)
+    if Fault.NO_TABLE in faults:
+        return SchemaError(
+            f"the table {settings.table} is missing or outdated. "
+            f"{cure(State(None, ()), settings.table, settings.schema)}"
+        )
+    if Fault.READ_ONLY in faults:
+        return SessionNotUsableError(
+            f"{scope}: the transaction is read-only, or this server is a replica: claims and replays need the primary"
+        )
+    if not repeats and Fault.DEAD in faults:
+        return SessionNotUsableError(
+            f"{scope}: the session's transaction has failed: roll it back before the call", scope=scope
+        )
+    if Fault.BUSY in faults and not faults & {Fault.RESTART, Fault.UNKNOWN}:
+        return InProgressError(
+            f"{scope}: the first call with this key is still running: try again later", scope=scope, retry_after=1.0
+        )
+    if not repeats and faults & {Fault.RESTART, Fault.UNKNOWN}:
+        return retry_error(scope)
+    return None
+
+
+def retry_error(scope: str, **facts: Any) -> RetryTransactionError:
+    """Return the error that tells a caller to begin its transaction again."""
+    return RetryTransactionError(
+        f"{scope}: this transaction cannot go on: roll it back, begin again and call with the same key",
+        scope=scope,
+        **facts,
+    )

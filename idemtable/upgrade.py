@@ -1,0 +1,339 @@
+"""The plain functions under ``idemtable db``: upgrade, downgrade, print, check, and write a revision.
+
+Each takes an ``Engine``, an ``AsyncEngine`` or a database URL, sync or async. In a running event loop call them through
+``asyncio.to_thread``. A URL is never repeated in an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import re
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
+
+from idemtable import schema as steps
+from idemtable.errors import SchemaError
+from idemtable.schema import STEP, check_names
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["check", "connected", "downgrade", "locked", "revision", "revision_text", "sql", "upgrade"]
+
+T = TypeVar("T")
+Bind: TypeAlias = "sa.Engine | AsyncEngine | sa.URL | str"
+
+WAIT: Final = 30
+"""Seconds to wait for another program that is upgrading; a step takes far less."""
+
+# Alembic's ``op`` is one name for the whole process, so two threads would run on each other's connection.
+_process: Final = threading.RLock()
+
+
+def upgrade(
+    bind: Bind,
+    *,
+    to: int | None = None,
+    table: str = "idemtable",
+    schema: str | None = None,
+    create_schema: bool = False,
+) -> tuple[int, ...]:
+    """Run the steps up to ``to``, the newest by default, each in its own transaction; give those that ran.
+
+    Any number of programs may do so at once. A database that is newer than this version is left as it is. Raises
+    ``SchemaError`` when a table of that name is there that is not ours: nothing is changed then.
+    """
+    check_names(table, schema)
+    newest = STEP if to is None else to
+    if not 1 <= newest <= STEP:
+        raise ValueError(f"to must be 1 to {STEP}, the steps this version of idemtable has, not {to!r}")
+
+    def reached(connection: sa.Connection, number: int) -> bool:
+        found = steps.state(connection, table, schema)
+        return (found.recorded or 0) >= number and not (number == STEP and found.problems)
+
+    def work(connection: sa.Connection) -> tuple[int, ...]:
+        done = reached(connection, newest)
+        connection.rollback()
+        if done:
+            return ()
+        ran = []
+        for number in range(1, newest + 1):
+            with locked(connection, table, schema):
+                if not reached(connection, number):
+                    with Operations.context(MigrationContext.configure(connection)):
+                        steps.upgrade(to=number, table=table, schema=schema, create_schema=create_schema)
+                    ran.append(number)
+        return tuple(ran)
+
+    with _process:
+        return connected(bind, work)
+
+
+def downgrade(bind: Bind, *, to: int = 0, table: str = "idemtable", schema: str | None = None) -> tuple[int, ...]:
+    """Take back the steps down to ``to``, each in its own transaction; give those that were taken back.
+
+    Step 0 drops the table and every key in it. Raises ``SchemaError`` when the table is not ours or newer than this
+    version knows.
+    """
+    check_names(table, schema)
+    if not 0 <= to <= STEP:
+        raise ValueError(f"to must be 0 to {STEP}, the steps this version of idemtable has, not {to!r}")
+
+    def work(connection: sa.Connection) -> tuple[int, ...]:
+        ran = []
+        for number in range(STEP, to, -1):
+            with locked(connection, table, schema):
+                found = steps.state(connection, table, schema)
+                if max(found.step or 0, found.recorded or 0) >= number or not found.curable:
+                    with Operations.context(MigrationContext.configure(connection)):
+                        steps.downgrade(frm=number, to=number - 1, table=table, schema=schema)
+                    ran.append(number)
+        return tuple(ran)
+
+    with _process:
+        return connected(bind, work)
+
+
+def sql(
+    dialect: sa.URL | str,
+    *,
+    frm: int = 0,
+    to: int | None = None,
+    table: str = "idemtable",
+    schema: str | None = None,
+    create_schema: bool = False,
+) -> str:
+    """Give the script of the steps from ``frm`` to ``to``, up or down, without connecting.
+
+    ``dialect`` is ``postgresql``, ``mysql``, ``mariadb``, ``sqlite``, or a URL of one.
+    """
+    check_names(table, schema)
+    name = dialect if isinstance(dialect, str) and dialect.isalpha() else make_url(dialect).get_backend_name()
+    _supported(name)
+    to = STEP if to is None else to
+    out = io.StringIO()
+    options = {"as_sql": True, "output_buffer": out, "literal_binds": True}
+    if name == "sqlite":  # Alembic thinks of the driver, which cannot; the database can
+        options["transactional_ddl"] = True
+    with _process:
+        context = MigrationContext.configure(dialect_name=name, opts=options)
+        with Operations.context(context), context.begin_transaction():
+            if to > frm:
+                steps.upgrade(to=to, frm=frm, table=table, schema=schema, create_schema=create_schema)
+            elif to < frm:
+                steps.downgrade(frm=frm, to=to, table=table, schema=schema)
+    return out.getvalue()
+
+
+def check(bind: Bind, *, table: str = "idemtable", schema: str | None = None) -> list[str]:
+    """Give what keeps this version of the library from working with the table, and last the cure; or nothing."""
+    check_names(table, schema)
+    found = connected(bind, lambda connection: steps.state(connection, table, schema))
+    return [*found.problems, steps.cure(found, table, schema)] if found.problems else []
+
+
+def revision(
+    *,
+    directory: str | Path = ".",
+    to: int | None = None,
+    frm: int | None = None,
+    table: str = "idemtable",
+    schema: str | None = None,
+    create_schema: bool = False,
+) -> Path:
+    """Write a revision with the missing steps into the application's own Alembic project, on top of its head.
+
+    ``directory`` has its ``alembic.ini`` or ``pyproject.toml``. ``frm`` is by default the step that the project's
+    revisions already go to. Raises ``ValueError`` when there is no project or nothing to write; Alembic's own
+    ``CommandError`` when the project has several heads.
+    """
+    folder = Path(directory)
+    ini, toml = folder / "alembic.ini", folder / "pyproject.toml"
+    config = Config(ini if ini.is_file() else None, toml_file=toml if toml.is_file() else None)
+    if not ini.is_file() and config.get_alembic_option("script_location") is None:
+        raise ValueError("no Alembic project here: no alembic.ini and no [tool.alembic] in pyproject.toml")
+    project = ScriptDirectory.from_config(config)
+    if frm is None:
+        frm = _written(project, table, schema)
+    up, down = _calls(frm, to, table, schema, create_schema)
+    text: dict[str, Any] = {"imports": "from idemtable import schema", "upgrades": up, "downgrades": down}
+    script = project.generate_revision(uuid.uuid4().hex[-12:], f"idemtable step {to or STEP}", config=config, **text)
+    assert script is not None
+    return Path(script.path)
+
+
+def revision_text(
+    *,
+    to: int | None = None,
+    frm: int = 0,
+    table: str = "idemtable",
+    schema: str | None = None,
+    create_schema: bool = False,
+) -> str:
+    """Give the text of such a revision, for a project that `revision` cannot write into."""
+    up, down = _calls(frm, to, table, schema, create_schema)
+    return f'''"""idemtable step {to or STEP}."""
+
+from idemtable import schema
+
+revision = "{uuid.uuid4().hex[-12:]}"
+down_revision = None  # the id of the revision before
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    {up}
+
+
+def downgrade() -> None:
+    {down}
+'''
+
+
+def _calls(frm: int, to: int | None, table: str, schema: str | None, create_schema: bool) -> tuple[str, str]:
+    check_names(table, schema)
+    to = STEP if to is None else to
+    if not 0 <= frm < to <= STEP:
+        raise ValueError(f"nothing to write: step {to} does not come after step {frm}")
+    names = "" if table == "idemtable" else f', table="{table}"'
+    names += "" if schema is None else f', schema="{schema}"'
+    start = f", frm={frm}" if to > 1 else ""
+    create = ", create_schema=True" if create_schema and frm == 0 else ""
+    return f"schema.upgrade(to={to}{start}{names}{create})", f"schema.downgrade(frm={to}, to={frm}{names})"
+
+
+def _written(project: ScriptDirectory, table: str, schema: str | None) -> int:
+    newest = 0
+    for script in project.walk_revisions():
+        text = Path(script.path).read_text(encoding="utf-8")
+        for call in re.findall(r"\bupgrade\(([^()]*\bto=[^()]*)\)", text) if "idemtable" in text else ():
+            said = dict(re.findall(r"(\w+)=[\"']?(\w+)", call))
+            if (said.get("table", "idemtable"), said.get("schema")) == (table, schema):
+                newest = max(newest, int(said["to"]))
+    return newest
+
+
+def make_url(url: sa.URL | str) -> sa.URL:
+    """Parse a URL; ``ValueError`` without the URL's text when it cannot be."""
+    try:
+        return sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        # SQLAlchemy's own error may repeat a piece of a password in which a character was not escaped.
+        text = "this is not a database URL; @, : and / in a password must be written as %40, %3A and %2F"
+        raise ValueError(text) from None
+
+
+def connected(bind: Bind, work: Callable[[sa.Connection], T]) -> T:
+    """Run ``work`` on a connection of its own, through ``run_sync`` when the driver is async."""
+    if isinstance(bind, sa.Engine):
+        with bind.connect() as connection:
+            return work(_fresh(connection))
+    if isinstance(bind, (str, sa.URL)):
+        url = make_url(bind)
+        if not url.get_dialect().is_async:
+            engine = sa.create_engine(url, poolclass=sa.NullPool)
+            with engine.connect() as connection:
+                return work(_fresh(connection))
+
+    async def run() -> T:
+        from sqlalchemy.ext import asyncio as sa_asyncio
+
+        if isinstance(bind, sa_asyncio.AsyncEngine):
+            # A pool of its own, which connects as the application's does: that one belongs to another event loop.
+            sync = bind.sync_engine
+            engine = sa_asyncio.AsyncEngine(sa.Engine(sync.pool.recreate(), sync.dialect, sync.url))
+        else:
+            engine = sa_asyncio.create_async_engine(url, poolclass=sa.NullPool)
+        try:
+            async with engine.connect() as connection:
+                return await connection.run_sync(lambda sync: work(_fresh(sync)))
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(run())
+
+
+def _fresh(connection: sa.Connection) -> sa.Connection:
+    if _supported(connection.dialect.name) is _sqlite:
+        return connection
+    # Whoever waited for the lock must see what the other program did: a stricter level still shows the time before.
+    return connection.execution_options(isolation_level="READ COMMITTED")
+
+
+@contextmanager
+def locked(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> Iterator[None]:
+    """Hold the lock of everybody who upgrades this table, around one transaction that commits at the end."""
+    with _supported(connection.dialect.name)(connection, f"idemtable.{schema or ''}.{table}"):
+        yield
+
+
+@contextmanager
+def _postgresql(connection: sa.Connection, name: str) -> Iterator[None]:
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+    with connection.begin():
+        # Of the transaction, not of the session: it has to work behind PgBouncer.
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{WAIT}s'")
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+        yield
+
+
+@contextmanager
+def _mysql(connection: sa.Connection, name: str) -> Iterator[None]:
+    # The names are the server's, not the database's, and MySQL takes 64 characters.
+    database = connection.exec_driver_sql("SELECT database()").scalar()
+    lock = "idemtable-" + hashlib.sha256(f"{database}.{name}".encode()).hexdigest()[:48]
+    got = connection.execute(sa.select(sa.func.get_lock(lock, WAIT))).scalar()
+    connection.rollback()
+    if not got:
+        raise SchemaError(f"another program has been upgrading for more than {WAIT} seconds; run the command again")
+    try:
+        with connection.begin():
+            yield
+    finally:
+        connection.execute(sa.select(sa.func.release_lock(lock)))
+        connection.rollback()
+
+
+@contextmanager
+def _sqlite(connection: sa.Connection, _: str) -> Iterator[None]:
+    before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {WAIT * 1000}")
+    connection.rollback()
+    try:
+        with connection.begin():
+            raw: Any = connection.connection.driver_connection
+            if raw.in_transaction:  # an engine that begins explicitly has just begun, but not for writing
+                connection.exec_driver_sql("ROLLBACK")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
+        connection.rollback()
+
+
+_LOCKS: Final[dict[str, Callable[[sa.Connection, str], AbstractContextManager[None]]]] = {
+    "postgresql": _postgresql,
+    "mysql": _mysql,
+    "mariadb": _mysql,
+    "sqlite": _sqlite,
+}
+
+
+def _supported(name: str) -> Callable[[sa.Connection, str], AbstractContextManager[None]]:
+    if name not in _LOCKS:
+        raise ValueError(f"{name} is not supported; idemtable works on {', '.join(_LOCKS)}")
+    return _LOCKS[name]

@@ -1,0 +1,1 @@
+"""The table's Alembic revisions; ``idemtable.migrations`` once installed."""

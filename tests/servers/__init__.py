@@ -1,0 +1,19 @@
+"""Real database servers for the tests, without Docker and without root: `with postgresql(18) as server: ...`."""
+
+from tests.servers.debian import MissingEngine
+from tests.servers.mariadb import mariadb
+from tests.servers.postgresql import postgresql
+from tests.servers.process import ServerError
+from tests.servers.redis import redis
+from tests.servers.server import RedisServer, Server, from_environment
+
+__all__ = [
+    "MissingEngine",
+    "RedisServer",
+    "Server",
+    "ServerError",
+    "from_environment",
+    "mariadb",
+    "postgresql",
+    "redis",
+]
