@@ -99,4 +99,3 @@ def sync_session(session: object, expected: str) -> Session:
     if expected == "Session" and isinstance(session, Session):
         return session
     raise TypeError(f"expected the transaction's {expected}, not {session!r}")
-

@@ -12,7 +12,7 @@ from .transaction import Joined, Own
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.ext.asyncio import AsyncSession  # noqa: F401 - named in a string below
     from sqlalchemy.orm import Session
 
     from .model import Record

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceClosedError, SQLAlchemyError
 
@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _LOOKS = 8
 """How often one attempt looks again when the row it lost to has gone: each time a purge or a rollback came between."""
+
 
 @dataclass(slots=True)
 class Call:
@@ -62,6 +63,8 @@ class Attempt:
         repeats: whether what holds this attempt can begin another one. If not, what would restart the transaction
             leaves as RetryTransactionError.
     """
+
+    completed: ClassVar[Status] = Status.COMPLETED
 
     def __init__(self, settings: Settings, transaction: Transaction, call: Call, *, repeats: bool) -> None:
         self._settings = settings
@@ -137,16 +140,11 @@ class Attempt:
         stale: bytes | None = None
         for _ in range(_LOOKS):
             records, wait = tx.records, self._call.remaining()
-            if stale is None:
-                won = records.claim(tx.connection, request, wait)
-            else:
-                won = records.take_over(tx.connection, request, stale, wait)
-            if won:
+            if self._take(stale, wait):
                 return Won()
             if not records.dialect.reads_in_place or stale is not None:
                 tx.restart(wait)
-            stored = tx.records.find(tx.connection, request.id)
-            decision: Decision = Won() if stored is None else decide(stored, request, stored.now)
+            decision = self._decide(tx.records.find(tx.connection, request.id))
             match decision:
                 case Won() if not tx.owned:
                     raise retry_error(request.scope)  # the snapshot is older than the winner, or the row is gone
@@ -163,6 +161,17 @@ class Attempt:
             scope=request.scope,
             retry_after=1.0,
         )
+
+    def _take(self, stale: bytes | None, wait: float) -> bool:
+        """Try to make the key this call's own, from nobody or from the owner `stale` of an expired row."""
+        records, connection, request = self._tx.records, self._tx.connection, self._call.request
+        if stale is None:
+            return records.claim(connection, request, wait)
+        return records.take_over(connection, request, stale, wait)
+
+    def _decide(self, stored: Stored | None) -> Decision:
+        """Say what the row that was there instead means."""
+        return Won() if stored is None else decide(stored, self._call.request, stored.now)
 
     def answer(self) -> Outcome[Any]:
         """Give what an earlier call left.
@@ -202,7 +211,7 @@ class Attempt:
         except PendingRollbackError as error:  # an earlier flush failed and was swallowed
             raise self._lost() from error
         data, decoded = call.results.pack(value)
-        self._store(Status.COMPLETED, call.results.codec, data)
+        self._store(self.completed, call.results.codec, data)
         tx.commit()
         self._leave()
         return Outcome(decoded, False, call.attempts, None)

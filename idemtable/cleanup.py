@@ -98,7 +98,8 @@ def purge(
     """Run the steps; see `IdemTable.purge`."""
     steps = _checked(settings, batch, limit, pause, progress)
     retrying = tenacity.Retrying(**retry.policy(settings.dialect, settings.attempts))
-    resume, value = steps.send, None
+    resume: Any = steps.send
+    value: Any = None
     while True:
         try:
             step = resume(value)
@@ -106,7 +107,7 @@ def purge(
             return end.value  # type: ignore[no-any-return]
         try:
             if isinstance(step, float):
-                value = time.sleep(step)
+                time.sleep(step)
             else:
                 value = retrying(settings.binding.run, step, _options(settings))
             resume = steps.send
@@ -120,7 +121,8 @@ async def apurge(
     """Run the steps; see `AsyncIdemTable.purge`."""
     steps = _checked(settings, batch, limit, pause, progress)
     retrying = tenacity.AsyncRetrying(**retry.policy(settings.dialect, settings.attempts))
-    resume, value = steps.send, None
+    resume: Any = steps.send
+    value: Any = None
     while True:
         try:
             step = resume(value)
@@ -128,7 +130,7 @@ async def apurge(
             return end.value  # type: ignore[no-any-return]
         try:
             if isinstance(step, float):
-                value = await asyncio.sleep(step)
+                await asyncio.sleep(step)
             else:
                 value = await retrying(settings.binding.run, step, _options(settings))
             resume = steps.send

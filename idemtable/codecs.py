@@ -208,17 +208,13 @@ class Results:
             ResultUnreadableError: the codec is not known, or the bytes are not of the declared type. The row stays.
         """
         try:
-            if codec == self.codec:
-                carrier = self._carrier
-            else:
-                carrier = _registry[codec or ""].carrier(self._returns)
+            carrier = self._carrier if codec == self.codec else _registry[codec or ""].carrier(self._returns)
             return carrier.decode(data or b"")
         except Exception as error:
             why = f"no codec named {codec!r} is registered" if isinstance(error, KeyError) else str(error)
             raise ResultUnreadableError(
-                f"the stored result of {self._scope} cannot be read as {_name(self._returns)}: {why}. The row stays and "
-                f"the function does not run again; teach the program the old form, or forget the key",
+                f"the stored result of {self._scope} cannot be read as {_name(self._returns)}: {why}. The row stays "
+                f"and the function does not run again; teach the program the old form, or forget the key",
                 scope=self._scope,
                 codec=codec,
             ) from error
-

@@ -29,6 +29,7 @@ class Frame:
     alock: asyncio.Lock | None = None
 
     def turn(self) -> asyncio.Lock:
+        """Return the lock by which the calls of other tasks take turns."""
         if self.alock is None:
             self.alock = asyncio.Lock()
         return self.alock

@@ -101,7 +101,7 @@ def digest(tenant: str | None, scope: str, key: str) -> UUID:
     return UUID(bytes=sha256(parts).digest()[:16])
 
 
-# --- the fingerprint ---------------------------------------------------------------------------------------------------
+# --- the fingerprint -------------------------------------------------------------------------------------------------
 
 # MessagePack and not JSON: it keeps bytes apart from text, an integer from a float, and NaN from null, at C speed.
 _VERSION: Final = b"\x01"
@@ -173,8 +173,5 @@ def walk(value: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         if value is None:
             return None
-        if isinstance(value, Mapping):
-            value = value.get(name)
-        else:
-            value = getattr(value, name, None)
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
     return value

@@ -29,10 +29,12 @@ class Status(StrEnum):
 
     @property
     def code(self) -> int:
+        """The number in the table."""
         return _CODES[self]
 
     @classmethod
     def from_code(cls, code: int) -> Status:
+        """Return the status of a number in the table."""
         return _STATUSES[code]
 
 

@@ -80,7 +80,7 @@ class Records:
 
     def find(self, connection: Connection, id: UUID) -> Stored | None:
         """Read the row of an id, with the database's time."""
-        row = self._find(connection, {"id": self.dialect.id(id)}).first()
+        row: Any = self._find(connection, {"id": self.dialect.id(id)}).first()
         if row is None:
             return None
         tenant, scope, key, status, fingerprint, codec, result, created, completed, expires, owner, now = row
@@ -160,7 +160,8 @@ class Records:
         by_status: dict[Status, int] = {}
         expired = 0
         oldest: datetime | None = None
-        for scope, code, count, gone, created in self.dialect.statement(_STATS)(connection):
+        rows: Any = self.dialect.statement(_STATS)(connection)
+        for scope, code, count, gone, created in rows:
             status, time = Status.from_code(code), self._time(created)
             by_scope[scope] = by_scope.get(scope, 0) + count
             by_status[status] = by_status.get(status, 0) + count
@@ -171,5 +172,5 @@ class Records:
 
     def latest(self, connection: Connection, scope: str | None, count: int) -> list[Record]:
         """Return the newest records, of one scope or of all."""
-        rows = self.dialect.statement(_LIST)(connection, {"scope": scope, "count": count})
+        rows: Any = self.dialect.statement(_LIST)(connection, {"scope": scope, "count": count})
         return [self._record(*row) for row in rows]

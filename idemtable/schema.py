@@ -163,7 +163,7 @@ def state(connection: sa.Connection, table: str = "idemtable", schema: str | Non
     if recorded is not None and recorded > STEP:
         return State(recorded, (), recorded)
     columns = {column["name"] for column in inspector.get_columns(table, schema=schema)}
-    shapes = [number for number in range(STEP, 0, -1) if _step(number).COLUMNS == columns]
+    shapes = [number for number in range(STEP, 0, -1) if columns == _step(number).COLUMNS]
     step = recorded or (shapes[0] if shapes else None)
     if step is not None and step < STEP:
         return State(step, (f"the table {name} is at step {step}, this version needs {STEP}",), recorded)

@@ -78,10 +78,12 @@ class Settings:
 
     @property
     def engine(self) -> Engine:
+        """The sync engine."""
         return self.binding.engine
 
     @property
     def dialect(self) -> Dialect:
+        """The ways of the engine's database."""
         return self.records.dialect
 
     def records_of(self, connection: Connection) -> Records:

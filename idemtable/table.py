@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast, ov
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import cleanup, schema as schemas
+from . import cleanup
+from . import schema as schemas
 from .binding import AsyncBinding, Binding
 from .blocks import AsyncClaim, Claim
 from .claim import Call
@@ -240,11 +241,11 @@ class IdemTable(_BaseTable):
 
     def create_all(self) -> None:
         """Create the table if it is missing: for tests and notebooks. Elsewhere: ``idemtable db upgrade``."""
-        self._settings.binding.run(self._create_all)  # type: ignore[unused-coroutine]
+        self._settings.binding.run(self._create_all)
 
     def check_schema(self) -> None:
         """Raise SchemaError, whose message is the command to run, unless the table is as it should be."""
-        self._settings.binding.run(self._check_schema)  # type: ignore[unused-coroutine]
+        self._settings.binding.run(self._check_schema)
 
     def _run(self, work: Callable[[Connection], T]) -> T:
         try:

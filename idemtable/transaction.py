@@ -26,11 +26,20 @@ class Transaction(Protocol):
     records: Records
     owned: bool
 
-    def begin(self, session: Session, wait: float) -> None: ...
-    def restart(self, wait: float) -> None: ...
-    def intact(self, work: SessionTransaction | None) -> bool: ...
-    def commit(self) -> None: ...
-    def rollback(self) -> None: ...
+    def begin(self, session: Session, wait: float) -> None:
+        """Begin in a session, waiting at most `wait` seconds where beginning takes a lock."""
+
+    def restart(self, wait: float) -> None:
+        """Undo what was done and begin again."""
+
+    def intact(self, work: SessionTransaction | None) -> bool:
+        """Say whether the business left the transaction, and the savepoint `work` in it, as they were."""
+
+    def commit(self) -> None:
+        """Make it last, or part of the caller's."""
+
+    def rollback(self) -> None:
+        """Undo everything since `begin`."""
 
 
 class Own:

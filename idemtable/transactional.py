@@ -64,13 +64,15 @@ class _BaseTransactional:
         self._wait = settings.wait if wait is None else checked_wait(wait)
         self._remember = _checked_remember(remember)
         if isolation_level is not None and (not isinstance(isolation_level, str) or isolation_level == "AUTOCOMMIT"):
-            raise ValueError(f"isolation_level= takes a transaction's level such as 'SERIALIZABLE', not {isolation_level!r}")
+            raise ValueError(
+                f"isolation_level= takes a transaction's level such as 'SERIALIZABLE', not {isolation_level!r}"
+            )
         self._level = isolation_level
         # Frames: this __init__, the class's factory, the decorator, then the program.
         declared = declared_return(function, depth=4) if returns is None else returns
         self._results = Results(declared, settings.codec, settings.max_result_bytes, self._scope)
         self._restarting = retry.policy(settings.dialect, settings.attempts - 1) if settings.attempts > 1 else None
-        update_wrapper(self, function)
+        update_wrapper(self, function)  # type: ignore[arg-type]
         self.__signature__ = parameters.signature
 
     def __repr__(self) -> str:
@@ -218,7 +220,9 @@ def decorate(settings: Settings, scope: str, options: dict[str, Any]) -> Callabl
     return decorator
 
 
-def decorate_async(settings: Settings, scope: str, options: dict[str, Any]) -> Callable[[Any], AsyncTransactional[Any, Any]]:
+def decorate_async(
+    settings: Settings, scope: str, options: dict[str, Any]
+) -> Callable[[Any], AsyncTransactional[Any, Any]]:
     """Return the decorator of an async table."""
 
     def decorator(function: Any) -> AsyncTransactional[Any, Any]:

@@ -12,6 +12,7 @@ import io
 import re
 import threading
 import uuid
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -162,7 +163,8 @@ def revision(
     """
     folder = Path(directory)
     ini, toml = folder / "alembic.ini", folder / "pyproject.toml"
-    config = Config(ini if ini.is_file() else None, toml_file=toml if toml.is_file() else None)
+    quiet = Namespace(quiet=True)  # standard output is for the path
+    config = Config(ini if ini.is_file() else None, toml if toml.is_file() else None, cmd_opts=quiet)
     if not ini.is_file() and config.get_alembic_option("script_location") is None:
         raise ValueError("no Alembic project here: no alembic.ini and no [tool.alembic] in pyproject.toml")
     project = ScriptDirectory.from_config(config)

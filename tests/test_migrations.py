@@ -327,9 +327,12 @@ def folder_of(application: Config) -> Path:
 
 
 @pytest.mark.parametrize("x", [None, "one=1"], ids=["", "naming convention"])
-def test_the_op_helper_in_an_applications_own_revision(application: Config, engine: sa.Engine, x: str | None) -> None:
+def test_the_op_helper_in_an_applications_own_revision(
+    application: Config, engine: sa.Engine, x: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     application.cmd_opts = type("Options", (), {"x": [x] if x else []})()  # type: ignore[assignment]
     path = db.revision(directory=folder_of(application))
+    assert str(path) not in capsys.readouterr().out
     assert 'down_revision: Union[str, Sequence[str], None] = \'aaaa\'' in path.read_text()
     assert "schema.upgrade(to=1)" in path.read_text()
     for _ in "up, down, and up again":

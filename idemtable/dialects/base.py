@@ -45,8 +45,6 @@ class Statement:
         compiled = text(sql).compile(dialect=dialect)
         self._sql = str(compiled)
         self._order: list[str] | None = getattr(compiled, "positiontup", None)
-        if not compiled.binds and self._order is None:  # type: ignore[attr-defined]
-            self._order = []
 
     def __call__(self, connection: Connection, values: Mapping[str, Any] | None = None) -> CursorResult[Any]:
         if values is None:

@@ -60,12 +60,13 @@ class MySQL(Dialect):
         4031: Fault.UNKNOWN,
     }
 
-    # Plain INSERT, and only 1062 means taken. INSERT IGNORE cuts long values and swallows other errors; ON DUPLICATE KEY
-    # UPDATE reports one row for the winner and one for the loser.
+    # Plain INSERT, and only 1062 means taken. INSERT IGNORE cuts long values and swallows other errors; ON DUPLICATE
+    # KEY UPDATE reports one row for the winner and one for the loser.
     _INSERT = f"INSERT INTO {{table}} ({COLUMNS}) VALUES ({VALUES})"
     CLAIM = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {_INSERT}"
     TAKE_OVER = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {Dialect.TAKE_OVER}"
-    EXPIRED = f"SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED"
+    EXPIRED = f"""SELECT id FROM {{table}} WHERE {EXPIRED_WHERE}
+        ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED"""
     BYTES = """SELECT data_length + index_length FROM information_schema.tables
         WHERE table_name = :table AND table_schema = COALESCE(:schema, DATABASE())"""
 
