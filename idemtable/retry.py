@@ -18,7 +18,7 @@ _RESTARTS: Final = frozenset({Fault.RESTART, Fault.UNKNOWN, Fault.BUSY})
 _NEAR: Final = tenacity.wait_random_exponential(multiplier=0.01, max=1)
 # A server that was killed takes a fraction of a second to come back, one that fails over some seconds: eight attempts
 # reach to about six seconds, which is as long as a request may hang before its client asks again anyway.
-_FAR: Final = tenacity.wait_exponential_jitter(initial=0.05, max=2, jitter=0.1)
+_FAR: Final = tenacity.wait_exponential(multiplier=0.05, max=2) + tenacity.wait_random(0, 0.1)
 
 
 def restarts(error: BaseException, dialect: Dialect) -> bool:

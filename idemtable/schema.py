@@ -10,17 +10,15 @@
     def downgrade() -> None:
         schema.downgrade(frm=1, to=0)
 
-The steps are the modules of ``idemtable.migrations.versions``. Which of them a database has is written in a version table
-shaped like Alembic's own, ``idemtable_version``, by this helper as well as by ``idemtable db upgrade``. Alembic is
-imported where it is needed: it takes longer to import than the rest of the library.
+The steps are the modules of ``idemtable.migrations.versions``. Which of them a database has is written in
+``idemtable_version``, a table shaped like Alembic's own, by this helper as well as by ``idemtable db upgrade``. Alembic
+is imported where it is needed: that takes longer than importing the rest of the library.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,13 +62,16 @@ _UUID: Final = _bytes(16).with_variant(postgresql.UUID(as_uuid=True), "postgresq
 _BLOB: Final = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 # Without fsp MySQL drops the fraction of a second.
 _TIME: Final = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+_INNODB: Final = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
+_OPTIONS: Final[dict[str, Any]] = {
+    "sqlite_with_rowid": False,
+    **{f"{name}_{option}": value for name in ("mysql", "mariadb") for option, value in _INNODB.items()},
+}
 
 
 def check_names(table: str, schema: str | None = None) -> None:
     """Refuse names that are not plain identifiers; ``ValueError``."""
-    for what, name in (("table", table), ("schema", schema)):
-        if name is None and what == "schema":
-            continue
+    for what, name in {"table": table, "schema": "none" if schema is None else schema}.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"{what} must be 1 to 48 ASCII letters, digits and underscores, not starting with a digit")
 
@@ -94,13 +95,7 @@ def _table(metadata: sa.MetaData, table: str, schema: str | None) -> sa.Table:
         sa.PrimaryKeyConstraint("id", name=f"{table}_pkey"),
         sa.Index(f"ix_{table}_expires_at", "expires_at"),
         schema=schema,
-        sqlite_with_rowid=False,
-        mysql_engine="InnoDB",
-        mariadb_engine="InnoDB",
-        mysql_charset="utf8mb4",
-        mariadb_charset="utf8mb4",
-        mysql_collate="utf8mb4_bin",
-        mariadb_collate="utf8mb4_bin",
+        **_OPTIONS,
     )
 
 
@@ -179,17 +174,26 @@ def require(connection: sa.Connection, table: str = "idemtable", schema: str | N
         raise _error(found, table, schema)
 
 
+def ours(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> State:
+    """Give the state; raise ``SchemaError`` when a table of that name is there that is not the library's."""
+    found = state(connection, table, schema)
+    if not found.curable:
+        raise _error(found, table, schema)
+    return found
+
+
 def create_all(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> None:
     """Create what is missing, for tests and notebooks; the caller commits.
 
     Raises ``SchemaError`` when a table is there that is not as it should be.
     """
+    ours(connection, table, schema)
     own = sa.MetaData()
-    build(own, table, schema)
+    version = _version(own, table, schema)
+    _table(own, table, schema)
     own.create_all(connection)
     require(connection, table, schema)
     if state(connection, table, schema).recorded is None:
-        version = own.tables[f"{table}_version" if schema is None else f"{schema}.{table}_version"]
         connection.execute(version.insert().values(version_num=f"{STEP:04d}"))
 
 
@@ -198,9 +202,9 @@ def upgrade(
 ) -> None:
     """Run the missing steps up to ``to`` inside the Alembic revision that calls this.
 
-    ``frm`` is where an offline run (``--sql``) begins; online, the version table says it. ``create_schema`` also creates
-    ``schema`` when it is missing. Raises ``ValueError`` for a step or a name that cannot be, ``SchemaError`` when a table
-    of that name is there that is not ours: nothing is changed then.
+    ``frm`` is where an offline run (``--sql``) begins; online, the version table says it. ``create_schema`` also
+    creates ``schema`` when it is missing. Raises ``ValueError`` for a step or a name that cannot be, ``SchemaError``
+    when a table of that name is there that is not ours: nothing is changed then.
     """
     from alembic import op
 
@@ -220,9 +224,7 @@ def upgrade(
         # Not IF NOT EXISTS: PostgreSQL asks for the right to create even when the schema is there.
         if create_schema and schema is not None and schema not in sa.inspect(bind).get_schema_names():
             op.execute(sa.schema.CreateSchema(schema))
-        found = state(bind, table, schema)
-        if not found.curable:
-            raise _error(found, table, schema)
+        found = ours(bind, table, schema)
         reached = found.step or 0
         # The steps look before they create, so what a kill left half made is healed by running them again.
         start = 0 if found.problems and reached == STEP else reached
@@ -237,8 +239,8 @@ def upgrade(
 def downgrade(*, frm: int, to: int, table: str = "idemtable", schema: str | None = None) -> None:
     """Take back the steps from ``frm`` down to ``to`` inside the Alembic revision that calls this.
 
-    Step 0 drops the table and every key in it. Raises ``ValueError`` for a step or a name that cannot be, ``SchemaError``
-    when the table is not ours or at a step this version of the library does not know.
+    Step 0 drops the table and every key in it. Raises ``ValueError`` for a step or a name that cannot be,
+    ``SchemaError`` when the table is not ours or at a step this version of the library does not know.
     """
     from alembic import op
 
@@ -246,64 +248,12 @@ def downgrade(*, frm: int, to: int, table: str = "idemtable", schema: str | None
     if not 0 <= to < frm <= STEP:
         raise ValueError(f"steps go down from {STEP} to 0; frm={frm!r}, to={to!r} is not possible")
     if not op.get_context().as_sql:
-        found = state(op.get_bind(), table, schema)
-        if not found.curable:
-            raise _error(found, table, schema)
-        frm = max(frm, found.step or 0)
+        frm = max(frm, ours(op.get_bind(), table, schema).step or 0)
         if frm > STEP:
             raise SchemaError(f"the table is at step {frm}: downgrade with the version of idemtable that knows it")
     for number in range(frm, to, -1):
         _step(number).downgrade(table=table, schema=schema)
     _record(to, frm, table, schema)
-
-
-# What DDL may wait for locks, and how it was before; statements that also make sense in a script printed with --sql.
-_DDL_WAIT: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "postgresql": (
-        (
-            "SELECT set_config('idemtable.lock_timeout', current_setting('lock_timeout'), true)",
-            "SET LOCAL lock_timeout = '10s'",
-        ),
-        "SELECT set_config('lock_timeout', nullif(current_setting('idemtable.lock_timeout', true), ''), true)",
-    ),
-    "mysql": (
-        ("SET @idemtable_lock_wait = @@SESSION.lock_wait_timeout", "SET SESSION lock_wait_timeout = 10"),
-        "SET SESSION lock_wait_timeout = @idemtable_lock_wait",
-    ),
-}
-_DDL_WAIT["mariadb"] = _DDL_WAIT["mysql"]
-
-
-@contextmanager
-def guarded(table: str, schema: str | None) -> Iterator[frozenset[str] | None]:
-    """Run one step's DDL under a lock time-out and never on a table that is not ours.
-
-    Yields the names of the table and its indexes that are there already; ``None`` offline, where nobody knows.
-    """
-    from alembic import op
-
-    there: frozenset[str] | None = None
-    if not op.get_context().as_sql:
-        bind = op.get_bind()
-        found = state(bind, table, schema)
-        if not found.curable:
-            raise _error(found, table, schema)
-        inspector = sa.inspect(bind)
-        there = frozenset()
-        if inspector.has_table(table, schema=schema):
-            indexes = (index["name"] for index in inspector.get_indexes(table, schema=schema))
-            there = frozenset({table, *(name for name in indexes if name)})
-    before, after = _DDL_WAIT.get(op.get_context().dialect.name, ((), ""))
-    for statement in before:
-        op.execute(statement)
-    try:
-        yield there
-    except BaseException:
-        with suppress(Exception):  # on PostgreSQL the transaction is dead, and the setting dies with it
-            op.execute(after)
-        raise
-    if after:
-        op.execute(after)
 
 
 def _step(number: int) -> Any:
@@ -334,41 +284,47 @@ def _differences(
     from alembic.autogenerate import compare_metadata
     from alembic.runtime.migration import MigrationContext
 
-    if schema == connection.dialect.default_schema_name:
+    dialect = connection.dialect
+    if schema == dialect.default_schema_name:
         schema = None  # Alembic knows the default schema by no other name
     wanted = _table(sa.MetaData(), table, schema)
 
     def include(name: str | None, kind: str, _: Any) -> bool:
         return name == schema if kind == "schema" else kind != "table" or name == table
 
+    def said(fact: Any) -> Any:
+        return fact.compile(dialect=dialect) if isinstance(fact, sa.types.TypeEngine) else fact
+
     options = {"compare_type": True, "include_schemas": schema is not None, "include_name": include}
-    context = MigrationContext.configure(connection, opts=options)
+    compared = compare_metadata(MigrationContext.configure(connection, opts=options), wanted.metadata)
     found: list[tuple[str, str]] = []
-    for difference in compare_metadata(context, wanted.metadata):
-        for kind, *facts in difference if isinstance(difference, list) else [difference]:
-            if kind in ("add_column", "remove_column"):
-                found.append((kind, f"column {facts[2].name} is {'missing' if kind == 'add_column' else 'not ours'}"))
-            elif kind in ("modify_type", "modify_nullable"):
-                what = "type" if kind == "modify_type" else "nullable"
-                found.append((kind, f"column {facts[2]} has {what} {facts[4]!r} and needs {facts[5]!r}"))
-            elif kind == "add_index":
-                found.append((kind, f"index {facts[0].name} is missing"))
-            elif kind == "add_table":
-                found.append((kind, "it is not a table"))
-            # Everything else, such as a comment or an index of somebody's own, is the owner's business.
+    for kind, *facts in (each for one in compared for each in (one if isinstance(one, list) else [one])):
+        if kind in ("add_column", "remove_column"):
+            found.append((kind, f"column {facts[2].name} is {'missing' if kind == 'add_column' else 'not ours'}"))
+        elif kind in ("modify_type", "modify_nullable"):
+            found.append((kind, f"column {facts[2]}: {kind[7:]} is {said(facts[4])}, needs {said(facts[5])}"))
+        elif kind in ("add_index", "add_table"):
+            found.append((kind, f"{facts[0].name} is missing" if kind == "add_index" else "it is not a table"))
+        # Everything else, such as a comment or an index of somebody's own, is the owner's business.
     if inspector.get_pk_constraint(table, schema=schema)["constrained_columns"] != ["id"]:
         found.append(("primary_key", "the primary key is not (id)"))
-    option = f"{connection.dialect.name}_engine"
-    if option in wanted.kwargs and inspector.get_table_options(table, schema=schema).get(option) != "InnoDB":
-        found.append(("engine", "the engine is not InnoDB"))
+    # What Alembic does not compare, and what would cut times or refuse keys.
+    for column in inspector.get_columns(table, schema=schema) if not found else ():
+        if getattr(wanted.c[column["name"]].type.dialect_impl(dialect), "fsp", 6) != getattr(column["type"], "fsp", 6):
+            found.append(("modify_type", f"column {column['name']}: has no microseconds"))
+    if f"{dialect.name}_engine" in wanted.kwargs:
+        options = inspector.get_table_options(table, schema=schema)
+        for option, value in (("engine", "InnoDB"), ("default charset", "utf8mb4")):
+            if options.get(f"{dialect.name}_{option}") != value:
+                found.append((option, f"{option} is not {value}"))
     return found
 
 
 def cure(found: State, table: str, schema: str | None) -> str:
     """Say what to do about the problems found."""
     command, call = "idemtable db upgrade", f"schema.upgrade(to={STEP}"
-    for option, value, default in (("table", table, "idemtable"), ("schema", schema, None)):
-        if value != default:
+    for option, value in (("table", table), ("schema", schema)):
+        if value not in ("idemtable", None):
             command, call = f"{command} --{option} {value}", f'{call}, {option}="{value}"'
     text = f"Run `{command}`, or call `{call})` in a revision of your own (`idemtable db revision` writes it)."
     if not found.curable:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 ${imports if imports else ""}
-from idemtable.schema import guarded
+from idemtable.migrations import guarded
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}

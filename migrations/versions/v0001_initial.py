@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql, postgresql
 
-from idemtable.schema import guarded
+from idemtable.migrations import guarded
 
 revision = "0001"
 down_revision = None

@@ -1,0 +1,106 @@
+"""What every database must keep, in both colours: one effect, one answer."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from idemtable import FingerprintMismatchError, LostClaimError, Status
+from tests.houses import House, effect
+
+
+def test_a_second_call_replays_the_result_and_runs_nothing(house: House) -> None:
+    runs = []
+
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str, item: str) -> dict[str, int]:
+        runs.append(key)
+        return {"id": effect(session, item)}
+
+    first = order.outcome("k", "tea")
+    second = order.outcome("k", "tea")
+
+    assert (first.replayed, second.replayed) == (False, True)
+    assert first.value == second.value
+    assert first.created_at is None
+    assert second.created_at is not None
+    assert second.created_at.utcoffset() == timedelta(0)
+    assert runs == ["k"]
+    assert house.effects() == ["tea"]
+
+
+@pytest.mark.parametrize("value", [None, 0, False, "", [], {}], ids=repr)
+def test_an_empty_result_is_a_result(house: House, value: Any) -> None:
+    runs = []
+
+    @house.idem.transactional("empty", key="key")
+    def empty(session: Any, key: str) -> Any:
+        runs.append(key)
+        return value
+
+    assert empty("k") == empty("k") == value
+    assert type(empty("k")) is type(value)
+    assert runs == ["k"]
+
+
+def test_the_same_key_with_another_payload_is_refused_and_changes_nothing(house: House) -> None:
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str, amount: int) -> int:
+        return effect(session, key, amount)
+
+    order("k", 1)
+    before = house.rows()
+    with pytest.raises(FingerprintMismatchError) as caught:
+        order("k", 2)
+
+    assert "k" not in str(caught.value).split()
+    assert house.rows() == before
+    assert house.effects() == ["k"]
+
+
+def test_a_function_that_raises_leaves_nothing_behind_and_runs_again(house: House) -> None:
+    fail = [True]
+
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> int:
+        number = effect(session, key)
+        if fail.pop():
+            raise LookupError("out of stock")
+        return number
+
+    fail.append(True)
+    with pytest.raises(LookupError):
+        order("k")
+    assert (house.effects(), house.rows()) == ([], [])
+    fail[:] = [False]
+    order("k")
+    assert house.effects() == ["k"]
+
+
+def test_a_commit_inside_the_function_is_noticed_and_never_run_again_until_forgotten(house: House) -> None:
+    commit = [True]
+
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> int:
+        number = effect(session, key)
+        if commit[0]:
+            session.commit()
+        return number
+
+    with pytest.raises(LostClaimError):
+        order("k")
+    assert house.effects() == ["k"]
+    commit[0] = False
+    with pytest.raises(LostClaimError):
+        order("k")
+    house.expire()
+    with pytest.raises(LostClaimError):
+        order("k")
+    assert house.idem.purge().deleted == 0
+    assert house.idem.get("order", "k").status is Status.IN_PROGRESS
+    assert house.effects() == ["k"]
+    assert house.idem.forget("order", "k")
+    order("k")
+    assert house.effects() == ["k", "k"]

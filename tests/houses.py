@@ -1,0 +1,281 @@
+"""One text for both colours: a house is a database with its tables, and an IdemTable spoken to in plain calls.
+
+In an async house the business functions, written plainly for a Session, run inside ``AsyncSession.run_sync`` of an async
+function, and every call is awaited on an event loop in a thread of its own: threads of a test become tasks of that loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+import idemtable
+from idemtable import AsyncIdemTable, IdemTable
+
+PATIENCE = 60.0
+"""Seconds after which a call that should have come back is a failure."""
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Effect(Base):
+    """What business functions leave behind. Without any unique constraint: only the library keeps it single."""
+
+    __tablename__ = "effect"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(100))
+    amount: Mapped[int] = mapped_column(default=1)
+
+
+class Unique(Base):
+    """A business table with a constraint of its own."""
+
+    __tablename__ = "unique_business"
+    name: Mapped[str] = mapped_column(sa.String(100), primary_key=True)
+
+
+class Loop:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="house-loop", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(PATIENCE)
+        self._loop.close()
+
+
+class PlainFunction:
+    """An AsyncTransactional, called plainly."""
+
+    def __init__(self, loop: Loop, function: Any) -> None:
+        self._loop, self.inner = loop, function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._loop.run(self.inner(*args, **kwargs))
+
+    def outcome(self, *args: Any, **kwargs: Any) -> Any:
+        return self._loop.run(self.inner.outcome(*args, **kwargs))
+
+    def join(self, session: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._loop.run(self.inner.join(session, *args, **kwargs))
+
+
+class PlainBlock:
+    """An AsyncClaim as a plain context manager."""
+
+    def __init__(self, loop: Loop, block: Any) -> None:
+        self._loop, self._block = loop, block
+
+    def __enter__(self) -> Any:
+        return self._loop.run(self._block.__aenter__())
+
+    def __exit__(self, *exc: Any) -> Any:
+        return self._loop.run(self._block.__aexit__(*exc))
+
+
+def as_async(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a business function of a Session into an async one of an AsyncSession."""
+
+    @wraps(function)
+    async def wrapper(session: Any, *args: Any, **kwargs: Any) -> Any:
+        return await session.run_sync(lambda sync: function(sync, *args, **kwargs))
+
+    wrapper.__annotations__ = dict(function.__annotations__)
+    wrapper.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return wrapper
+
+
+class PlainTable:
+    """An AsyncIdemTable, spoken to plainly."""
+
+    def __init__(self, loop: Loop, table: AsyncIdemTable) -> None:
+        self._loop, self.inner = loop, table
+
+    def transactional(self, scope: str, **options: Any) -> Callable[[Callable[..., Any]], PlainFunction]:
+        def decorator(function: Callable[..., Any]) -> PlainFunction:
+            # Resolved here, where the test's own names are; the library would look where it is called from.
+            returns = function.__annotations__.get("return")
+            if "returns" not in options and returns is not None and not isinstance(returns, str):
+                options["returns"] = returns
+            return PlainFunction(self._loop, self.inner.transactional(scope, **options)(as_async(function)))
+
+        return decorator
+
+    def transaction(self, *args: Any, **kwargs: Any) -> PlainBlock:
+        return PlainBlock(self._loop, self.inner.transaction(*args, **kwargs))
+
+    def claim(self, *args: Any, **kwargs: Any) -> PlainBlock:
+        return PlainBlock(self._loop, self.inner.claim(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self._loop.run(getattr(self.inner, name)(*args, **kwargs))
+
+
+class Held:
+    """A session that a test holds, in either colour; `session` is what the library is given."""
+
+    def __init__(self, house: House, session: Any) -> None:
+        self._house, self.session = house, session
+
+    def run(self, work: Callable[[Session], Any]) -> Any:
+        return self._house.on(self.session, work)
+
+    def commit(self) -> None:
+        self.run(lambda session: session.commit())
+
+    def rollback(self) -> None:
+        self.run(lambda session: session.rollback())
+
+    def begin(self) -> None:
+        self.run(lambda session: session.begin())
+
+
+class House:
+    """One database in one colour."""
+
+    def __init__(self, backend: str, url: sa.URL, driver: str) -> None:
+        self.backend = backend
+        self.kind = {"mysql": "mariadb"}.get(url.get_backend_name(), url.get_backend_name())
+        self.is_async = "async" in backend
+        self.sync_url = url
+        self.url = url.set(drivername=driver)
+        # For what the test itself looks at: never the engine under test, whose pool and listeners are part of it.
+        self.admin = sa.create_engine(url, poolclass=sa.NullPool)
+        self.loop = Loop() if self.is_async else None
+        self.engine = self.make_engine()
+        if self.kind == "sqlite":
+            with self.admin.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        with self.admin.begin() as connection:
+            Base.metadata.create_all(connection)
+        self.idem = self.table()
+        self.idem.create_all()
+
+    # --- making ---------------------------------------------------------------------------------------------------
+
+    def make_engine(self, **options: Any) -> Any:
+        """A new engine for the house's own driver."""
+        options = {"pool_size": 40, **options} if "poolclass" not in options else options
+        if self.is_async:
+            from sqlalchemy.ext.asyncio import create_async_engine
+
+            return create_async_engine(self.url, **options)
+        return sa.create_engine(self.url, **options)
+
+    def table(self, bind: Any = None, **settings: Any) -> Any:
+        """A table on the house's engine or another bind, spoken to plainly."""
+        bind = self.engine if bind is None else bind
+        if self.loop is not None:
+            return PlainTable(self.loop, AsyncIdemTable(bind, **settings))
+        return IdemTable(bind, **settings)
+
+    def dispose(self, engine: Any) -> None:
+        if self.loop is not None:
+            self.loop.run(engine.dispose())
+        else:
+            engine.dispose()
+
+    # --- sessions -------------------------------------------------------------------------------------------------
+
+    def on(self, session: Any, work: Callable[[Session], Any]) -> Any:
+        """Run a function of the sync session inside whatever session this is."""
+        if self.loop is not None:
+            return self.loop.run(session.run_sync(work))
+        return work(session)
+
+    @contextmanager
+    def session(self, engine: Any = None, **options: Any) -> Iterator[Held]:
+        """A session of the caller's own, on the house's engine unless another is given; closed at the end."""
+        engine = self.engine if engine is None else engine
+        if self.loop is not None:
+            from sqlalchemy.ext.asyncio import AsyncSession
+
+            held = AsyncSession(engine, **options)
+            try:
+                yield Held(self, held)
+            finally:
+                self.loop.run(held.close())
+        else:
+            with sessionmaker(engine, **options)() as held:
+                yield Held(self, held)
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def effects(self, name: str | None = None) -> list[str]:
+        """The names of what has been committed, in order; of one name if given."""
+        query = sa.select(Effect.name).order_by(Effect.id)
+        if name is not None:
+            query = query.where(Effect.name == name)
+        with self.admin.connect() as connection:
+            return list(connection.execute(query).scalars())
+
+    def rows(self) -> list[Any]:
+        """The rows of the table of keys."""
+        with self.admin.connect() as connection:
+            return list(connection.execute(sa.select(idemtable.metadata.tables["idemtable"])))
+
+    def execute(self, sql: str, **values: Any) -> Any:
+        """Run and commit a statement behind the library's back."""
+        with self.admin.begin() as connection:
+            result = connection.execute(sa.text(sql), values)
+            return result.fetchall() if result.returns_rows else result.rowcount
+
+    def expire(self) -> None:
+        """Make every row as old as if its time had passed, by the database's clock."""
+        self.execute("UPDATE idemtable SET expires_at = created_at")
+
+    def waiting(self) -> int:
+        """How many connections wait for a lock that another one holds, by the database's own views."""
+        if self.kind == "postgresql":
+            sql = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
+        elif self.kind == "mariadb":
+            sql = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+        else:
+            raise AssertionError("SQLite has no view of who waits")
+        return int(self.execute(sql)[0][0])
+
+    def await_waiting(self, count: int) -> None:
+        """Come back when at least `count` connections wait for a lock; fail when it does not happen."""
+        import time
+
+        deadline = time.monotonic() + 20
+        while (seen := self.waiting()) < count:
+            assert time.monotonic() < deadline, f"{seen} of {count} wait"
+            time.sleep(0.01)  # between two looks at the view; nothing is assumed after it
+
+    def sweep(self) -> None:
+        """Empty the tables for the next test."""
+        with self.admin.begin() as connection:
+            for table in ("effect", "unique_business", "idemtable"):
+                connection.exec_driver_sql(f"DELETE FROM {table}")
+
+    def close(self) -> None:
+        self.dispose(self.engine)
+        self.admin.dispose()
+        if self.loop is not None:
+            self.loop.close()
+
+
+def effect(session: Session, name: str, amount: int = 1) -> int:
+    """Leave an effect behind; return its id."""
+    row = Effect(name=name, amount=amount)
+    session.add(row)
+    session.flush()
+    return row.id
