@@ -40,7 +40,8 @@ from .errors import (  # noqa: E402
 )
 from .model import ALL, Outcome, PurgeReport, Record, Stats, Status  # noqa: E402
 from .schema import metadata  # noqa: E402
-from .table import AsyncIdemTable, IdemTable, transactional  # noqa: E402
+from .table import IdemTable, transactional  # noqa: E402
+from .table_async import AsyncIdemTable  # noqa: E402
 
 # Written out, so that what users may rely on is decided in one place; a test compares it with what can be imported.
 __all__ = [

@@ -1,8 +1,7 @@
-"""The front door: `IdemTable` and `AsyncIdemTable`, settings once, verbs over the features."""
+"""The front door: `IdemTable`, settings once, verbs over the features; and the decorator as a plain import."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast, overload
@@ -10,20 +9,16 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast, ov
 from sqlalchemy.exc import SQLAlchemyError
 
 from . import cleanup
-from . import schema as schemas
-from .binding import AsyncBinding, Binding
-from .blocks import AsyncClaim, Claim
-from .claim import Call
-from .codecs import Codec, Results
-from .keys import checked_key, checked_scope, checked_tenant, digest, fingerprint
-from .model import ALL, PurgeReport, Record, Request, Stats
-from .settings import Settings, checked_ttl, checked_wait, validated
-from .transaction import explain
-from .transactional import AsyncTransactional, Spec, Transactional, decorate, decorate_async
+from .binding import Binding, is_async
+from .blocks import Claim
+from .codecs import Codec
+from .model import ALL, PurgeReport, Record, Stats
+from .settings import validated
+from .table_async import AsyncIdemTable
+from .table_base import WEEK, BaseTable, Remember, identity
+from .transactional import AsyncTransactional, Spec, Transactional, decorate
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from sqlalchemy import Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
     from sqlalchemy.orm import Session, sessionmaker
@@ -31,58 +26,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-Remember = tuple[type[Exception], ...]
-
-_WEEK = timedelta(days=7)
-"""A Friday's bug is found on Monday, and queues keep dead letters for days: the key must outlive the last retry."""
 
 
-class _BaseTable:
-    _settings: Settings
-
-    def __repr__(self) -> str:
-        name = ".".join(part for part in (self._settings.schema, self._settings.table) if part)
-        return f"{type(self).__name__}({self._settings.engine.url!r}, table={name!r})"
-
-    def _call(self, scope: str, key: Any, tenant: Any, payload: Any, ttl: Any, wait: Any, returns: Any) -> Call:
-        settings = self._settings
-        id, named_tenant, named_key = _identity(scope, key, tenant)
-        request = Request(
-            id,
-            named_tenant,
-            scope,
-            named_key if settings.store_keys else None,
-            None if payload is None else fingerprint(payload),
-            os.urandom(16),
-            settings.ttl if ttl is None else checked_ttl(ttl),
-        )
-        results = Results(Any if returns is None else returns, settings.codec, settings.max_result_bytes, scope)
-        return Call(request, results, settings.wait if wait is None else checked_wait(wait))
-
-    def _translated(self, error: SQLAlchemyError) -> Exception:
-        return explain(error, self._settings.dialect, self._settings, "idemtable", repeats=True) or error
-
-    def _get(self, id: UUID) -> Callable[[Connection], Record | None]:
-        def work(connection: Connection) -> Record | None:
-            stored = self._settings.records.find(connection, id)
-            return stored.record if stored else None
-
-        return work
-
-    def _create_all(self, connection: Connection) -> None:
-        schemas.create_all(connection, self._settings.table, self._settings.schema)
-
-    def _check_schema(self, connection: Connection) -> None:
-        schemas.require(connection, self._settings.table, self._settings.schema)
-
-
-def _identity(scope: str, key: Any, tenant: Any) -> tuple[UUID, str | None, str]:
-    named_key = checked_key(key)
-    named_tenant = None if tenant is None else checked_tenant(tenant)
-    return digest(named_tenant, checked_scope(scope), named_key), named_tenant, named_key
-
-
-class IdemTable(_BaseTable):
+class IdemTable(BaseTable):
     """The table of keys, bound to an Engine or a sessionmaker.
 
     Args:
@@ -104,7 +50,7 @@ class IdemTable(_BaseTable):
         self,
         bind: Engine | sessionmaker[Any],
         *,
-        ttl: timedelta = _WEEK,
+        ttl: timedelta = WEEK,
         wait: timedelta = timedelta(seconds=5),
         attempts: int = 8,
         max_result_bytes: int = 262_144,
@@ -202,11 +148,11 @@ class IdemTable(_BaseTable):
 
     def get(self, scope: str, key: Any, *, tenant: Any = None) -> Record | None:
         """Return the record of a key, expired or not, or ``None``."""
-        return self._run(self._get(_identity(scope, key, tenant)[0]))
+        return self._run(self._get(identity(scope, key, tenant)[0]))
 
     def forget(self, scope: str, key: Any, *, tenant: Any = None) -> bool:
         """Remove the record of a key, so that its next use runs again; say whether there was one."""
-        id = _identity(scope, key, tenant)[0]
+        id = identity(scope, key, tenant)[0]
         return self._run(lambda connection: self._settings.records.forget(connection, id))
 
     def purge(
@@ -256,129 +202,6 @@ class IdemTable(_BaseTable):
             raise meaning from (error if meaning is not error else error.__cause__)
 
 
-class AsyncIdemTable(_BaseTable):
-    """The table of keys, bound to an AsyncEngine or an async_sessionmaker: the same names, awaited.
-
-    Async all the way, through SQLAlchemy's own ``run_sync``: no thread, no second event loop. Arguments and errors are
-    those of `IdemTable`.
-    """
-
-    def __init__(
-        self,
-        bind: AsyncEngine | async_sessionmaker[Any],
-        *,
-        ttl: timedelta = _WEEK,
-        wait: timedelta = timedelta(seconds=5),
-        attempts: int = 8,
-        max_result_bytes: int = 262_144,
-        store_keys: bool = True,
-        table: str = "idemtable",
-        schema: str | None = None,
-        codec: Codec | None = None,
-    ) -> None:
-        self._settings = validated(
-            AsyncBinding(bind),
-            ttl=ttl,
-            wait=wait,
-            attempts=attempts,
-            max_result_bytes=max_result_bytes,
-            store_keys=store_keys,
-            table=table,
-            schema=schema,
-            codec=codec,
-        )
-
-    def transactional(
-        self,
-        scope: str,
-        *,
-        key: Spec,
-        tenant: Spec | None = None,
-        payload: Any = ALL,
-        ttl: timedelta | None = None,
-        wait: timedelta | None = None,
-        remember: Remember = (),
-        returns: Any = None,
-        isolation_level: str | None = None,
-    ) -> Callable[[Callable[Concatenate[AsyncSession, P], Awaitable[R]]], AsyncTransactional[P, R]]:
-        """Decorate an async function so that its effect is committed at most once for each key."""
-        options = {"key": key, "tenant": tenant, "payload": payload, "ttl": ttl, "wait": wait}
-        options |= {"remember": remember, "returns": returns, "isolation_level": isolation_level}
-        return decorate_async(self._settings, scope, options)
-
-    def transaction(
-        self,
-        scope: str,
-        key: Any,
-        *,
-        tenant: Any = None,
-        payload: Any = None,
-        ttl: timedelta | None = None,
-        wait: timedelta | None = None,
-        returns: Any = None,
-    ) -> AsyncClaim:
-        """Claim a key for an ``async with`` block, in a transaction of its own that commits when the block ends."""
-        return AsyncClaim(self._settings, self._call(scope, key, tenant, payload, ttl, wait, returns), None)
-
-    def claim(
-        self,
-        session: AsyncSession,
-        scope: str,
-        key: Any,
-        *,
-        tenant: Any = None,
-        payload: Any = None,
-        ttl: timedelta | None = None,
-        wait: timedelta | None = None,
-        returns: Any = None,
-    ) -> AsyncClaim:
-        """Claim a key for an ``async with`` block inside the caller's transaction, under a SAVEPOINT."""
-        return AsyncClaim(self._settings, self._call(scope, key, tenant, payload, ttl, wait, returns), session)
-
-    async def get(self, scope: str, key: Any, *, tenant: Any = None) -> Record | None:
-        """Return the record of a key, expired or not, or ``None``."""
-        return await self._run(self._get(_identity(scope, key, tenant)[0]))
-
-    async def forget(self, scope: str, key: Any, *, tenant: Any = None) -> bool:
-        """Remove the record of a key, so that its next use runs again; say whether there was one."""
-        id = _identity(scope, key, tenant)[0]
-        return await self._run(lambda connection: self._settings.records.forget(connection, id))
-
-    async def purge(
-        self,
-        *,
-        batch: int = 5_000,
-        limit: int | None = None,
-        pause: timedelta = timedelta(milliseconds=5),
-        progress: Callable[[int], object] | None = None,
-    ) -> PurgeReport:
-        """Delete expired records in short transactions, one runner at a time; see `IdemTable.purge`."""
-        try:
-            return await cleanup.apurge(self._settings, batch=batch, limit=limit, pause=pause, progress=progress)
-        except SQLAlchemyError as error:
-            raise self._translated(error) from error
-
-    async def stats(self) -> Stats:
-        """Count the records."""
-        return await self._run(self._settings.records.stats)
-
-    async def create_all(self) -> None:
-        """Create the table if it is missing: for tests and notebooks. Elsewhere: ``idemtable db upgrade``."""
-        await self._settings.binding.run(self._create_all)  # type: ignore[misc]
-
-    async def check_schema(self) -> None:
-        """Raise SchemaError, whose message is the command to run, unless the table is as it should be."""
-        await self._settings.binding.run(self._check_schema)  # type: ignore[misc]
-
-    async def _run(self, work: Callable[[Connection], T]) -> T:
-        try:
-            options = self._settings.dialect.begin_options(self._settings.wait)
-            return await cast("Awaitable[T]", self._settings.binding.run(work, options))
-        except SQLAlchemyError as error:
-            meaning = self._translated(error)
-            raise meaning from (error if meaning is not error else error.__cause__)
-
-
 @overload
 def transactional(
     bind: Engine | sessionmaker[Any] | IdemTable, scope: str, *, key: Spec, **options: Any
@@ -394,8 +217,6 @@ def transactional(bind: Any, scope: str, *, key: Spec, **options: Any) -> Any:
         bind: an Engine or sessionmaker, an AsyncEngine or async_sessionmaker, or a table with settings of its own.
         scope, key, options: those of `IdemTable.transactional`.
     """
-    from .binding import is_async
-
     if not isinstance(bind, IdemTable | AsyncIdemTable):
         bind = AsyncIdemTable(bind) if is_async(bind) else IdemTable(bind)
     return bind.transactional(scope, key=key, **options)

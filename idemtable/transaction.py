@@ -58,8 +58,9 @@ class Own:
         options = self.records.dialect.begin_options(wait)
         if self._level is not None:
             options["isolation_level"] = self._level
-        session.begin()
-        self.connection = session.connection(execution_options=options) if options else session.connection()
+        if not session.autobegin:
+            session.begin()
+        self.connection = session.connection(execution_options=options or None)
         self._root = session.get_transaction()
         if why := self.records.dialect.unusable(self.connection):
             raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
@@ -106,7 +107,7 @@ class Joined:
             dialect = self.records.dialect
             if why := dialect.unusable(self.connection):
                 raise SessionNotUsableError(f"the session cannot carry a claim: {why}")
-            self._savepoint = session.begin_nested()  # flushes first: what is pending belongs to the caller
+            self._enter()
         except (PendingRollbackError, InvalidRequestError) as error:
             raise SessionNotUsableError(
                 "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"
@@ -115,7 +116,11 @@ class Joined:
 
     def restart(self, wait: float) -> None:
         self._savepoint.rollback()
-        self._savepoint = self._session.begin_nested()
+        self._enter()
+
+    def _enter(self) -> None:
+        self._savepoint = self._session.begin_nested()  # flushes first: what is pending belongs to the caller
+        self._session.connection()  # SAVEPOINT is only sent for the first statement that goes through the session
 
     def intact(self, work: SessionTransaction | None) -> bool:
         return _stands(self, self._session, work or self._savepoint)
@@ -125,19 +130,24 @@ class Joined:
 
     def rollback(self) -> None:
         savepoint = getattr(self, "_savepoint", None)
-        if savepoint is not None and savepoint.is_active:
+        # Also one that a failed flush has undone already: until it is left the caller's session refuses everything.
+        if savepoint is not None and _open(self._session, savepoint):
             savepoint.rollback()
 
 
 def _stands(transaction: Transaction, session: Session, savepoint: SessionTransaction | None) -> bool:
     """Say whether a savepoint is still open, and the server still in a transaction as far as the driver tells."""
-    if savepoint is not None:
-        inner = session.get_nested_transaction()
-        while inner is not None and inner is not savepoint:  # the business may leave savepoints of its own open
-            inner = inner.parent
-        if inner is None or not savepoint.is_active:
-            return False
+    if savepoint is not None and not (_open(session, savepoint) and savepoint.is_active):
+        return False
     return transaction.records.dialect.in_transaction(transaction.connection)
+
+
+def _open(session: Session, savepoint: SessionTransaction) -> bool:
+    """Say whether the session still is inside a savepoint; the business may have left some of its own open in it."""
+    inner = session.get_nested_transaction()
+    while inner is not None and inner is not savepoint:
+        inner = inner.parent
+    return inner is not None
 
 
 def explain(error: Exception, dialect: Dialect, settings: Settings, scope: str, *, repeats: bool) -> Exception | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from .base import Dialect, Fault, Statement
+from .base import Dialect, Fault
 from .mysql import MySQL
 from .postgresql import PostgreSQL
 from .sqlite import SQLite, configure_sqlite
+from .statement import Statement
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect

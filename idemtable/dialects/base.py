@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import CursorResult, text
 from sqlalchemy.exc import DBAPIError
 
 from ..model import Status
+from .statement import Statement
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Select, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 
@@ -32,26 +33,6 @@ class Fault(Enum):
     DEAD = auto()
     """The transaction, or the savepoint asked for, is no longer there."""
     NO_TABLE = auto()
-
-
-class Statement:
-    """One statement in the driver's own words, compiled once.
-
-    SQLAlchemy's compiler costs 320 microseconds of a transaction's 530 in Python; `exec_driver_sql` leaves it out but
-    keeps its logging, events and handling of lost connections.
-    """
-
-    def __init__(self, sql: str, dialect: SQLAlchemyDialect) -> None:
-        compiled = text(sql).compile(dialect=dialect)
-        self._sql = str(compiled)
-        self._order: list[str] | None = getattr(compiled, "positiontup", None)
-
-    def __call__(self, connection: Connection, values: Mapping[str, Any] | None = None) -> CursorResult[Any]:
-        if values is None:
-            return connection.exec_driver_sql(self._sql)
-        if self._order is None:
-            return connection.exec_driver_sql(self._sql, dict(values))
-        return connection.exec_driver_sql(self._sql, tuple([values[name] for name in self._order]))
 
 
 class Dialect:
@@ -74,6 +55,14 @@ class Dialect:
         UPDATE {{table}} SET fingerprint = :fingerprint, status = {Status.IN_PROGRESS.code}, owner = :owner,
             codec = NULL, result = NULL, completed_at = NULL, created_at = {{now}}, expires_at = {{later}}
         WHERE id = :id AND owner = :stale AND expires_at <= {{now}}"""
+    REDEEM: ClassVar[str] = f"""
+        UPDATE {{table}} SET fingerprint = :fingerprint, status = {Status.IN_PROGRESS.code}, owner = :owner
+        WHERE id = :id AND owner = :stale AND status = {Status.ISSUED.code} AND expires_at > {{now}}"""
+    ISSUE: ClassVar[str] = f"""
+        INSERT INTO {{table}} (id, tenant, scope, owner, status, created_at, expires_at) VALUES {{rows}}"""
+    ISSUED: ClassVar[str] = f"(:id{{n}}, :tenant, :scope, :owner{{n}}, {Status.ISSUED.code}, {{now}}, {{later}})"
+    variables: ClassVar[int] = 32_767
+    """The most variables of one statement; asyncpg counts them in a signed 16-bit integer, PostgreSQL in an unsigned one."""
     EXPIRED: ClassVar[str]
     """Selects or deletes at most `batch` expired rows; in-progress rows never expire."""
     BYTES: ClassVar[str] = "SELECT NULL"
@@ -85,6 +74,7 @@ class Dialect:
         self._key = quote("key")
         self._claim = self.statement(self.CLAIM)
         self._take_over = self.statement(self.TAKE_OVER)
+        self._redeem = self.statement(self.REDEEM)
         dbapi = dialect.dbapi
         self._driver_errors: tuple[type[BaseException], ...] = (DBAPIError, *((dbapi.Error,) if dbapi else ()))
 
@@ -92,6 +82,11 @@ class Dialect:
         """Compile a template for this table."""
         sql = template.format(table=self.table, key=self._key, now=self.now, later=self.later)
         return Statement(sql, self._dialect)
+
+    def issue(self, count: int) -> Statement:
+        """Compile the insertion of `count` tokens."""
+        rows = ", ".join(self.ISSUED.replace("{n}", str(n)) for n in range(count))
+        return self.statement(self.ISSUE.replace("{rows}", rows))
 
     # --- values -------------------------------------------------------------------------------------------------------
 
@@ -118,6 +113,10 @@ class Dialect:
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         """Make an expired row ours unless somebody else was faster."""
         return self._take_over(connection, values).rowcount == 1
+
+    def redeem(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        """Make an issued token's row ours unless it is spent or expired; wait for a transaction that redeems it."""
+        return self._redeem(connection, values).rowcount == 1
 
     def delete_expired(self, connection: Connection, batch: int) -> int:
         """Delete at most `batch` expired rows that nobody holds; say how many."""
@@ -156,6 +155,34 @@ class Dialect:
     def in_transaction(self, connection: Connection) -> bool:
         """Say whether the server still is in a transaction, as far as the driver tells; ``True`` if it does not."""
         return True
+
+    # --- guards -------------------------------------------------------------------------------------------------------
+
+    def unlockable(self, connection: Connection) -> str | None:
+        """Say why a lock taken here would not last until COMMIT, with the cure; ``None`` if it does."""
+        return self.unusable(connection)
+
+    @contextmanager
+    def waiting(self, connection: Connection, wait: float | None) -> Iterator[None]:
+        """Bound what runs inside to `wait` seconds for each lock, and keep the transaction usable when they run out."""
+        yield
+
+    def for_update(
+        self, connection: Connection, rows: Select[Any], wait: float | None, of: Table | None
+    ) -> Select[Any]:
+        """Make a SELECT lock its rows (those of one table where others are joined) for use inside `waiting`."""
+        return rows.with_for_update(nowait=wait == 0, of=of)
+
+    def latest(self, rows: Select[Any]) -> Select[Any]:
+        """Make a SELECT see what an UPDATE of the same transaction would have met."""
+        return rows
+
+    def lock_writes(self, connection: Connection, table: Table) -> None:
+        """Take what must be held before rows of a table can be locked."""
+
+    def lock_name(self, connection: Connection, id: UUID, wait: float | None) -> bool:
+        """Hold a lock that has no row until the transaction ends; say whether it was free, or raise `Fault.BUSY`."""
+        raise NotImplementedError
 
     # --- errors -------------------------------------------------------------------------------------------------------
 

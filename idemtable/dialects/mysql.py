@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import ceil
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
+from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Select, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 _SERVER_STATUS_IN_TRANS = 1
+
+
+
+def _is_mariadb(connection: Connection) -> bool:
+    return bool(getattr(connection.dialect, "is_mariadb", False))
 
 
 class MySQL(Dialect):
@@ -65,6 +73,12 @@ class MySQL(Dialect):
     _INSERT = f"INSERT INTO {{table}} ({COLUMNS}) VALUES ({VALUES})"
     CLAIM = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {_INSERT}"
     TAKE_OVER = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {Dialect.TAKE_OVER}"
+    REDEEM = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {Dialect.REDEEM}"
+    # An INSERT that meets a duplicate and leaves it at that takes a shared lock, and of N waiters all but one deadlock
+    # when the holder commits. This one takes it exclusively, and they come one after the other. The DELETE leaves no row
+    # behind: the lock outlives it until COMMIT.
+    LOCK_NAME = f"""INSERT INTO {{table}} (id, scope, status, owner, created_at, expires_at)
+        VALUES (:id, 'idemtable.lock', {Status.LOCK.code}, :id, {{now}}, {{now}}) ON DUPLICATE KEY UPDATE owner = :id"""
     EXPIRED = f"""SELECT id FROM {{table}} WHERE {EXPIRED_WHERE}
         ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED"""
     BYTES = """SELECT data_length + index_length FROM information_schema.tables
@@ -74,6 +88,7 @@ class MySQL(Dialect):
         super().__init__(dialect, table, schema)
         self._insert = self.statement(self._INSERT)
         self._update = self.statement(Dialect.TAKE_OVER)
+        self._update_issued = self.statement(Dialect.REDEEM)
         self._set_wait = self.statement("SET SESSION innodb_lock_wait_timeout = :wait")
         self._get_wait = self.statement("SELECT @@SESSION.innodb_lock_wait_timeout")
 
@@ -93,8 +108,11 @@ class MySQL(Dialect):
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return bool(self._bounded(connection, values, self._take_over, self._update).rowcount == 1)
 
+    def redeem(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        return bool(self._bounded(connection, values, self._redeem, self._update_issued).rowcount == 1)
+
     def _bounded(self, connection: Connection, values: Mapping[str, Any], in_one: Any, plain: Any) -> Any:
-        if getattr(connection.dialect, "is_mariadb", False):
+        if _is_mariadb(connection):
             return in_one(connection, values)
         before = self._get_wait(connection).scalar()  # MySQL has no SET STATEMENT
         self._set_wait(connection, values)
@@ -120,6 +138,39 @@ class MySQL(Dialect):
     def in_transaction(self, connection: Connection) -> bool:
         status = getattr(connection.connection.driver_connection, "server_status", None)
         return True if status is None else bool(status & _SERVER_STATUS_IN_TRANS)
+
+    @contextmanager
+    def waiting(self, connection: Connection, wait: float | None) -> Iterator[None]:
+        if not wait or _is_mariadb(connection):
+            yield
+            return
+        before = self._get_wait(connection).scalar()  # MySQL has no FOR UPDATE WAIT
+        self._set_wait(connection, {"wait": self.wait(wait)})
+        try:
+            yield
+        finally:
+            self._set_wait(connection, {"wait": before})
+
+    def for_update(
+        self, connection: Connection, rows: Select[Any], wait: float | None, of: Table | None
+    ) -> Select[Any]:
+        locking = super().for_update(connection, rows, wait, of)
+        return locking.suffix_with(f"WAIT {self.wait(wait)}") if wait and _is_mariadb(connection) else locking
+
+    def latest(self, rows: Select[Any]) -> Select[Any]:
+        # At REPEATABLE READ a plain SELECT looks into the snapshot, where the row may still be as the caller believes.
+        return rows.with_for_update()
+
+    def lock_name(self, connection: Connection, id: UUID, wait: float | None) -> bool:
+        plain = self.statement(self.LOCK_NAME)
+        values: dict[str, Any] = {"id": self.id(id)}
+        if wait is None:
+            plain(connection, values)
+        else:
+            bounded = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {self.LOCK_NAME}")
+            self._bounded(connection, values | {"wait": self.wait(wait)}, bounded, plain)
+        self.statement("DELETE FROM {table} WHERE id = :id")(connection, values)
+        return True
 
     def code(self, error: BaseException) -> Any:
         return error.args[0] if error.args else None

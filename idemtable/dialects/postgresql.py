@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 # return (the key is taken) the time-out stays, which is why a lost claim ends its transaction or its savepoint.
 _BOUNDED = """WITH before AS MATERIALIZED (
         SELECT current_setting('lock_timeout') AS timeout, set_config('lock_timeout', CAST(:wait AS text), true))"""
+
+_SET_WAIT = "SELECT current_setting('lock_timeout'), set_config('lock_timeout', CAST(:wait AS text), true)"
 
 
 class PostgreSQL(Dialect):
@@ -72,6 +75,13 @@ class PostgreSQL(Dialect):
         FROM before
         WHERE t.id = CAST(:id AS uuid) AND t.owner = CAST(:stale AS bytea) AND t.expires_at <= {{now}}
         RETURNING set_config('lock_timeout', before.timeout, true)"""
+    REDEEM = f"""{_BOUNDED}
+        UPDATE {{table}} AS t SET fingerprint = CAST(:fingerprint AS bytea), status = {Status.IN_PROGRESS.code},
+            owner = CAST(:owner AS bytea)
+        FROM before
+        WHERE t.id = CAST(:id AS uuid) AND t.owner = CAST(:stale AS bytea)
+            AND t.status = {Status.ISSUED.code} AND t.expires_at > {{now}}
+        RETURNING set_config('lock_timeout', before.timeout, true)"""
     EXPIRED = f"""DELETE FROM {{table}} WHERE id = ANY(ARRAY(
         SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED))"""
     BYTES = "SELECT pg_total_relation_size(to_regclass(:table))"
@@ -89,6 +99,9 @@ class PostgreSQL(Dialect):
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return self._take_over(connection, values).first() is not None
 
+    def redeem(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        return self._redeem(connection, values).first() is not None
+
     def delete_expired(self, connection: Connection, batch: int) -> int:
         return self.statement(self.EXPIRED)(connection, {"batch": batch}).rowcount
 
@@ -102,6 +115,29 @@ class PostgreSQL(Dialect):
             return bool(info.transaction_status != 0)
         if (inside := getattr(driver, "is_in_transaction", None)) is not None:  # asyncpg
             return bool(inside())
+        return True
+
+    @contextmanager
+    def waiting(self, connection: Connection, wait: float | None) -> Iterator[None]:
+        if wait is None:
+            yield
+            return
+        # 55P03 ends a transaction, but not one that has a savepoint; ROLLBACK TO also puts the time-out back.
+        with connection.begin_nested():
+            if wait == 0:  # the statement inside says NOWAIT
+                yield
+                return
+            before = self.statement(_SET_WAIT)(connection, {"wait": self.wait(wait)}).scalar()
+            yield
+            self.statement(_SET_WAIT)(connection, {"wait": before})
+
+    def lock_name(self, connection: Connection, id: UUID, wait: float | None) -> bool:
+        number = {"number": int.from_bytes(id.bytes[:8], "big", signed=True)}
+        if wait == 0:
+            sql = "SELECT pg_try_advisory_xact_lock(CAST(:number AS bigint))"
+            return bool(self.statement(sql)(connection, number).scalar())
+        with self.waiting(connection, wait):
+            self.statement("SELECT pg_advisory_xact_lock(CAST(:number AS bigint))")(connection, number)
         return True
 
     def code(self, error: BaseException) -> Any:

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
-from sqlalchemy import event
+from sqlalchemy import event, false, update
 
 from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault
+from .statement import send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 _IMMEDIATE: Final = "idemtable_immediate"
@@ -68,12 +70,12 @@ def _begin(connection: Connection) -> None:
     wait = connection.get_execution_options().get(_IMMEDIATE)
     if wait is None:
         if not begun:
-            connection.exec_driver_sql("BEGIN")
+            send(connection, "BEGIN")
         return
     if begun:  # by a listener of the application's own, with nothing in it yet
-        connection.exec_driver_sql("ROLLBACK")
+        send(connection, "ROLLBACK")
     with _busy_timeout(connection, wait):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        send(connection, "BEGIN IMMEDIATE")
 
 
 def _inside(raw: Any) -> bool:
@@ -85,15 +87,15 @@ def _busy_timeout(connection: Connection, wait: int) -> Iterator[None]:
     info = connection.info
     usual = info.get("idemtable_busy_timeout")
     if usual is None:
-        usual = info["idemtable_busy_timeout"] = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+        usual = info["idemtable_busy_timeout"] = send(connection, "PRAGMA busy_timeout").scalar()
     if wait == usual:  # with the defaults of driver and library, five seconds, there is nothing to set
         yield
         return
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait}")
+    send(connection, f"PRAGMA busy_timeout = {wait}")
     try:
         yield
     finally:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {usual}")
+        send(connection, f"PRAGMA busy_timeout = {usual}")
 
 
 class SQLite(Dialect):
@@ -116,6 +118,8 @@ class SQLite(Dialect):
         # Our statements never change, so "SQL logic error" from one of them means the table.
         sqlite3.SQLITE_ERROR: Fault.NO_TABLE,
     }
+
+    variables = 32_766 if sqlite3.sqlite_version_info >= (3, 32) else 999
 
     CLAIM = f"INSERT INTO {{table}} ({COLUMNS}) VALUES ({VALUES})"
     EXPIRED = f"DELETE FROM {{table}} WHERE id IN (SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} LIMIT :batch)"
@@ -171,6 +175,28 @@ class SQLite(Dialect):
 
     def in_transaction(self, connection: Connection) -> bool:
         return _inside(connection.connection.driver_connection)
+
+    def unlockable(self, connection: Connection) -> str | None:
+        # Which of the two begins the transaction, driver or listener, makes no difference to a write lock.
+        return self.unusable(connection) if _autocommit(connection) else None
+
+    @contextmanager
+    def waiting(self, connection: Connection, wait: float | None) -> Iterator[None]:
+        if wait is None:
+            yield
+            return
+        with _busy_timeout(connection, round(wait * 1000)):
+            yield
+
+    def lock_writes(self, connection: Connection, table: Table) -> None:
+        # There is no FOR UPDATE: one transaction writes at a time, and this UPDATE of no row makes it the caller's.
+        column = next(iter(table.primary_key))
+        connection.execute(update(table).values({column: column}).where(false()))
+
+    def lock_name(self, connection: Connection, id: UUID, wait: float | None) -> bool:
+        with self.waiting(connection, wait):
+            self._lock(connection)
+        return True
 
     def code(self, error: BaseException) -> Any:
         code = getattr(error, "sqlite_errorcode", None)

@@ -1,0 +1,54 @@
+# A machine with Python 3.11 or newer and make needs nothing else: every target brings what it uses into .venv.
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$name; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := .[postgresql,mysql,asyncio,pydantic,redis]
+URL ?=
+
+.PHONY: help demo test test-lowest lint format bench docs clean
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check -U 'pip>=25.1'
+
+# A stamp for each group, so that the demo does not wait for the tests' tools.
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	@$(BIN)/pip install -q -e '$(EXTRAS)' && touch $@
+$(VENV)/.%: pyproject.toml $(VENV)/.run
+	@$(BIN)/pip install -q --group $* && touch $@
+
+demo: $(VENV)/.run ## run a recorded day of payments through it: SQLite, or URL=postgresql+psycopg://…
+	@$(BIN)/idemtable demo $(if $(URL),--url '$(URL)')
+
+test: $(VENV)/.test $(VENV)/.lint ## every promise, on real servers that the tests bring themselves
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-lowest: $(BIN)/python ## the contract suite on the lowest versions that pyproject.toml allows
+	@$(BIN)/pip install -q uv
+	@test -x .venv-lowest/bin/python || $(BIN)/uv venv -q --python $(BIN)/python .venv-lowest
+	@$(BIN)/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '$(EXTRAS)' --group test
+	@.venv-lowest/bin/python -c 'import sqlalchemy, alembic; print("SQLAlchemy", sqlalchemy.__version__, "Alembic", alembic.__version__)'
+	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -W default tests/contract tests/unit $(ARGS)
+
+lint: $(VENV)/.lint $(VENV)/.test ## what a reader would complain about
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || ($(BIN)/ruff format --check . ; exit 1)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --config pyproject.toml 2>/dev/null || $(BIN)/lint-imports --config pyproject.toml
+
+format: $(VENV)/.lint ## put the code into its form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.test ## what a claim costs, as ratios within one run
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+docs: $(VENV)/.docs ## build the documentation into site/
+	@$(BIN)/zensical build --clean
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .venv-lowest .cache site build dist

@@ -1,0 +1,88 @@
+"""How a statement travels: in the driver's own words, by the driver's own cursor.
+
+Of the 530 microseconds of Python in a transaction through SQLAlchemy Core, 320 are Core's. `exec_driver_sql` spares the
+compiler and still costs 15 (SQLite) to 35 (psycopg) microseconds a statement beyond the cursor's own; with three
+statements a call that was most of what the library took. So the cursor is used directly, unless somebody listens:
+with ``echo``, or with cursor events (tracing, counters), the statement goes through SQLAlchemy and shows there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
+
+
+class Answer:
+    """What a statement gave: its rows, read to the end, and how many it touched."""
+
+    __slots__ = ("rowcount", "rows")
+
+    def __init__(self, rows: Sequence[Any], rowcount: int) -> None:
+        self.rows = rows
+        self.rowcount = rowcount
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows)
+
+    def first(self) -> Any:
+        """Return the first row, or ``None``."""
+        return self.rows[0] if self.rows else None
+
+    def scalar(self) -> Any:
+        """Return the first column of the first row, or ``None``."""
+        return self.rows[0][0] if self.rows else None
+
+
+def send(connection: Connection, sql: str, parameters: Any = ()) -> Answer:
+    """Run a statement on a connection.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would, with a lost connection marked and taken out of the pool.
+    """
+    if _listened_to(connection):
+        result = connection.exec_driver_sql(sql, parameters or None)
+        return Answer(result.fetchall() if result.returns_rows else (), result.rowcount)
+    cursor = None
+    try:
+        cursor = connection.connection.cursor()
+        cursor.execute(sql, parameters)
+        answer = Answer(cursor.fetchall() if cursor.description is not None else (), cursor.rowcount)
+        cursor.close()
+        return answer
+    except BaseException as error:
+        # Not public, and the same in 2.0 and 2.1, which is what pyproject allows. What it does must be done for every
+        # error: wrap it, ask the dialect whether the connection is lost, invalidate it and all that are older.
+        connection._handle_dbapi_exception(error, sql, parameters, cursor, None)
+        raise  # never reached: the line above raises
+
+
+def _listened_to(connection: Connection) -> bool:
+    if connection._echo:
+        return True
+    if not (connection._has_events or connection.engine._has_events):
+        return False
+    dispatch = connection.dispatch
+    return bool(dispatch.before_cursor_execute or dispatch.after_cursor_execute)
+
+
+class Statement:
+    """One statement of the library, compiled once for a driver."""
+
+    def __init__(self, sql: str, dialect: SQLAlchemyDialect) -> None:
+        compiled = text(sql).compile(dialect=dialect)
+        self._sql = str(compiled)
+        self._order: list[str] | None = getattr(compiled, "positiontup", None)
+
+    def __call__(self, connection: Connection, values: Mapping[str, Any] | None = None) -> Answer:
+        """Run it with values by name; more of them than it names are left alone."""
+        if values is None:
+            return send(connection, self._sql)
+        if self._order is None:
+            return send(connection, self._sql, values)
+        return send(connection, self._sql, tuple([values[name] for name in self._order]))
