@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from .binding import sync_session
-from .claim import Attempt, Call
+from .claim import Call
 from .errors import TransactionError
 from .transaction import Joined, Own
 
@@ -58,7 +58,7 @@ class _BaseClaim(Generic[SessionT]):
 
     def _enter(self, session: Session) -> None:
         tx = Own(self._settings) if self._given is None else Joined(self._settings)
-        self._attempt = Attempt(self._settings, tx, self._call, repeats=False)
+        self._attempt = self._call.attempt(self._settings, tx, repeats=False)
         try:
             if not self._attempt.open(session, self.session, block=True):
                 outcome = self._attempt.answer()

@@ -18,7 +18,7 @@ from .dialects import Fault
 from .errors import FingerprintMismatchError, IdempotencyError, InProgressError, LostClaimError
 from .model import InProgress, Mismatch, Outcome, Replay, Request, Reraise, Status, Stored, TakeOver, Won
 from .policy import decide
-from .transaction import Transaction, explain, retry_error
+from .transaction import Transaction, explain, is_open, retry_error
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, SessionTransaction
@@ -51,6 +51,10 @@ class Call:
             self.deadline = now + self.wait
             return self.wait
         return max(0.0, self.deadline - now)
+
+    def attempt(self, settings: Settings, transaction: Transaction, *, repeats: bool) -> Attempt:
+        """Return one attempt at this call."""
+        return Attempt(settings, transaction, self, repeats=repeats)
 
 
 class Attempt:
@@ -100,10 +104,9 @@ class Attempt:
                 raise meaning from error
             raise
         except Exception as error:
-            if self._tx.records.dialect.is_driver_error(error):  # PyMySQL's, from setting an isolation level
-                if meaning := self._explain(error):
-                    raise meaning from error
-                self._settings.engine.dispose(close=False)  # the dead connection would be handed out again
+            # PyMySQL's own, from setting an isolation level.
+            if self._tx.records.dialect.is_driver_error(error) and (meaning := self._explain(error)):
+                raise meaning from error
             raise
         match self.decision:
             case Won():
@@ -283,10 +286,10 @@ class Attempt:
     def _remember(self, session: Session, error: Exception) -> None:
         assert self._work is not None
         data = remembered.pack(error, self._call.request.scope)
-        if not self._tx.intact(None):
+        # The savepoint may be inactive: a failed flush has undone it, but the session is in it until it is left.
+        if not self._tx.intact(None) or not is_open(session, self._work):
             raise self._lost() from error
-        if self._work.is_active:  # a failed flush has rolled it back already
-            self._ours(self._work.rollback)
+        self._ours(self._work.rollback)
         self._work = None
         self._store(Status.FAILED, remembered.CODEC, data)
         self._tx.commit()

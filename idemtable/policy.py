@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from .errors import ExpiredTokenError, SpentTokenError, TokenError, UnknownTokenError
 from .model import Decision, InProgress, Mismatch, Replay, Request, Reraise, Status, Stored, TakeOver, Won
 
 
@@ -32,8 +33,7 @@ def decide(stored: Stored | None, request: Request, now: datetime) -> Decision:
     if record.expires_at <= now:
         return TakeOver(stored)
 
-    # Only where both sides have one: a fingerprint of NULL was written by a call that checks no payload.
-    if None not in (record.fingerprint, request.fingerprint) and record.fingerprint != request.fingerprint:
+    if _differ(record.fingerprint, request.fingerprint):
         return Mismatch(stored)
 
     match record.status:
@@ -43,3 +43,48 @@ def decide(stored: Stored | None, request: Request, now: datetime) -> Decision:
             return Reraise(stored)
         case _:
             return InProgress(stored)
+
+
+def decide_token(stored: Stored | None, request: Request, *, replay: bool) -> Decision | type[TokenError]:
+    """Say what a redemption may do that found its token not to be had, given the row that stands for the token.
+
+    Args:
+        stored: the row as read, with the database's time, or ``None`` if there is none.
+        request: the redemption; its tenant is the subject.
+        replay: whether a second use may have the first one's result.
+
+    Returns:
+        `Won`: it is to be had after all, try again. `Replay`, `Reraise`: answer from the row. `InProgress`: a function
+        broke out of its transaction. Or the class of the error to refuse with.
+    """
+    # Before everything else: to another subject even the state of a token is nothing to know.
+    if stored is None or stored.record.tenant != request.tenant:
+        return UnknownTokenError
+    record = stored.record
+
+    # Its COMMIT had arrived and only the answer was lost. Neither the time since then nor replay=False may turn what
+    # this very call has done into a refusal.
+    ours = stored.owner == request.owner
+
+    match record.status:
+        case Status.IN_PROGRESS:
+            return InProgress(stored)
+        case Status.ISSUED | Status.SPENT | Status.FAILED if record.expires_at <= stored.now and not ours:
+            return ExpiredTokenError
+        case Status.ISSUED:
+            return Won()
+        case Status.SPENT | Status.FAILED if not ours and (
+            not replay or _differ(record.fingerprint, request.fingerprint)
+        ):
+            return SpentTokenError
+        case Status.SPENT:
+            return Replay(stored)
+        case Status.FAILED:
+            return Reraise(stored)
+        case _:
+            return UnknownTokenError
+
+
+def _differ(one: bytes | None, other: bytes | None) -> bool:
+    # Only where both sides have one: a fingerprint of NULL was written by a call that checks no payload.
+    return None not in (one, other) and one != other

@@ -10,6 +10,7 @@ from .keys import digest
 from .model import Record, Request, Stats, Status, Stored
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -36,8 +37,15 @@ _STATS: Final = f"""
 
 _LIST: Final = f"""
     SELECT tenant, scope, {{key}}, status, fingerprint, codec, length(result), created_at, completed_at, expires_at
-    FROM {{table}} WHERE status <> {Status.LOCK.code} AND (:scope IS NULL OR scope = :scope)
+    FROM {{table}} WHERE status <> {Status.LOCK.code} AND {{which}} ORDER BY created_at DESC LIMIT :count"""
+
+_TOKENS: Final = f"""
+    SELECT tenant, scope, {{key}}, status, fingerprint, codec, length(result), created_at, completed_at, expires_at
+    FROM {{table}} WHERE scope = :scope AND status IN ({Status.ISSUED.code}, {Status.SPENT.code})
     ORDER BY created_at DESC LIMIT :count"""
+
+_VARIABLES_PER_TOKEN: Final = 5
+"""Where a driver has no names for them, a row's id, subject, scope, holder and ttl are each bound again."""
 
 # No user can reach this row: a scope holds no control characters.
 _RUNNER: Final = digest(None, "\x00purge", "runner")
@@ -53,6 +61,7 @@ class Records:
         self._store = dialect.statement(_STORE)
         self._forget = dialect.statement(_FORGET)
         self._renew = dialect.statement(_RENEW)
+        self._issue_one = dialect.issue(1)
 
     def claim(self, connection: Connection, request: Request, wait: float) -> bool:
         """Insert the row of a request unless its id is there, waiting at most `wait` seconds for whoever holds it.
@@ -65,6 +74,26 @@ class Records:
     def take_over(self, connection: Connection, request: Request, stale: bytes, wait: float) -> bool:
         """Make an expired row the request's, if it still is the row of the owner `stale`."""
         return self.dialect.take_over(connection, self._values(request, wait) | {"stale": stale})
+
+    def redeem(self, connection: Connection, request: Request, holder: bytes, wait: float) -> bool:
+        """Make an issued token's row the request's, waiting at most `wait` seconds for whoever is redeeming it.
+
+        Args:
+            holder: the owner that the row was issued with.
+        """
+        return self.dialect.redeem(connection, self._values(request, wait) | {"stale": holder})
+
+    def issue(
+        self, connection: Connection, scope: str, subject: str | None, tokens: Sequence[tuple[UUID, bytes]], ttl: int
+    ) -> None:
+        """Insert the rows of tokens, given as ids and holders, with as few statements as the drivers allow."""
+        size = self.dialect.variables // _VARIABLES_PER_TOKEN
+        for start in range(0, len(tokens), size):
+            part = tokens[start : start + size]
+            values: dict[str, Any] = {"tenant": subject, "scope": scope, "ttl": ttl}
+            for n, (id, holder) in enumerate(part):
+                values[f"id{n}"], values[f"owner{n}"] = self.dialect.id(id), holder
+            (self._issue_one if len(part) == 1 else self.dialect.issue(len(part)))(connection, values)
 
     def _values(self, request: Request, wait: float) -> dict[str, Any]:
         return {
@@ -135,6 +164,15 @@ class Records:
         """Delete at most `batch` expired rows that nobody holds; say how many."""
         return self.dialect.delete_expired(connection, batch)
 
+    def lock_row(self, connection: Connection, name: str, wait: float | None) -> bool:
+        """Hold a lock by name until the transaction ends, waiting at most `wait` seconds; ``None``: as the database does.
+
+        Returns:
+            Whether it was free. Where the database says that by an error, it is left to rise.
+        """
+        # The table is part of the name: PostgreSQL keeps these locks apart by a number alone, whatever table they mean.
+        return self.dialect.lock_name(connection, digest(None, f"\x00lock {self.dialect.table}", name), wait)
+
     def lease(self, connection: Connection, owner: bytes, ttl: int) -> bool:
         """Become the one purge runner; say whether this owner is it now. The row is committed by the caller."""
         request = Request(_RUNNER, None, "idemtable.purge", None, None, owner, ttl)
@@ -172,5 +210,14 @@ class Records:
 
     def latest(self, connection: Connection, scope: str | None, count: int) -> list[Record]:
         """Return the newest records, of one scope or of all."""
-        rows: Any = self.dialect.statement(_LIST)(connection, {"scope": scope, "count": count})
+        # Two texts and not ":scope IS NULL OR …": PostgreSQL cannot tell the type of a parameter that is only compared
+        # with NULL.
+        which = "scope IS NOT NULL" if scope is None else "scope = :scope"
+        statement = self.dialect.statement(_LIST.replace("{which}", which))
+        rows: Any = statement(connection, {"scope": scope, "count": count})
+        return [self._record(*row) for row in rows]
+
+    def tokens(self, connection: Connection, scope: str, count: int) -> list[Record]:
+        """Return the newest tokens of a scope, issued and spent."""
+        rows: Any = self.dialect.statement(_TOKENS)(connection, {"scope": scope, "count": count})
         return [self._record(*row) for row in rows]

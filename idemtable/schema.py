@@ -33,8 +33,10 @@ __all__ = [
     "build",
     "check_names",
     "create_all",
+    "cure",
     "downgrade",
     "metadata",
+    "ours",
     "require",
     "state",
     "upgrade",
@@ -323,8 +325,8 @@ def _differences(
 def cure(found: State, table: str, schema: str | None) -> str:
     """Say what to do about the problems found."""
     command, call = "idemtable db upgrade", f"schema.upgrade(to={STEP}"
-    for option, value in (("table", table), ("schema", schema)):
-        if value not in ("idemtable", None):
+    for option, value, default in (("table", table, "idemtable"), ("schema", schema, None)):
+        if value != default:
             command, call = f"{command} --{option} {value}", f'{call}, {option}="{value}"'
     text = f"Run `{command}`, or call `{call})` in a revision of your own (`idemtable db revision` writes it)."
     if not found.curable:

@@ -93,11 +93,16 @@ class Settings:
         other = connection.dialect
         known = _by_dialect.get((id(other), self.table, self.schema))
         if known is None or known[0] is not other:
+            if len(_by_dialect) >= _MOST_DIALECTS:
+                _by_dialect.clear()
             known = other, Records(find(other, self.table, self.schema), self.table, self.schema)
             _by_dialect[id(other), self.table, self.schema] = known
         return known[1]
 
 
+_MOST_DIALECTS: Final = 64
+"""Statements kept for engines that sessions were handed over from; a program that makes an engine a request must not
+grow with it."""
 _by_dialect: dict[tuple[int, str, str | None], tuple[Any, Records]] = {}
 
 

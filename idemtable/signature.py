@@ -94,7 +94,7 @@ class Parameters:
                 )
 
             return everything
-        if isinstance(payload, str) or not all(isinstance(name, str) for name in payload):
+        if not isinstance(payload, tuple | list | set) or not all(isinstance(name, str) for name in payload):
             raise TypeError(f"payload= takes ALL, a tuple of parameters' names, a callable or None, not {payload!r}")
         paths = {spec: self._split(spec, "payload") for spec in payload}
 
@@ -135,6 +135,7 @@ def declared_return(function: Callable[..., Any], depth: int) -> Any:
     annotation = function.__annotations__.get("return", Any)
     if not isinstance(annotation, str):
         return annotation
+    own = getattr(inspect.unwrap(function), "__globals__", {})  # not those of a decorator in another module
     scopes: list[Mapping[str, Any]] = []
     frame = sys._getframe(depth)
     while frame is not None:
@@ -144,7 +145,7 @@ def declared_return(function: Callable[..., Any], depth: int) -> Any:
         frame = frame.f_back  # type: ignore[assignment]
     for local in scopes:
         try:
-            return eval(annotation, getattr(function, "__globals__", {}), dict(local))  # noqa: S307 - the program's own text
+            return eval(annotation, own, dict(local))  # noqa: S307 - the program's own text
         except NameError:
             continue
     raise TypeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, cast, overload
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,7 +15,7 @@ from .codecs import Codec
 from .model import ALL, PurgeReport, Record, Stats
 from .settings import validated
 from .table_async import AsyncIdemTable
-from .table_base import WEEK, BaseTable, Remember, identity
+from .table_base import WEEK, BaseTable, Options, Remember, identity
 from .transactional import AsyncTransactional, Spec, Transactional, decorate
 
 if TYPE_CHECKING:
@@ -204,13 +204,13 @@ class IdemTable(BaseTable):
 
 @overload
 def transactional(
-    bind: Engine | sessionmaker[Any] | IdemTable, scope: str, *, key: Spec, **options: Any
+    bind: Engine | sessionmaker[Any] | IdemTable, scope: str, *, key: Spec, **options: Unpack[Options]
 ) -> Callable[[Callable[Concatenate[Session, P], R]], Transactional[P, R]]: ...
 @overload
 def transactional(
-    bind: AsyncEngine | async_sessionmaker[Any] | AsyncIdemTable, scope: str, *, key: Spec, **options: Any
+    bind: AsyncEngine | async_sessionmaker[Any] | AsyncIdemTable, scope: str, *, key: Spec, **options: Unpack[Options]
 ) -> Callable[[Callable[Concatenate[AsyncSession, P], Awaitable[R]]], AsyncTransactional[P, R]]: ...
-def transactional(bind: Any, scope: str, *, key: Spec, **options: Any) -> Any:
+def transactional(bind: Any, scope: str, *, key: Spec, **options: Unpack[Options]) -> Any:
     """Decorate a function as `IdemTable.transactional` does, without a table to name first.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from . import schema as schemas
 from .claim import Call
@@ -14,6 +14,7 @@ from .keys import checked_key, checked_scope, checked_tenant, digest, fingerprin
 from .model import Record, Request
 from .settings import Settings, checked_ttl, checked_wait
 from .transaction import explain
+from .transactional import Spec
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import SQLAlchemyError
 
 Remember = tuple[type[Exception], ...]
+
+
+class Options(TypedDict, total=False):
+    """What `IdemTable.transactional` takes beside scope and key."""
+
+    tenant: Spec | None
+    payload: Any
+    ttl: timedelta | None
+    wait: timedelta | None
+    remember: Remember
+    returns: Any
+    isolation_level: str | None
+
 
 WEEK: Final = timedelta(days=7)
 """A Friday's bug is found on Monday, and queues keep dead letters for days: the key must outlive the last retry."""

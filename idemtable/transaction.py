@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
+from sqlalchemy.exc import InvalidRequestError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 from .dialects import Fault
 from .errors import InProgressError, RetryTransactionError, SchemaError, SessionNotUsableError
@@ -50,6 +50,7 @@ class Own:
 
     def __init__(self, settings: Settings, isolation_level: str | None = None) -> None:
         self.records = settings.records
+        self._engine = settings.engine
         self._level = isolation_level
         self._root: SessionTransaction | None = None
 
@@ -60,7 +61,11 @@ class Own:
             options["isolation_level"] = self._level
         if not session.autobegin:
             session.begin()
-        self.connection = session.connection(execution_options=options or None)
+        try:
+            self.connection = _connection(session, options)
+        except Exception as error:
+            self._drop_dead(error)
+            raise
         self._root = session.get_transaction()
         if why := self.records.dialect.unusable(self.connection):
             raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
@@ -74,10 +79,24 @@ class Own:
         return root is self._root and root is not None and root.is_active and _stands(self, self._session, work)
 
     def commit(self) -> None:
-        self._session.commit()
+        try:
+            self._session.commit()
+        except Exception as error:
+            self._drop_dead(error)
+            raise
 
     def rollback(self) -> None:
-        self._session.rollback()
+        try:
+            self._session.rollback()
+        except Exception as error:
+            self._drop_dead(error)
+            raise
+
+    def _drop_dead(self, error: Exception) -> None:
+        # The raw error of PyMySQL or asyncmy, from setting an isolation level or putting it back: SQLAlchemy does not
+        # notice that the connection is dead, would hand it out again, or lose its place in the pool for good.
+        if not isinstance(error, SQLAlchemyError) and self.records.dialect.is_driver_error(error):
+            self._engine.dispose(close=False)
 
 
 class Joined:
@@ -98,11 +117,10 @@ class Joined:
         self._session = session
         try:
             if session.in_transaction():
-                self.connection = session.connection()
+                self.connection = _connection(session)
             else:
                 # Nothing has begun: then it can begin as our own would, on SQLite with the write lock.
-                options = self.records.dialect.begin_options(wait)
-                self.connection = session.connection(execution_options=options)
+                self.connection = _connection(session, self.records.dialect.begin_options(wait))
             self.records = self._settings.records_of(self.connection)
             dialect = self.records.dialect
             if why := dialect.unusable(self.connection):
@@ -131,18 +149,27 @@ class Joined:
     def rollback(self) -> None:
         savepoint = getattr(self, "_savepoint", None)
         # Also one that a failed flush has undone already: until it is left the caller's session refuses everything.
-        if savepoint is not None and _open(self._session, savepoint):
+        if savepoint is not None and is_open(self._session, savepoint):
             savepoint.rollback()
+
+
+def _connection(session: Session, options: dict[str, Any] | None = None) -> Connection:
+    """Return the connection of a session, which may have to be made first."""
+    try:
+        return session.connection(execution_options=options or None)
+    except OSError as error:
+        # From asyncpg's connecting. SQLAlchemy has a name of its own for it with every other driver.
+        raise OperationalError(None, None, error, connection_invalidated=True) from error
 
 
 def _stands(transaction: Transaction, session: Session, savepoint: SessionTransaction | None) -> bool:
     """Say whether a savepoint is still open, and the server still in a transaction as far as the driver tells."""
-    if savepoint is not None and not (_open(session, savepoint) and savepoint.is_active):
+    if savepoint is not None and not (is_open(session, savepoint) and savepoint.is_active):
         return False
     return transaction.records.dialect.in_transaction(transaction.connection)
 
 
-def _open(session: Session, savepoint: SessionTransaction) -> bool:
+def is_open(session: Session, savepoint: SessionTransaction) -> bool:
     """Say whether the session still is inside a savepoint; the business may have left some of its own open in it."""
     inner = session.get_nested_transaction()
     while inner is not None and inner is not savepoint:
@@ -168,7 +195,7 @@ def explain(error: Exception, dialect: Dialect, settings: Settings, scope: str, 
         )
     if Fault.BUSY in faults and not faults & {Fault.RESTART, Fault.UNKNOWN}:
         return InProgressError(
-            f"{scope}: the first call with this key is still running: try again later", scope=scope, retry_after=1.0
+            f"{scope}: {dialect.busy}; try again later", scope=scope, retry_after=1.0
         )
     if not repeats and faults & {Fault.RESTART, Fault.UNKNOWN}:
         return retry_error(scope)

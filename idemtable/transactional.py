@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
 import tenacity
 
@@ -37,6 +37,9 @@ Spec = str | Callable[..., Any]
 class _BaseTransactional:
     """What a decorated function knows of itself, compiled at decoration."""
 
+    _specs: ClassVar[tuple[str, str]] = ("key", "tenant")
+    """What the program calls the two arguments that say who a call is."""
+
     def __init__(
         self,
         settings: Settings,
@@ -57,8 +60,8 @@ class _BaseTransactional:
         self._scope = checked_scope(scope)
         parameters = Parameters(function)
         self._given = parameters.given
-        self._key = parameters.extractor(key, "key")
-        self._tenant = None if tenant is None else parameters.extractor(tenant, "tenant")
+        self._key = parameters.extractor(key, self._specs[0])
+        self._tenant = None if tenant is None else parameters.extractor(tenant, self._specs[1])
         self._fingerprint = parameters.fingerprinter(payload, key)
         self._ttl = settings.ttl if ttl is None else checked_ttl(ttl)
         self._wait = settings.wait if wait is None else checked_wait(wait)
@@ -95,10 +98,10 @@ class _BaseTransactional:
         return Call(request, self._results, self._wait, self._remember)
 
     def _own(self, call: Call) -> Attempt:
-        return Attempt(self._settings, Own(self._settings, self._level), call, repeats=True)
+        return call.attempt(self._settings, Own(self._settings, self._level), repeats=True)
 
     def _joined(self, call: Call) -> Attempt:
-        return Attempt(self._settings, Joined(self._settings), call, repeats=False)
+        return call.attempt(self._settings, Joined(self._settings), repeats=False)
 
     def _restarts(self, error: BaseException) -> bool:
         return self._restarting is not None and retry.restarts(error, self._settings.dialect)
@@ -208,20 +211,25 @@ Decorator = Callable[[Callable[Concatenate["Session", P], R]], Transactional[P, 
 AsyncDecorator = Callable[[Callable[Concatenate["AsyncSession", P], Awaitable[R]]], AsyncTransactional[P, R]]
 
 
-def decorate(settings: Settings, scope: str, options: dict[str, Any]) -> Callable[[Any], Transactional[Any, Any]]:
+def decorate(
+    settings: Settings, scope: str, options: dict[str, Any], cls: type[Transactional[Any, Any]] = Transactional
+) -> Callable[[Any], Transactional[Any, Any]]:
     """Return the decorator of a sync table."""
 
     def decorator(function: Any) -> Transactional[Any, Any]:
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"{function.__qualname__} is async: use AsyncIdemTable with an AsyncEngine")
         _refuse_generator(function)
-        return Transactional(settings, function, scope, **options)
+        return cls(settings, function, scope, **options)
 
     return decorator
 
 
 def decorate_async(
-    settings: Settings, scope: str, options: dict[str, Any]
+    settings: Settings,
+    scope: str,
+    options: dict[str, Any],
+    cls: type[AsyncTransactional[Any, Any]] = AsyncTransactional,
 ) -> Callable[[Any], AsyncTransactional[Any, Any]]:
     """Return the decorator of an async table."""
 
@@ -229,7 +237,7 @@ def decorate_async(
         _refuse_generator(function)
         if not inspect.iscoroutinefunction(function):
             raise TypeError(f"{function!r} is not an async function: use IdemTable with an Engine, or write async def")
-        return AsyncTransactional(settings, function, scope, **options)
+        return cls(settings, function, scope, **options)
 
     return decorator
 

@@ -48,6 +48,8 @@ class Dialect:
     """Whether the transaction that lost a claim can read the winner's row."""
     now: ClassVar[str]
     later: ClassVar[str]
+    busy: ClassVar[str] = "the first call with this key is still running"
+    """What it means that somebody held the claim for longer than it might wait."""
     faults: ClassVar[Mapping[Any, Fault]]
 
     CLAIM: ClassVar[str]

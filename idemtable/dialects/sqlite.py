@@ -103,6 +103,7 @@ class SQLite(Dialect):
 
     names = ("sqlite",)
     reads_in_place = True
+    busy = "the database is busy: another connection is writing"
 
     # Text, with six digits as SQLAlchemy writes them, so that comparing text compares time.
     now = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now')"

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import mysql, postgresql
-
 from idemtable.migrations import guarded
+from sqlalchemy.dialects import mysql, postgresql
 
 revision = "0001"
 down_revision = None

@@ -1,0 +1,136 @@
+"""From what went wrong to one line that names the cure, and an exit code."""
+
+from __future__ import annotations
+
+import re
+import socket
+import traceback
+from collections.abc import Iterable
+from typing import Any, Final
+
+import click
+import sqlalchemy as sa
+
+from ..errors import IdempotencyError, SchemaError
+
+URL: Final = "idemtable.url"
+DEBUG: Final = "idemtable.debug"
+"""Where the options leave what the handler of errors needs, in click's ``Context.meta``."""
+
+_DRIVERS: Final = frozenset({"psycopg", "pymysql", "asyncpg", "aiomysql", "asyncmy", "aiosqlite", "sqlite3"})
+
+_CONNECTING: Final = (sa.exc.OperationalError, sa.exc.InterfaceError)
+
+_CURES: Final = {
+    "psycopg": 'pip install "idemtable[postgresql]"',
+    "psycopg2": 'write postgresql+psycopg:// and pip install "idemtable[postgresql]"',
+    "pymysql": 'pip install "idemtable[mysql]"',
+    "MySQLdb": 'write mysql+pymysql:// and pip install "idemtable[mysql]"',
+    "asyncpg": 'pip install "idemtable[asyncio]"',
+    "aiomysql": 'pip install "idemtable[asyncio]"',
+    "aiosqlite": 'pip install "idemtable[asyncio]"',
+    "greenlet": 'pip install "idemtable[asyncio]"',
+}
+
+# Greedy up to the last @: one that was not escaped belongs to the password.
+_IN_URL: Final = re.compile(r"(://[^\s:/@]*:)\S*@")
+
+
+class Failure(click.ClickException):
+    """The one line a person gets, and the exit code a program gets: not done, or not found."""
+
+    exit_code = 1
+
+
+class Wrong(Failure):
+    """The command cannot be."""
+
+    exit_code = 2
+
+
+class Unusable(Failure):
+    """The database, its driver or its table is not there."""
+
+    exit_code = 3
+
+
+class Commands(click.Group):
+    """A group whose commands end in one line on stderr instead of a traceback, without any password."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and turn what it raises into a `Failure`."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            # click repeats an argument that it did not expect, and somebody's URL may be that argument.
+            vars(error)["message"] = masked(error.message, ctx.meta.get(URL))
+            raise
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.meta.get(DEBUG):
+                click.echo(masked("".join(traceback.format_exception(error)), ctx.meta.get(URL)), err=True)
+            raise failure(error, ctx.meta.get(URL)) from None
+
+
+def failure(error: Exception, url: sa.URL | None) -> Failure:
+    """Say what an error means to the person who typed the command."""
+    kind, text = _explained(error, url)
+    return kind(masked(" ".join(text.split()), url))
+
+
+def _explained(error: Exception, url: sa.URL | None) -> tuple[type[Failure], str]:
+    if isinstance(error, SchemaError):
+        return Unusable, str(error)
+    if isinstance(error, sa.exc.NoSuchModuleError):
+        return Wrong, "no such database; a URL begins with postgresql://, mysql://, mariadb:// or sqlite://"
+    if isinstance(error, ImportError):
+        name = (error.name or "").partition(".")[0]
+        return Unusable, f"the driver {name} is not installed: {_CURES[name]}" if name in _CURES else str(error)
+    if _is_the_databases(error):
+        said = _said(getattr(error, "orig", None) or error)
+        where = f" at {place(url)}" if url is not None else ""
+        unreached = not isinstance(error, sa.exc.DBAPIError) or isinstance(error, _CONNECTING)
+        cure = ". Check --url or IDEMTABLE_URL, and that it is up" if unreached else ""
+        return Unusable, f"the database{where} says: {said}{cure}"
+    if isinstance(error, ValueError | TypeError):
+        return Wrong, str(error)
+    if isinstance(error, IdempotencyError | OSError) or type(error).__name__ == "CommandError":  # Alembic's own
+        return Failure, str(error)
+    text = f"{type(error).__name__}: {error}. This should not happen: run it again with --debug, and report it"
+    return Failure, text
+
+
+def _is_the_databases(error: Exception) -> bool:
+    if isinstance(error, sa.exc.SQLAlchemyError | ConnectionError | TimeoutError | socket.gaierror):
+        return True
+    return any(cls.__module__.partition(".")[0] in _DRIVERS for cls in type(error).__mro__)
+
+
+def _said(cause: BaseException) -> str:
+    # PyMySQL's errors are a number and a text; str() would show a tuple.
+    text = str(cause.args[-1] if cause.args else cause) or type(cause).__name__
+    return " ".join(text.split()).rstrip(".?")
+
+
+def place(url: sa.URL) -> str:
+    """Tell a database from others without its user, password or options."""
+    bare = sa.URL.create(url.get_backend_name(), host=url.host, port=url.port, database=url.database)
+    return bare.render_as_string()
+
+
+def masked(text: str, url: sa.URL | None) -> str:
+    """Take out of a text every password of a URL, and whatever looks like one."""
+    text = _IN_URL.sub(r"\1***@", text)
+    for secret in _secrets(url):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _secrets(url: sa.URL | None) -> Iterable[str]:
+    if url is None:
+        return ()
+    words = [str(url.password or "")]
+    words += [str(value) for name, value in url.query.items() if "pass" in name.lower() or "key" in name.lower()]
+    # Two letters would tear holes in every sentence and hide nothing.
+    return [word for word in words if len(word) > 2]

@@ -1,0 +1,152 @@
+"""From the URL a person gave to an engine: drivers, files and names checked before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import sqlalchemy as sa
+
+from ..errors import SchemaError
+from ..schema import check_names
+from ..table import IdemTable
+from ..upgrade import make_url
+from .failure import DEBUG, URL
+
+_SYNC: Final = {
+    "postgresql": ("psycopg", "psycopg", "postgresql"),
+    "mysql": ("pymysql", "pymysql", "mysql"),
+    "mariadb": ("pymysql", "pymysql", "mysql"),
+    "sqlite": ("pysqlite", "sqlite3", ""),
+}
+"""For each database: the sync driver that the library is tested with, its module, the extra that brings it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which table in which database."""
+
+    url: sa.URL
+    """With a driver. It may be an async one, which ``idemtable.upgrade`` takes as it is."""
+    table: str
+    schema: str | None
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The table's and the schema's name, as functions take them."""
+        return {"table": self.table, "schema": self.schema}
+
+    @property
+    def no_file(self) -> str:
+        """What to say of a SQLite file that does not exist."""
+        return f"there is no file {self.url.database}. `idemtable db upgrade` creates it, with the table"
+
+    def keys(self) -> IdemTable:
+        """Give the table of keys, ready for its verbs.
+
+        Raises:
+            SchemaError: a SQLite file that does not exist; connecting would create it, empty.
+            ImportError: the driver is not installed.
+        """
+        if self.is_missing_file():
+            raise SchemaError(self.no_file)
+        engine = self.engine()
+        click.get_current_context().call_on_close(engine.dispose)
+        return IdemTable(engine, **self.names)
+
+    def engine(self) -> sa.Engine:
+        """Give an engine with a sync driver, in the async one's place if need be."""
+        return sa.create_engine(_sync(self.url), pool_pre_ping=True, pool_size=1)
+
+    def is_missing_file(self) -> bool:
+        """Say whether the URL is of a SQLite file that does not exist."""
+        name = self.url.database
+        if self.url.get_backend_name() != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
+            return False
+        return not Path(name).exists()
+
+
+def _driven(url: sa.URL) -> sa.URL:
+    """Name a driver where the URL names none: the default of SQLAlchemy differs between its versions."""
+    backend = url.get_backend_name()
+    if backend == "postgres":
+        raise ValueError("this URL begins with postgres://, which SQLAlchemy does not take: write postgresql://")
+    if "+" in url.drivername or backend not in _SYNC:
+        return url
+    return url.set(drivername=f"{backend}+{_SYNC[backend][0]}")
+
+
+def _sync(url: sa.URL) -> sa.URL:
+    backend = url.get_backend_name()
+    if backend not in _SYNC:
+        raise ValueError(f"{backend} is not supported; idemtable works on {', '.join(_SYNC)}")
+    if not url.get_dialect().is_async:
+        return url
+    driver, module, extra = _SYNC[backend]
+    if find_spec(module) is None:
+        cure = f'pip install "idemtable[{extra}]"'
+        raise ImportError(f"{url.get_driver_name()} is async and its sync sibling {driver} is not installed: {cure}")
+    return url.set(drivername=f"{backend}+{driver}")
+
+
+def _parsed(ctx: click.Context, _: click.Parameter, value: str | None) -> sa.URL | None:
+    if value is None:
+        return None
+    try:
+        url = ctx.meta[URL] = _driven(make_url(value))
+    except ValueError as error:
+        raise click.UsageError(str(error), ctx) from None
+    if "@" in (url.host or ""):
+        # Refused here, because a driver would look for that host and repeat half a password in its error.
+        raise click.UsageError("an @ in the password must be written as %40", ctx)
+    return url
+
+
+def _noted(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[DEBUG] = True
+
+
+debug = click.option(
+    "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_noted, help="Show an error's traceback."
+)
+
+
+def names(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that every command about the table has, which are checked before anything else."""
+
+    @click.option("--table", envvar="IDEMTABLE_TABLE", default="idemtable", show_default=True, show_envvar=True,
+                  help="The table's name.")  # fmt: skip
+    @click.option("--schema", envvar="IDEMTABLE_SCHEMA", show_envvar=True, help="The table's schema.")
+    @debug
+    @wraps(command)
+    def wrapped(*args: Any, table: str, schema: str | None, **options: Any) -> Any:
+        check_names(table, schema)
+        return command(*args, table=table, schema=schema, **options)
+
+    return wrapped
+
+
+def url_option(*, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make the option --url; a password is better in the environment, where ``ps`` does not show it."""
+    text = "The database; better given in the environment, for `ps` shows what is typed here."
+    return click.option(
+        "--url", envvar="IDEMTABLE_URL", required=required, show_envvar=True, callback=_parsed, metavar="URL", help=text
+    )
+
+
+def on_database(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --url, --table, --schema and --debug to a command, which gets a `Target` first."""
+
+    @url_option()
+    @names
+    @wraps(command)
+    def wrapped(*args: Any, url: sa.URL, table: str, schema: str | None, **options: Any) -> Any:
+        return command(Target(url, table, schema), *args, **options)
+
+    return wrapped

@@ -1,0 +1,118 @@
+"""How things look to people and to programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import click
+
+from ..model import Record, Stats
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def duration(value: str) -> timedelta:
+    """Read a time such as 90s, 15m, 1h30m or 7d."""
+    if re.fullmatch(r"(\d{1,6}[smhd])+", value):
+        parts = {_UNITS[unit]: int(number) for number, unit in re.findall(r"(\d+)([smhd])", value)}
+        if (time := timedelta(**parts)) >= timedelta(seconds=1):
+            return time
+    raise click.BadParameter(f"{value!r} is no time of a second or more, such as 90s, 15m, 1h30m or 7d")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Lay out rows under their heads; the columns in `right` stand to the right."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = zip(row, widths, strict=True)
+        return "  ".join(c.rjust(w) if n in right else c.ljust(w) for n, (c, w) in enumerate(cells)).rstrip()
+
+    return "\n".join(line(row) for row in [head, *rows])
+
+
+def pairs(facts: dict[str, str]) -> str:
+    """Lay out names and values, one a line."""
+    width = max(map(len, facts))
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items())
+
+
+def line(facts: dict[str, Any]) -> str:
+    """Give facts as one line of JSON."""
+
+    def plain(value: Any) -> Any:
+        return value.hex() if isinstance(value, bytes) else value.isoformat()
+
+    return json.dumps(facts, default=plain)
+
+
+def moment(time: datetime | None) -> str:
+    """Give a time to the second, in UTC."""
+    return "-" if time is None else time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def size(count: int | None) -> str:
+    """Give a number of bytes in the unit people would choose."""
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def record_rows(records: Sequence[Record]) -> str:
+    """Lay out records, a line each."""
+    head = ("TENANT", "SCOPE", "KEY", "STATUS", "SIZE", "CREATED", "EXPIRES")
+    rows = [
+        (r.tenant or "-", r.scope, r.key or "-", r.status.value, size(r.result_bytes), moment(r.created_at),
+         moment(r.expires_at))
+        for r in records
+    ]  # fmt: skip
+    return table(head, rows, right={4})
+
+
+def record_facts(record: Record) -> str:
+    """Lay out one record."""
+    return pairs({
+        "tenant": record.tenant or "-",
+        "scope": record.scope,
+        "key": record.key or "- (not kept readable)",
+        "status": record.status.value,
+        "result": f"{size(record.result_bytes)}{f', codec {record.codec}' if record.codec else ''}",
+        "fingerprint": record.fingerprint.hex() if record.fingerprint else "- (not checked)",
+        "created": moment(record.created_at),
+        "completed": moment(record.completed_at),
+        "expires": moment(record.expires_at),
+    })  # fmt: skip
+
+
+def record_line(record: Record) -> str:
+    """Give one record as a line of JSON."""
+    return line(asdict(record))
+
+
+def stats_facts(stats: Stats) -> str:
+    """Lay out the table's numbers."""
+    facts = {
+        "rows": f"{stats.rows:,}",
+        "expired": f"{stats.expired:,}",
+        "oldest": moment(stats.oldest),
+        "size": size(stats.table_bytes),
+    }
+    facts |= {f"status {status.value}": f"{count:,}" for status, count in stats.by_status.items()}
+    facts |= {f"scope {scope}": f"{count:,}" for scope, count in stats.by_scope.items()}
+    return pairs(facts)
+
+
+def stats_line(stats: Stats) -> str:
+    """Give the table's numbers as a line of JSON."""
+    facts = asdict(stats) | {"by_status": {status.value: count for status, count in stats.by_status.items()}}
+    return line(facts | {"by_scope": dict(stats.by_scope)})

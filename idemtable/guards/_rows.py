@@ -1,0 +1,183 @@
+"""What the guards share: one row of a mapped class or of a Table, and a session in either colour."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import Column, ColumnElement, Table, and_, inspect
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import Mapper, Session
+from sqlalchemy.orm.attributes import set_committed_value
+
+from ..binding import is_async, sync_session
+from ..dialects import Dialect, find
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, CursorResult, Select
+    from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
+    from sqlalchemy.sql.dml import Update
+
+T = TypeVar("T")
+
+
+def dispatch(session: Any, work: Callable[[Session], T]) -> T | Awaitable[T]:
+    """Run a function of the sync Session: at once, or as an awaitable where the session is an AsyncSession.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if is_async(session):
+        sync_session(session, "AsyncSession")
+        return session.run_sync(work)  # type: ignore[no-any-return]
+    return work(sync_session(session, "Session"))
+
+
+@lru_cache(maxsize=32)
+def dialect_of(dialect: SQLAlchemyDialect) -> Dialect:
+    """Return the ways of a connection's database; the guards on rows need no table of keys."""
+    return find(dialect, "idemtable", None)
+
+
+class Rows:
+    """The rows of a mapped class, or of a Table.
+
+    Raises:
+        TypeError: it is neither, has no primary key, or its columns stand in several tables where one is wanted.
+    """
+
+    table: Table
+    mapper: Mapper[Any] | None
+
+    def __init__(self, model: Any, *, single_table: bool = True) -> None:
+        self.model = model
+        if isinstance(model, Table):
+            self.mapper, self.table, self.name = None, model, model.name
+            self.primary_key: tuple[ColumnElement[Any], ...] = tuple(model.primary_key)
+        else:
+            try:
+                mapper = inspect(model)
+            except NoInspectionAvailable:
+                mapper = None
+            if not isinstance(mapper, Mapper) or not isinstance(model, type):
+                raise TypeError(f"expected a mapped class or a Table, not {model!r}")
+            if not isinstance(mapper.local_table, Table):
+                raise TypeError(f"{model.__name__} is mapped to {type(mapper.local_table).__name__}, not to a Table")
+            if single_table and len(mapper.tables) > 1:
+                tables = " and ".join(table.name for table in mapper.tables)
+                raise TypeError(
+                    f"the columns of {model.__name__} stand in several tables ({tables}), which one UPDATE cannot "
+                    f"change: name the Table that holds them, such as {model.__name__}.__table__"
+                )
+            self.mapper, self.table, self.name = mapper, mapper.local_table, model.__name__
+            self.primary_key = tuple(mapper.primary_key)
+        self.bind: dict[str, Any] = {} if self.mapper is None else {"mapper": self.mapper}
+        """Which engine a session with several takes for these rows."""
+        if not self.primary_key:
+            raise TypeError(f"{self.name} has no primary key")
+
+    def column(self, name: Any, what: str) -> Column[Any]:
+        """Return the column of an attribute (of a Table: of a column's key), given by name or itself.
+
+        Raises:
+            ValueError: there is none; the message lists those there are.
+        """
+        key = getattr(name, "key", name)
+        column = self._columns().get(key) if isinstance(key, str) else None
+        if column is None:
+            known = ", ".join(sorted(self._columns()))
+            raise ValueError(f"{what} {self.name} has no column {name!r}; it has {known}")
+        return column
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a column under this name."""
+        return name in self._columns()
+
+    def _columns(self) -> dict[str, Column[Any]]:
+        if self.mapper is None:
+            return dict(self.table.columns.items())
+        columns = ((attribute.key, attribute.columns[0]) for attribute in self.mapper.column_attrs)
+        return {key: column for key, column in columns if isinstance(column, Column) and column.table is self.table}
+
+    def key_of(self, column: Any) -> str:
+        """Return the name under which the program knows a column."""
+        found = column if self.mapper is None else self.mapper.get_property_by_column(column)
+        return str(found.key)
+
+    def ident(self, ident: Any) -> tuple[Any, ...]:
+        """Return a primary key as a tuple in the order of its columns.
+
+        Args:
+            ident: the value; for a composite key a tuple, or a mapping by name.
+
+        Raises:
+            ValueError: it does not name every column of the key once, or holds ``None``.
+            TypeError: a list or a set, where one row is meant.
+        """
+        names = [self.key_of(column) for column in self.primary_key]
+        if isinstance(ident, Mapping):
+            if set(ident) != set(names):
+                raise ValueError(f"the primary key of {self.name} is ({', '.join(names)}), not {tuple(ident)!r}")
+            values = tuple(ident[name] for name in names)
+        elif isinstance(ident, list | set | frozenset | dict):
+            raise TypeError(f"one primary key of {self.name} is wanted: a value, a tuple or a mapping, not {ident!r}")
+        else:
+            values = tuple(ident) if isinstance(ident, tuple) else (ident,)
+        if len(values) != len(names):
+            raise ValueError(f"the primary key of {self.name} is ({', '.join(names)}), not {ident!r}")
+        if None in values:
+            raise ValueError(f"a primary key of {self.name} holds no None, but {ident!r} does")
+        return values
+
+    def where(self, ident: tuple[Any, ...]) -> ColumnElement[bool]:
+        """Return the condition that is true for one row; in a table shared by subclasses, if it is of this class."""
+        conditions = [column == value for column, value in zip(self.primary_key, ident, strict=True)]
+        mapper = self.mapper
+        if mapper is not None and mapper.inherits is not None and mapper.polymorphic_on is not None:
+            identities = [one.polymorphic_identity for one in mapper.self_and_descendants]
+            conditions.append(mapper.polymorphic_on.in_(identities))
+        return and_(*conditions)
+
+    def loaded(self, session: Session, ident: tuple[Any, ...]) -> Any | None:
+        """Return the object that the session already holds for a row."""
+        if self.mapper is None:
+            return None
+        return session.identity_map.get(self.mapper.identity_key_from_primary_key(ident))
+
+    def execute(self, session: Session, statement: Update | Select[Any]) -> CursorResult[Any]:
+        """Execute a statement about the table where the session would send one about the class."""
+        return session.execute(statement, bind_arguments=self.bind)  # type: ignore[return-value]
+
+    def dialect(self, session: Session) -> Dialect:
+        """Return the ways of the session's database, in a transaction."""
+        return dialect_of(self.connection(session).dialect)
+
+    def connection(self, session: Session) -> Connection:
+        """Return the session's connection for these rows."""
+        return session.connection(bind_arguments=self.bind)
+
+    def refresh(self, session: Session, ident: tuple[Any, ...]) -> None:
+        """Read the columns of an object that the session already holds: one SELECT if it does, none if not."""
+        loaded = self.loaded(session, ident)
+        if loaded is not None and self.mapper is not None:
+            session.refresh(loaded, [attribute.key for attribute in self.mapper.column_attrs])
+
+    def show(self, session: Session, ident: tuple[Any, ...], name: str, value: Any) -> None:
+        """Let an object that the session already holds show what was read of its row, without a statement.
+
+        A plain SELECT may know less: at MySQL's REPEATABLE READ it looks into the snapshot.
+        """
+        loaded = self.loaded(session, ident)
+        if loaded is not None:
+            set_committed_value(loaded, name, value)
+
+    def expire(self, session: Session, ident: tuple[Any, ...]) -> None:
+        """Make the session read an object again before it is used again, since the row is another than it holds."""
+        loaded = self.loaded(session, ident)
+        if loaded is not None:
+            session.expire(loaded)
+
+    def spell(self, ident: tuple[Any, ...]) -> str:
+        """Return how messages name a row."""
+        return f"{self.name}({', '.join(map(repr, ident))})"

@@ -1,0 +1,191 @@
+"""Pessimistic: whoever comes second waits until the first has committed, or is told that it would have to."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from sqlalchemy import and_, inspect, or_, select
+from sqlalchemy.exc import DBAPIError, NoResultFound
+from sqlalchemy.orm import selectinload
+
+from ..dialects import Dialect, Fault
+from ..errors import RowLockedError, SessionNotUsableError
+from ..keys import checked_key
+from ..settings import checked_wait
+from ..transaction import explain
+from ._rows import Rows, dispatch
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+    from ..settings import Settings
+
+M = TypeVar("M")
+Key = tuple[Any, ...]
+
+
+@overload
+def lock(session: Session, model: type[M], ident: list[Any], *, wait: timedelta | None = None) -> list[M]: ...
+@overload
+def lock(session: Session, model: type[M], ident: Any, *, wait: timedelta | None = None) -> M: ...
+@overload
+def lock(
+    session: AsyncSession, model: type[M], ident: list[Any], *, wait: timedelta | None = None
+) -> Awaitable[list[M]]: ...
+@overload
+def lock(session: AsyncSession, model: type[M], ident: Any, *, wait: timedelta | None = None) -> Awaitable[M]: ...
+def lock(session: Session | AsyncSession, model: type[Any], ident: Any, *, wait: timedelta | None = None) -> Any:
+    """Hold one row, or several, until the transaction ends, and return it as it is now.
+
+    ``SELECT … FOR UPDATE`` over objects that the session already holds: what it knew of the row before the wait is
+    replaced by what the row is after it. What is pending in the session is flushed first. Several rows are locked by
+    one statement in the order of their primary keys, whatever order they are asked for in, so that two callers with
+    lists never deadlock; two callers that lock one row after the other can.
+
+    SQLite has no locks on rows: the transaction becomes the one that writes to the database, and a second writer fails
+    or waits where it begins to write, at its BEGIN in a transaction of the library's own.
+
+    Args:
+        session: in whose transaction. An AsyncSession makes the result awaitable.
+        model: a mapped class. Relations it loads by a join come by a SELECT of their own, which locks nothing.
+        ident: the primary key; a tuple or a mapping by name is one composite key; a ``list`` is several keys.
+        wait: ``None`` waits as long as the database would; zero fails at once; else at most so long for each row.
+            MariaDB and MySQL count whole seconds: a shorter wait is rounded up. With a `wait` that runs out the
+            transaction stays usable, on PostgreSQL by a SAVEPOINT.
+
+    Returns:
+        The object; for a list, a list in the order asked for, where a key asked for twice stands twice.
+
+    Raises:
+        RowLockedError: somebody else holds a row for longer than `wait`.
+        NoResultFound: SQLAlchemy's own; a row does not exist. The message names which.
+        SessionNotUsableError: the session is in AUTOCOMMIT, where no lock lasts.
+        ValueError, TypeError: the key is none of this class, or `wait` is negative or longer than an hour.
+    """
+    if not isinstance(model, type):
+        raise TypeError(f"lock takes a mapped class, not {model!r}")
+    rows = Rows(model, single_table=False)
+    several = isinstance(ident, list)
+    keys = [rows.ident(one) for one in ident] if several else [rows.ident(ident)]
+    seconds = None if wait is None else checked_wait(wait)
+
+    def work(session: Session) -> Any:
+        if not keys:
+            return []
+        session.flush()
+        with session.no_autoflush:
+            found = _locked(session, rows, keys, seconds)
+        if missing := [key for key in dict.fromkeys(keys) if key not in found]:
+            raise NoResultFound(f"there is no {', no '.join(map(rows.spell, missing))}")
+        return [found[key] for key in keys] if several else found[keys[0]]
+
+    return dispatch(session, work)
+
+
+def _locked(session: Session, rows: Rows, keys: list[Key], wait: float | None) -> dict[Key, Any]:
+    mapper = rows.mapper
+    if mapper is None:
+        raise TypeError(f"lock takes a mapped class, not the Table {rows.name}")
+    unique = list(dict.fromkeys(keys))
+    # By OR and not by a tuple's IN: MariaDB has no index range for the latter, and would lock the whole table.
+    if len(rows.primary_key) == 1:
+        condition: ColumnElement[bool] = rows.primary_key[0].in_([value for (value,) in unique])
+    else:
+        pairs = [zip(rows.primary_key, key, strict=True) for key in unique]
+        condition = or_(*(and_(*(column == value for column, value in pair)) for pair in pairs))
+    # A join would lock the related rows as well, and PostgreSQL refuses FOR UPDATE over an outer one.
+    joined = [selectinload(one.class_attribute) for one in mapper.relationships if one.lazy in ("joined", False)]
+    wide = len(mapper.tables) == 1 and len(mapper.with_polymorphic_mappers) > 1
+    statement = select(rows.model).where(condition).order_by(*rows.primary_key).options(*joined)
+
+    connection = rows.connection(session)
+    dialect = rows.dialect(session)
+    if why := dialect.unlockable(connection):
+        raise SessionNotUsableError(f"the session cannot hold a lock: {why}")
+    names = ", ".join(map(rows.spell, unique[:3])) + (", …" if len(unique) > 3 else "")
+    with _refusals(dialect, names), dialect.waiting(connection, wait):
+        dialect.lock_writes(connection, rows.table)
+        locking = dialect.for_update(connection, statement, wait, rows.table if wide else None)
+        fresh = locking.execution_options(populate_existing=True)
+        found = list(session.execute(fresh, bind_arguments=rows.bind).unique().scalars())
+    if len(found) == len(unique) == 1:
+        return {unique[0]: found[0]}  # the database may compare keys in its own way: by a collation, by affinity
+    return {inspect(one).identity: one for one in found}
+
+
+@overload
+def lock_name(settings: Settings, session: Session, name: Any, *, wait: timedelta | None = None) -> None: ...
+@overload
+def lock_name(
+    settings: Settings, session: AsyncSession, name: Any, *, wait: timedelta | None = None
+) -> Awaitable[None]: ...
+def lock_name(
+    settings: Settings, session: Session | AsyncSession, name: Any, *, wait: timedelta | None = None
+) -> Awaitable[None] | None:
+    """Hold a lock that has no row of its own until the transaction commits or rolls back.
+
+    PostgreSQL: a transaction-level advisory lock, numbered by 64 bits of a SHA-256 of the table's name and this one.
+    MariaDB and MySQL: a row of the table, inserted and deleted again in the same transaction, so that nothing is left
+    behind; when its holder rolls back, some of several waiters may get a deadlock (1213), which is worth a new
+    transaction. SQLite: the database's one write lock. Locking twice in one transaction is harmless.
+
+    Take it first: at REPEATABLE READ and above what the transaction reads may be as old as its first statement.
+
+    Args:
+        settings: of the table.
+        session: in whose transaction. An AsyncSession makes the result awaitable.
+        name: 1 to 255 bytes of UTF-8, or a ``uuid.UUID``, as a key is.
+        wait: ``None`` waits as long as the database would; zero fails at once; else at most so long, in whole seconds
+            on MariaDB and MySQL, rounded up.
+
+    Raises:
+        RowLockedError: somebody else holds the name for longer than `wait`.
+        ValueError, TypeError: the name or `wait` is out of range.
+        SessionNotUsableError: the session is in AUTOCOMMIT, where no lock lasts. SchemaError: there is no table.
+    """
+    if name is None:
+        raise ValueError("a lock needs a name, such as 'payout:7', not None")
+    text = checked_key(name)
+    seconds = None if wait is None else checked_wait(wait)
+
+    def work(session: Session) -> None:
+        session.flush()
+        connection: Connection = session.connection()
+        records = settings.records_of(connection)
+        if why := records.dialect.unlockable(connection):
+            raise SessionNotUsableError(f"the session cannot hold a lock: {why}")
+        with _refusals(records.dialect, "this name"):
+            try:
+                free = records.lock_row(connection, text, seconds)
+            except DBAPIError as error:
+                if Fault.BUSY not in records.dialect.faults_of(error) and (
+                    meaning := explain(error, records.dialect, settings, "lock_name", repeats=True)
+                ):
+                    raise meaning from error
+                raise
+        if not free:
+            raise _refusal("this name")
+
+    return dispatch(session, work)
+
+
+@contextmanager
+def _refusals(dialect: Dialect, what: str) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        faults = dialect.faults_of(error)
+        if Fault.BUSY in faults and not faults & {Fault.RESTART, Fault.UNKNOWN}:
+            raise _refusal(what) from error
+        raise
+
+
+def _refusal(what: str) -> RowLockedError:
+    return RowLockedError(
+        f"another transaction holds {what}: try again later, or allow a longer wait=", retry_after=1.0
+    )
