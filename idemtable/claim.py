@@ -205,7 +205,7 @@ class Attempt:
             ResultNotSerializableError, ResultTooLargeError: before COMMIT. LostClaimError: nothing is committed here.
         """
         call, tx = self._call, self._tx
-        if not tx.intact(self._work):
+        if not self._intact():
             raise self._lost()
         if self._work is not None:
             self._ours(self._work.commit)
@@ -218,6 +218,10 @@ class Attempt:
         tx.commit()
         self._leave()
         return Outcome(decoded, False, call.attempts, None)
+
+    def _intact(self) -> bool:
+        """Say whether the business left its transaction as it was."""
+        return self._tx.intact(self._work)
 
     def undo(self, session: Session) -> None:
         """End a block that was a replay: whatever its body wrote is rolled back."""

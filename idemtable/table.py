@@ -12,10 +12,12 @@ from . import cleanup
 from .binding import Binding, is_async
 from .blocks import Claim
 from .codecs import Codec
+from .guards import lock_name
 from .model import ALL, PurgeReport, Record, Stats
 from .settings import validated
 from .table_async import AsyncIdemTable
 from .table_base import WEEK, BaseTable, Options, Remember, identity
+from .tokens import RedisTokenStore, Tokens
 from .transactional import AsyncTransactional, Spec, Transactional, decorate
 
 if TYPE_CHECKING:
@@ -145,6 +147,23 @@ class IdemTable(BaseTable):
                 claim. And what a decorated call raises.
         """
         return Claim(self._settings, self._call(scope, key, tenant, payload, ttl, wait, returns), session)
+
+    def tokens(
+        self, scope: str, *, ttl: timedelta, replay: bool = True, store: RedisTokenStore | None = None
+    ) -> Tokens:
+        """Return the one-time tokens of a scope.
+
+        Args:
+            scope: a name for what a token is good for.
+            ttl: how long a token can be redeemed, and its result replayed, counted from its issue.
+            replay: whether a second use with the same payload gets the first one's result.
+            store: keep the tokens in Redis instead of the table; see `RedisTokenStore` for what that loses.
+        """
+        return Tokens(self._settings, scope, ttl=ttl, replay=replay, store=store)
+
+    def lock_name(self, session: Session, name: Any, *, wait: timedelta | None = None) -> None:
+        """Hold a lock that has no row of its own until the session's transaction ends; see `guards.lock_name`."""
+        lock_name(self._settings, session, name, wait=wait)
 
     def get(self, scope: str, key: Any, *, tenant: Any = None) -> Record | None:
         """Return the record of a key, expired or not, or ``None``."""

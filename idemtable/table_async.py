@@ -12,9 +12,11 @@ from . import cleanup
 from .binding import AsyncBinding
 from .blocks import AsyncClaim
 from .codecs import Codec
+from .guards import lock_name
 from .model import ALL, PurgeReport, Record, Stats
 from .settings import validated
 from .table_base import WEEK, BaseTable, Remember, identity
+from .tokens import AsyncTokens, RedisTokenStore
 from .transactional import AsyncTransactional, Spec, decorate_async
 
 if TYPE_CHECKING:
@@ -104,6 +106,23 @@ class AsyncIdemTable(BaseTable):
     ) -> AsyncClaim:
         """Claim a key for an ``async with`` block inside the caller's transaction, under a SAVEPOINT."""
         return AsyncClaim(self._settings, self._call(scope, key, tenant, payload, ttl, wait, returns), session)
+
+    def tokens(
+        self, scope: str, *, ttl: timedelta, replay: bool = True, store: RedisTokenStore | None = None
+    ) -> AsyncTokens:
+        """Return the one-time tokens of a scope.
+
+        Args:
+            scope: a name for what a token is good for.
+            ttl: how long a token can be redeemed, and its result replayed, counted from its issue.
+            replay: whether a second use with the same payload gets the first one's result.
+            store: keep the tokens in Redis instead of the table; see `RedisTokenStore` for what that loses.
+        """
+        return AsyncTokens(self._settings, scope, ttl=ttl, replay=replay, store=store)
+
+    async def lock_name(self, session: AsyncSession, name: Any, *, wait: timedelta | None = None) -> None:
+        """Hold a lock that has no row of its own until the session's transaction ends; see `guards.lock_name`."""
+        await lock_name(self._settings, session, name, wait=wait)
 
     async def get(self, scope: str, key: Any, *, tenant: Any = None) -> Record | None:
         """Return the record of a key, expired or not, or ``None``."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from . import schema as schemas
 from .claim import Call
 from .codecs import Results
+from .guards import StateMachine
 from .keys import checked_key, checked_scope, checked_tenant, digest, fingerprint
 from .model import Record, Request
 from .settings import Settings, checked_ttl, checked_wait
@@ -64,6 +65,15 @@ class BaseTable:
         )
         results = Results(Any if returns is None else returns, settings.codec, settings.max_result_bytes, scope)
         return Call(request, results, settings.wait if wait is None else checked_wait(wait))
+
+    def machine(self, column: Any, transitions: Mapping[Any, Collection[Any]]) -> StateMachine:
+        """Return a `StateMachine` that remembers events in this table.
+
+        Args:
+            column: an attribute such as ``Order.status``, or a column of a Table.
+            transitions: for each state those it may become.
+        """
+        return StateMachine(column, transitions, idem=self)
 
     def _translated(self, error: SQLAlchemyError) -> Exception:
         return explain(error, self._settings.dialect, self._settings, "idemtable", repeats=True) or error

@@ -29,20 +29,16 @@ import click
 from ..model import Record
 from . import runner, text
 from .failure import Commands, Failure, failure
-from .target import Target, debug, names, on_database, url_option
+from .target import EPILOG, Target, as_json, debug, names, on_database, url_option
+from .tokens import tokens
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from ..table import IdemTable
 
-_EPILOG = """\b
-Exit codes: 0 done; 1 a check failed or nothing was found; 2 wrong usage;
-3 the database cannot be reached, or the table is missing.
-"""
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 tenant_option = click.option("--tenant", help="The key's tenant.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 to_option = partial(click.option, "--to", type=click.IntRange(min=0), metavar="STEP")
@@ -50,7 +46,7 @@ from_option = partial(click.option, "--from", "frm", type=click.IntRange(min=0),
 create_schema_option = click.option("--create-schema", is_flag=True, help="Also create --schema when it is missing.")
 
 
-@click.group(cls=Commands, context_settings=_HELP, epilog=_EPILOG)
+@click.group(cls=Commands, context_settings=_HELP, epilog=EPILOG)
 @click.version_option(package_name="idemtable")
 @debug
 def main() -> None:
@@ -59,6 +55,9 @@ def main() -> None:
     The database is given by --url or IDEMTABLE_URL, as SQLAlchemy writes it: postgresql+psycopg://user@host/name,
     mysql+pymysql://user@host/name, sqlite:///file.db. The URL of an async driver will do too.
     """
+
+
+main.add_command(tokens)
 
 
 def _sure(question: str, yes: bool) -> None:
@@ -70,12 +69,12 @@ def _sure(question: str, yes: bool) -> None:
 # --- db: the table itself -------------------------------------------------------------------------------------------
 
 
-@main.group(epilog=_EPILOG)
+@main.group(epilog=EPILOG)
 def db() -> None:
     """Create, change and check the table."""
 
 
-@db.command(epilog=_EPILOG)
+@db.command(epilog=EPILOG)
 @to_option(help="The step to go up to; the newest by default.")
 @create_schema_option
 @on_database
@@ -90,7 +89,7 @@ def upgrade(target: Target, to: int | None, create_schema: bool) -> None:
     click.echo(f"ran {_steps(ran)}" if ran else "nothing to do")
 
 
-@db.command(epilog=_EPILOG)
+@db.command(epilog=EPILOG)
 @to_option(default=0, show_default=True, help="The step to go down to; 0 drops the table with every key in it.")
 @yes_option
 @on_database
@@ -111,7 +110,7 @@ def _steps(ran: tuple[int, ...]) -> str:
     return f"step{'s' if len(ran) > 1 else ''} {', '.join(map(str, ran))}"
 
 
-@db.command(epilog=_EPILOG)
+@db.command(epilog=EPILOG)
 @click.option("--dialect", type=click.Choice(["postgresql", "mysql", "mariadb", "sqlite"]), help="Instead of a URL.")
 @from_option(default=0, show_default=True, help="The step the table is at.")
 @to_option(help="The step to go to, up or down; the newest by default.")
@@ -127,7 +126,7 @@ def sql(url: sa.URL | None, dialect: str | None, frm: int, to: int | None, creat
     click.echo(steps.sql(dialect or url, frm=frm, to=to, create_schema=create_schema, **where), nl=False)  # type: ignore[arg-type]
 
 
-@db.command(epilog=_EPILOG)
+@db.command(epilog=EPILOG)
 @on_database
 def check(target: Target) -> None:
     """Say whether the table is as this version of idemtable needs it.
@@ -144,7 +143,7 @@ def check(target: Target) -> None:
     click.echo("the table is as it should be")
 
 
-@db.command(epilog=_EPILOG)
+@db.command(epilog=EPILOG)
 @click.option("--directory", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".",
               show_default=True, help="Your project, with its alembic.ini or pyproject.toml.")  # fmt: skip
 @from_option(help="The step your revisions go to already; found in them by default.")
@@ -165,7 +164,7 @@ def revision(directory: Path, frm: int | None, to: int | None, only_print: bool,
 # --- the records in it ----------------------------------------------------------------------------------------------
 
 
-@main.command(epilog=_EPILOG)
+@main.command(epilog=EPILOG)
 @click.option("--every", type=text.duration, metavar="TIME",
               help="Keep running, a round each 15m, 1h, 1d, until SIGTERM or SIGINT.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1, 100_000), default=5_000, show_default=True,
@@ -213,7 +212,7 @@ def _bar(idem: IdemTable, limit: int | None) -> Iterator[Any]:
         yield lambda deleted: bar.update(deleted - bar.pos)
 
 
-@main.command(epilog=_EPILOG)
+@main.command(epilog=EPILOG)
 @click.argument("scope", required=False)
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many.")
 @as_json
@@ -231,7 +230,7 @@ def ls(target: Target, scope: str | None, limit: int, as_json: bool) -> None:
         click.echo("no records", err=True)
 
 
-@main.command(epilog=_EPILOG)
+@main.command(epilog=EPILOG)
 @click.argument("scope")
 @click.argument("key")
 @tenant_option
@@ -243,7 +242,7 @@ def show(target: Target, scope: str, key: str, tenant: str | None, as_json: bool
     click.echo(text.record_line(record) if as_json else text.record_facts(record))
 
 
-@main.command(epilog=_EPILOG)
+@main.command(epilog=EPILOG)
 @click.argument("scope")
 @click.argument("key")
 @tenant_option
@@ -267,7 +266,7 @@ def _found(idem: IdemTable, scope: str, key: str, tenant: str | None) -> Record:
     return record
 
 
-@main.command(epilog=_EPILOG)
+@main.command(epilog=EPILOG)
 @as_json
 @on_database
 def stats(target: Target, as_json: bool) -> None:
@@ -276,7 +275,7 @@ def stats(target: Target, as_json: bool) -> None:
     click.echo(text.stats_line(found) if as_json else text.stats_facts(found))
 
 
-@main.command(epilog=_EPILOG)
+@main.command(epilog=EPILOG)
 @click.option("--workers", type=click.IntRange(2, 64), default=8, show_default=True, help="Processes at once.")
 @click.option("--requests", type=click.IntRange(400, 1_000_000), default=4_000, show_default=True,
               help="Recorded requests.")  # fmt: skip

@@ -18,6 +18,11 @@ from ..table import IdemTable
 from ..upgrade import make_url
 from .failure import DEBUG, URL
 
+EPILOG: Final = """\b
+Exit codes: 0 done; 1 a check failed or nothing was found; 2 wrong usage;
+3 the database cannot be reached, or the table is missing.
+"""
+
 _SYNC: Final = {
     "postgresql": ("psycopg", "psycopg", "postgresql"),
     "mysql": ("pymysql", "pymysql", "mysql"),
@@ -112,6 +117,7 @@ def _noted(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.meta[DEBUG] = True
 
 
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 debug = click.option(
     "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_noted, help="Show an error's traceback."
 )

@@ -9,21 +9,7 @@ from typing import Final
 _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Words of the language of state diagrams, in small letters: as the name of a state they end the diagram.
 _WORDS: Final = frozenset(
-    {
-        "as",
-        "class",
-        "classdef",
-        "default",
-        "direction",
-        "end",
-        "fork",
-        "hide",
-        "join",
-        "note",
-        "scale",
-        "state",
-        "style",
-    }
+    ["as", "class", "classdef", "default", "direction", "end", "fork", "hide", "join", "note", "scale", "state"]
 )
 
 

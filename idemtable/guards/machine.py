@@ -158,8 +158,8 @@ class StateMachine:
             session: in whose transaction; the caller commits. An AsyncSession makes the result awaitable.
             ident: the primary key: a value, or for a composite key a tuple or a mapping by name.
             to: the state to move to.
-            event_id: what asks for the step, 1 to 255 bytes of UTF-8 or a ``uuid.UUID``. The same event for the same row
-                is applied once, for as long as the table keeps its records, wherever the row has gone since.
+            event_id: what asks for the step, 1 to 255 bytes of UTF-8 or a ``uuid.UUID``. The same event for the same
+                row is applied once, for as long as the table keeps its records, wherever the row has gone since.
             idem: the table that remembers events, if not the machine's own.
 
         Returns:
@@ -207,8 +207,8 @@ class StateMachine:
         loaded = rows.loaded(session, key)
         if loaded is not None and sa.inspect(loaded).attrs[self._column.key].history.has_changes():
             raise ValueError(
-                f"the state of {rows.spell(key)} was changed and not flushed, and a flush would write it from any state: "
-                f"leave the change to advance()"
+                f"the state of {rows.spell(key)} was changed and not flushed, and a flush would write it from any "
+                f"state: leave the change to advance()"
             )
 
     def _move(self, session: Session, rows: Rows, key: tuple[Any, ...], to: Any) -> Advance:

@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from sqlalchemy import event
+
 from ..claim import Attempt, Call
 from ..errors import ExpiredTokenError, SpentTokenError, TransactionError, UnknownTokenError
 from .redemption import refusal
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from uuid import UUID
 
+    from sqlalchemy import Connection
     from sqlalchemy.orm import Session, SessionTransaction
 
     from ..model import Status
@@ -49,8 +52,7 @@ _GIVE_BACK: Final = f"""{_READ}
 class RedisTokenStore:
     """Tokens in Redis 6 or later, each redeemed by one atomic script.
 
-    A token that is refused costs the database nothing, one that is accepted a look at the table, which must exist as it
-    does without a store.
+    A token that is refused costs the database nothing; one that is accepted costs the business's own transaction.
 
     What is lost against the table: **the token and the business write do not commit together**. The token is consumed
     first, then the business runs in a transaction. If it raises, or its transaction fails before COMMIT is sent, the
@@ -152,6 +154,8 @@ class StoreAttempt(Attempt):
     _call: StoreRedemption
     _taken = False
     _committing = False
+    _begun = False
+    _session: Session
     _root: SessionTransaction | None = None
 
     def open(self, session: Session, joinable: Any, block: bool = False) -> bool:
@@ -167,14 +171,25 @@ class StoreAttempt(Attempt):
             raise refusal(error, asked.scope)
         self._taken = True
         won = super().open(session, joinable, block)
-        self._root = session.get_transaction()
+        self._session, self._root = session, session.get_transaction()
+        event.listen(self._tx.connection, "after_cursor_execute", self._watch)
         return won
 
     def _take(self, stale: bytes | None, wait: float) -> bool:
-        # Drivers begin with the first statement. It must not be the business's, for whether that broke out of its
-        # transaction can only be seen where one has begun; MariaDB counts none that has read no table.
-        self._tx.records.find(self._tx.connection, self._call.request.id)
         return True
+
+    def _watch(self, connection: Connection, *statement: Any) -> None:
+        # With no claim before it the business is the first to speak, and until it does (with PyMySQL, until it writes)
+        # drivers tell of no transaction: that one has ended can only be seen where one was seen before.
+        self._begun = self._begun or self._tx.records.dialect.in_transaction(connection)
+
+    def _leave(self) -> None:
+        super()._leave()
+        if self._root is not None and event.contains(self._tx.connection, "after_cursor_execute", self._watch):
+            event.remove(self._tx.connection, "after_cursor_execute", self._watch)
+
+    def _intact(self) -> bool:
+        return self._stands() and self._root is not None and self._root.is_active
 
     def _store(self, status: Status, codec: str, data: bytes) -> None:
         # The step before COMMIT. From there on nobody can say for sure that nothing was committed.
@@ -187,7 +202,7 @@ class StoreAttempt(Attempt):
             TransactionError: an error in COMMIT that would begin the transaction again. RetryTransactionError: as in
                 `Attempt.fail`.
         """
-        undone = self._taken and not self._committing and self._stands(session)
+        undone = self._taken and not self._committing and self._stands()
         try:
             super().fail(session, error)
         finally:
@@ -202,14 +217,14 @@ class StoreAttempt(Attempt):
                 scope=scope,
             ) from error
 
-    def _stands(self, session: Session) -> bool:
+    def _stands(self) -> bool:
         """Say whether the business left COMMIT alone: a token given back after it would run a second time."""
         root = self._root
         if root is None:
             return True  # the business never began
-        if session.get_transaction() is not root:
+        if self._session.get_transaction() is not root:
             return False
         # A failed flush or a lost connection has rolled back already, and there is no transaction to find.
         if not root.is_active or self._tx.connection.invalidated:
             return True
-        return self._tx.records.dialect.in_transaction(self._tx.connection)
+        return not self._begun or self._tx.records.dialect.in_transaction(self._tx.connection)

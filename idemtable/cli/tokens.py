@@ -1,0 +1,57 @@
+"""``idemtable tokens``: what an operator does with one-time tokens from outside the program."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import click
+
+from . import text
+from .failure import Failure
+from .target import EPILOG, Target, as_json, on_database
+
+
+@click.group(epilog=EPILOG)
+def tokens() -> None:
+    """Issue, revoke and list one-time tokens."""
+
+
+@tokens.command(epilog=EPILOG)
+@click.argument("scope")
+@click.option("--subject", help="Whom the token is for; only they can redeem it.")
+@click.option("--ttl", type=text.duration, default="30m", show_default=True, metavar="TIME",
+              help="How long it can be redeemed: 90s, 30m, 1d.")  # fmt: skip
+@on_database
+def issue(target: Target, scope: str, subject: str | None, ttl: timedelta) -> None:
+    """Print a new token. It is stored nowhere: only its hash is, so it is never shown again."""
+    click.echo(target.keys().tokens(scope, ttl=ttl).issue(subject=subject))
+
+
+@tokens.command(epilog=EPILOG, context_settings={"ignore_unknown_options": True})  # a token may begin with a dash
+@click.argument("scope")
+@click.argument("token")
+@on_database
+def revoke(target: Target, scope: str, token: str) -> None:
+    """Remove a token, used or not; exit code 1 if there is none in this scope."""
+    # A revoked token has no ttl left to speak of.
+    if not target.keys().tokens(scope, ttl=timedelta(seconds=1)).revoke(token):
+        raise Failure(f"there is no such token in the scope {scope}")
+    click.echo("revoked")
+
+
+@tokens.command(epilog=EPILOG)
+@click.argument("scope")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many.")
+@as_json
+@on_database
+def ls(target: Target, scope: str, limit: int, as_json: bool) -> None:
+    """List the newest tokens of a scope, issued and spent; the tenant column is the subject."""
+    idem = target.keys()
+    records = idem._run(lambda connection: idem._settings.records.tokens(connection, scope, limit))
+    if as_json:
+        for record in records:
+            click.echo(text.record_line(record))
+    elif records:
+        click.echo(text.record_rows(records))
+    else:
+        click.echo("no tokens", err=True)
