@@ -167,6 +167,7 @@ class SchemaError(IdempotencyError):
     """The table is missing or not as it should be; the message names the command that cures it."""
 
     http_status = 503
+    problems: tuple[str, ...] = ()
 
 
 class TokenError(IdempotencyError):

@@ -38,15 +38,19 @@ def _fault(value: object) -> str | None:
     return None
 
 
-def checked_key(key: object) -> str:
+def checked_key(key: object, where: str = "the call") -> str:
     """Return the key as text, exactly as given: nothing is trimmed or folded.
+
+    Args:
+        key: the key.
+        where: what it was looked for in, for the message.
 
     Raises:
         MissingKeyError: `key` is ``None``.
         InvalidKeyError: it is not a ``str`` of 1 to 255 bytes without control characters, nor a ``uuid.UUID``.
     """
     if key is None:
-        raise MissingKeyError("the call has no key: pass one, made once by the client and kept across its retries")
+        raise MissingKeyError(f"{where} has no key: pass one, made once by the client and kept across its retries")
     if isinstance(key, UUID):
         return str(key)
     if fault := _fault(key):

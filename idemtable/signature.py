@@ -22,6 +22,10 @@ class Parameters:
         everything = list(signature.parameters.values())
         if not everything or everything[0].kind not in _POSITIONAL:
             raise TypeError(f"{function.__qualname__} must take the session as its first argument")
+        if everything[0].name in ("self", "cls"):
+            raise TypeError(
+                f"{function.__qualname__} is a method, and its first argument would get the session: decorate a function"
+            )
         self.signature = signature.replace(parameters=everything[1:])
         self._function = function.__qualname__
         parameters = everything[1:]
@@ -47,7 +51,8 @@ class Parameters:
         try:
             return dict(self.signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
-            raise TypeError(f"{self._function}: {error}") from None
+            hint = " (leave the session out: the call gets one of its own)" if "too many positional" in str(error) else ""
+            raise TypeError(f"{self._function}: {error}{hint}") from None
 
     def _split(self, spec: str, what: str) -> tuple[str, tuple[str, ...]]:
         name, *path = spec.split(".")

@@ -172,7 +172,7 @@ class IdemTable(BaseTable):
     def forget(self, scope: str, key: Any, *, tenant: Any = None) -> bool:
         """Remove the record of a key, so that its next use runs again; say whether there was one."""
         id = identity(scope, key, tenant)[0]
-        return self._run(lambda connection: self._settings.records.forget(connection, id))
+        return self._run(lambda connection: self._settings.records.forget(connection, id), writes=True)
 
     def purge(
         self,
@@ -212,9 +212,10 @@ class IdemTable(BaseTable):
         """Raise SchemaError, whose message is the command to run, unless the table is as it should be."""
         self._settings.binding.run(self._check_schema)
 
-    def _run(self, work: Callable[[Connection], T]) -> T:
+    def _run(self, work: Callable[[Connection], T], *, writes: bool = False) -> T:
         try:
-            options = self._settings.dialect.begin_options(self._settings.wait)
+            # A read waits for nobody, which on SQLite means not to begin as a writer.
+            options = self._settings.dialect.begin_options(self._settings.wait) if writes else {}
             return cast("T", self._settings.binding.run(work, options))
         except SQLAlchemyError as error:
             meaning = self._translated(error)

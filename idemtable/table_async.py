@@ -131,7 +131,7 @@ class AsyncIdemTable(BaseTable):
     async def forget(self, scope: str, key: Any, *, tenant: Any = None) -> bool:
         """Remove the record of a key, so that its next use runs again; say whether there was one."""
         id = identity(scope, key, tenant)[0]
-        return await self._run(lambda connection: self._settings.records.forget(connection, id))
+        return await self._run(lambda connection: self._settings.records.forget(connection, id), writes=True)
 
     async def purge(
         self,
@@ -159,9 +159,10 @@ class AsyncIdemTable(BaseTable):
         """Raise SchemaError, whose message is the command to run, unless the table is as it should be."""
         await self._settings.binding.run(self._check_schema)  # type: ignore[misc]
 
-    async def _run(self, work: Callable[[Connection], T]) -> T:
+    async def _run(self, work: Callable[[Connection], T], *, writes: bool = False) -> T:
         try:
-            options = self._settings.dialect.begin_options(self._settings.wait)
+            # A read waits for nobody, which on SQLite means not to begin as a writer.
+            options = self._settings.dialect.begin_options(self._settings.wait) if writes else {}
             return await cast("Awaitable[T]", self._settings.binding.run(work, options))
         except SQLAlchemyError as error:
             meaning = self._translated(error)

@@ -62,6 +62,7 @@ class _BaseTransactional:
         self._given = parameters.given
         self._key = parameters.extractor(key, self._specs[0])
         self._tenant = None if tenant is None else parameters.extractor(tenant, self._specs[1])
+        self._where = f"the call of {scope} (key={key!r})" if isinstance(key, str) else f"the call of {scope}"
         self._fingerprint = parameters.fingerprinter(payload, key)
         self._ttl = settings.ttl if ttl is None else checked_ttl(ttl)
         self._wait = settings.wait if wait is None else checked_wait(wait)
@@ -84,7 +85,7 @@ class _BaseTransactional:
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         """Say who this call is and what it carries; raises before any SQL."""
         given = self._given(args, kwargs)
-        key = checked_key(self._key(given, args, kwargs))
+        key = checked_key(self._key(given, args, kwargs), self._where)
         tenant = None if self._tenant is None else checked_tenant(self._tenant(given, args, kwargs))
         request = Request(
             digest(tenant, self._scope, key),

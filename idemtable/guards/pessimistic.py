@@ -92,7 +92,6 @@ def _locked(session: Session, rows: Rows, keys: list[Key], wait: float | None) -
     if mapper is None:
         raise TypeError(f"lock takes a mapped class, not the Table {rows.name}")
     unique = list(dict.fromkeys(keys))
-    # By OR and not by a tuple's IN: MariaDB has no index range for the latter, and would lock the whole table.
     if len(rows.primary_key) == 1:
         condition: ColumnElement[bool] = rows.primary_key[0].in_([value for (value,) in unique])
     else:

@@ -189,6 +189,8 @@ class StoreAttempt(Attempt):
             event.remove(self._tx.connection, "after_cursor_execute", self._watch)
 
     def _intact(self) -> bool:
+        if self._begun:
+            return super()._intact()
         return self._stands() and self._root is not None and self._root.is_active
 
     def _store(self, status: Status, codec: str, data: bytes) -> None:

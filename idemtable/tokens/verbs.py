@@ -167,12 +167,6 @@ def _alone(settings: Settings, work: Work[T], retrying: Any) -> Any:
     return attempts(settings.binding.run, lambda connection: work(settings.records, connection), options)
 
 
-def run_alone(settings: Settings, scope: str, work: Work[T]) -> T:
-    """Run in a short transaction of a sync table's own."""
-    with _explained(settings, scope, repeats=True):
-        return cast("T", _alone(settings, work, tenacity.Retrying))
-
-
 class Tokens(_BaseTokens):
     """One-time tokens of one scope; made by `IdemTable.tokens`.
 
@@ -279,7 +273,8 @@ class Tokens(_BaseTokens):
     def _run(self, work: Work[T], session: Session | None) -> T:
         if session is not None:
             return self._inside(sync_session(session, "Session"), work)
-        return run_alone(self._settings, self._scope, work)
+        with _explained(self._settings, self._scope, repeats=True):
+            return cast("T", _alone(self._settings, work, tenacity.Retrying))
 
 
 class AsyncTokens(_BaseTokens):
