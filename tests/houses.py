@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.util import await_only, greenlet_spawn
 
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable
@@ -53,6 +54,8 @@ class Loop:
         self._thread.start()
 
     def run(self, coroutine: Any) -> Any:
+        if threading.current_thread() is self._thread:  # a business function, inside run_sync, calls another one
+            return await_only(coroutine)
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     def close(self) -> None:
@@ -215,6 +218,19 @@ class House:
         else:
             with sessionmaker(engine, **options)() as held:
                 yield Held(self, held)
+
+    def together(self, work: Callable[[], Any]) -> Any:
+        """Run a plain function as one task: what it calls shares that task's context, as in one async function."""
+        return work() if self.loop is None else self.loop.run(greenlet_spawn(work))
+
+    @contextmanager
+    def other_engine(self, **options: Any) -> Iterator[Any]:
+        """Another engine for the same database, gone at the end."""
+        engine = self.make_engine(**options)
+        try:
+            yield engine
+        finally:
+            self.dispose(engine)
 
     # --- looking --------------------------------------------------------------------------------------------------
 

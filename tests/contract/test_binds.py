@@ -1,0 +1,236 @@
+"""What a table can be bound to, and the transaction that it makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+import idemtable
+from idemtable import AsyncIdemTable, IdemTable, InProgressError
+from tests.houses import House, effect
+
+
+class OwnSession(Session):
+    pass
+
+
+def maker_of(house: House, engine: Any = None) -> Any:
+    engine = house.engine if engine is None else engine
+    if house.is_async:
+        from sqlalchemy.ext.asyncio import async_sessionmaker
+
+        return async_sessionmaker(engine, sync_session_class=OwnSession, info={"made": "here"})
+    return sessionmaker(engine, class_=OwnSession, info={"made": "here"})
+
+
+def test_a_sessionmaker_gives_the_sessions_that_functions_and_blocks_get(house: House) -> None:
+    idem = house.table(maker_of(house))
+    seen: list[Any] = []
+
+    @idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> int:
+        seen.append(session)
+        return effect(session, key)
+
+    assert order("k") == order("k")
+    with idem.transaction("pay", "k") as claim:
+        house.on(claim.session, seen.append)
+
+    assert [isinstance(session, OwnSession) for session in seen] == [True, True]
+    assert [session.info["made"] for session in seen] == ["here"] * 2
+    assert house.effects() == ["k"]
+
+
+def test_a_sessionmaker_without_an_engine_is_refused_with_the_cure(house: House) -> None:
+    from sqlalchemy.ext.asyncio import async_sessionmaker
+
+    with pytest.raises(ValueError, match="bound to no"):
+        house.table(async_sessionmaker() if house.is_async else sessionmaker())
+
+
+def test_a_bind_of_the_other_colour_is_refused_and_the_right_table_named(house: House) -> None:
+    if house.is_async:
+        with pytest.raises(TypeError, match="AsyncIdemTable"):
+            IdemTable(house.engine)
+        with pytest.raises(TypeError, match="AsyncIdemTable"):
+            IdemTable(maker_of(house))
+    else:
+        with pytest.raises(TypeError, match="use IdemTable"):
+            AsyncIdemTable(house.engine)
+        with pytest.raises(TypeError, match="use IdemTable"):
+            AsyncIdemTable(maker_of(house))
+
+
+@pytest.mark.parametrize("bind", [None, "sqlite://", 5], ids=repr)
+def test_something_that_is_no_bind_is_refused(house: House, bind: Any) -> None:
+    with pytest.raises(TypeError, match="takes an"):
+        (AsyncIdemTable if house.is_async else IdemTable)(bind)
+
+
+def test_a_function_of_the_other_colour_is_refused_at_decoration(house: House) -> None:
+    async def coroutine(session: Any, key: str) -> None: ...
+
+    def plain(session: Any, key: str) -> None: ...
+
+    table = house.idem.inner if house.is_async else house.idem
+    wrong, cure = (plain, "async def") if house.is_async else (coroutine, "AsyncIdemTable")
+    with pytest.raises(TypeError, match=cure):
+        table.transactional("order", key="key")(wrong)
+
+
+@pytest.mark.parametrize("bind", ["engine", "sessionmaker", "table"])
+def test_the_plain_import_decorates_as_a_table_does(house: House, bind: str) -> None:
+    given: Any = {"engine": house.engine, "sessionmaker": maker_of(house)}.get(bind)
+    if given is None:
+        given = getattr(house.idem, "inner", house.idem)
+
+    if house.is_async:
+
+        @idemtable.transactional(given, "order", key="key", tenant="tenant", payload=("key",))
+        async def order(session: Any, key: str, tenant: str, item: str) -> int:
+            return await session.run_sync(lambda sync: effect(sync, item))
+
+        def call(*args: Any) -> Any:
+            return house.loop.run(order.outcome(*args))  # type: ignore[union-attr]
+    else:
+
+        @idemtable.transactional(given, "order", key="key", tenant="tenant", payload=("key",))
+        def order(session: Any, key: str, tenant: str, item: str) -> int:  # type: ignore[misc]
+            return effect(session, item)
+
+        call = order.outcome
+
+    first, second, third = call("k", "a", "tea"), call("k", "a", "other"), call("k", "b", "tea")
+    assert (first.replayed, second.replayed, third.replayed) == (False, True, False)
+    assert first.value == second.value
+    assert house.effects() == ["tea", "tea"]
+
+
+def test_the_decorated_function_keeps_its_name_and_shows_its_call_without_the_session(house: House) -> None:
+    import inspect
+
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str, *, item: str = "tea") -> int:
+        """Make an order."""
+        return 1
+
+    function = getattr(order, "inner", order)
+    assert function.__name__ == "order"
+    assert function.__doc__ == "Make an order."
+    assert list(inspect.signature(function).parameters) == ["key", "item"]
+    assert "'order'" in repr(function)
+    with pytest.raises(TypeError, match="key"):
+        order()
+    with pytest.raises(TypeError, match="unexpected"):
+        order("k", other=1)
+    assert house.rows() == []
+
+
+def test_objects_that_the_function_loaded_stay_readable_after_the_call(house: House) -> None:
+    from tests.houses import Effect
+
+    kept: list[Effect] = []
+
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> int:
+        row = Effect(name=key)
+        session.add(row)
+        session.flush()
+        kept.append(row)
+        return row.id
+
+    assert order("k") == kept[0].id
+    assert kept[0].name == "k"
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE", "READ COMMITTED"])
+def test_a_function_runs_at_the_level_asked_for_and_at_the_engines_own_otherwise(house: House, level: str) -> None:
+    if house.kind == "sqlite":
+        level = "SERIALIZABLE"
+    sql = {
+        "postgresql": "SHOW transaction_isolation",
+        "mariadb": "SELECT @@SESSION.tx_isolation",
+        "sqlite": "SELECT 'serializable'",
+    }[house.kind]
+    usual = {"postgresql": "read committed", "mariadb": "repeatable read", "sqlite": "serializable"}[house.kind]
+
+    def level_of(session: Any) -> str:
+        return str(session.scalar(sa.text(sql))).lower().replace("-", " ")
+
+    @house.idem.transactional("asked", key="key", isolation_level=level)
+    def asked(session: Any, key: str) -> str:
+        effect(session, key)
+        return level_of(session)
+
+    @house.idem.transactional("usual", key="key")
+    def own(session: Any, key: str) -> str:
+        return level_of(session)
+
+    first = asked.outcome("k")
+    assert first.value == level.lower()
+    assert asked.outcome("k").replayed
+    assert own("k") == usual  # the connection went back to the pool as it was
+    assert house.effects() == ["k"]
+
+
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", 5], ids=repr)
+def test_a_level_that_is_no_transactions_is_refused_at_decoration(house: House, level: Any) -> None:
+    with pytest.raises(ValueError, match="isolation_level="):
+
+        @house.idem.transactional("order", key="key", isolation_level=level)
+        def order(session: Any, key: str) -> None: ...
+
+
+def test_an_expired_wait_of_a_duplicate_is_in_progress_and_runs_nothing(house: House) -> None:
+    """The first call is a joined one that its caller has not committed: whoever comes next waits in vain."""
+    from datetime import timedelta
+
+    runs = []
+
+    @house.idem.transactional("order", key="key", wait=timedelta(0))
+    def order(session: Any, key: str) -> int:
+        runs.append(key)
+        return effect(session, key)
+
+    with house.session() as held:
+        first = order.join(held.session, "k")
+        with pytest.raises(InProgressError) as caught:
+            order("k")
+        assert caught.value.retry_after > 0
+        assert caught.value.http_status == 409
+        with pytest.raises(InProgressError), house.idem.transaction("order", "k", wait=timedelta(0)):
+            runs.append("block")
+        held.commit()
+    assert order("k") == first
+    assert runs == ["k"]
+
+
+def test_cancelling_an_async_call_rolls_it_back() -> None:
+    from tests.conftest import BACKENDS, house_of
+
+    for backend in BACKENDS:
+        house = house_of(backend) if "async" in backend else None
+        if house is None:
+            continue
+
+        async def scenario(house: House = house) -> None:
+            started = asyncio.Event()
+
+            @house.idem.inner.transactional("order", key="key")
+            async def order(session: Any, key: str) -> None:
+                await session.run_sync(lambda sync: effect(sync, key))
+                started.set()
+                await asyncio.Event().wait()
+
+            task = asyncio.ensure_future(order("k"))
+            await started.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        house.loop.run(scenario())  # type: ignore[union-attr]
+        assert (house.effects(), house.rows()) == ([], []), backend

@@ -1,0 +1,192 @@
+"""A function that breaks out of its transaction is told so, and what it left behind never runs a second time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from idemtable import LostClaimError, Status
+from tests.houses import House, Unique, effect
+
+
+def test_a_rollback_inside_the_function_is_a_lost_claim_and_leaves_nothing(house: House) -> None:
+    broken = [True]
+
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        effect(session, key)
+        if broken[0]:
+            session.rollback()
+            effect(session, "after the rollback")
+
+    with pytest.raises(LostClaimError, match="rolled back"):
+        order("k")
+    assert (house.effects(), house.rows()) == ([], [])
+    broken[0] = False
+    order("k")
+    assert house.effects() == ["k"]
+
+
+def test_a_commit_inside_a_block_is_a_lost_claim_and_its_key_never_runs_again(house: House) -> None:
+    with pytest.raises(LostClaimError), house.idem.transaction("pay", "k") as claim:
+
+        def work(session: Any) -> None:
+            effect(session, "k")
+            session.commit()
+
+        house.on(claim.session, work)
+    with pytest.raises(LostClaimError, match="forget"), house.idem.transaction("pay", "k"):
+        raise AssertionError("must not be entered")
+    assert house.effects() == ["k"]
+
+
+def test_a_commit_and_another_transaction_inside_the_function_keep_what_was_committed_only(house: House) -> None:
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        effect(session, "committed")
+        session.commit()
+        effect(session, "after the commit")
+
+    with pytest.raises(LostClaimError):
+        order("k")
+    assert house.effects() == ["committed"]
+    assert house.idem.get("order", "k").status is Status.IN_PROGRESS
+
+
+def test_a_rollback_sent_as_text_is_a_lost_claim_and_what_follows_it_is_not_committed(house: House) -> None:
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        effect(session, "before")
+        session.connection().exec_driver_sql("ROLLBACK")
+        session.connection().exec_driver_sql("BEGIN")
+        effect(session, "after")
+
+    with pytest.raises(LostClaimError):
+        order("k")
+    assert (house.effects(), house.rows()) == ([], [])
+
+
+def test_a_commit_sent_as_text_is_a_lost_claim_where_the_driver_tells(house: House) -> None:
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        effect(session, key)
+        session.connection().exec_driver_sql("COMMIT")
+
+    if house.url.get_driver_name() == "asyncmy":
+        # It ignores the server's status when no bit of it is set, which is what says that no transaction is open. The
+        # result then goes into the row by a transaction of its own: still one effect and one answer.
+        order("k")
+        assert order.outcome("k").replayed
+    else:
+        with pytest.raises(LostClaimError):
+            order("k")
+        with pytest.raises(LostClaimError, match="forget"):
+            order("k")
+    assert house.effects() == ["k"]
+
+
+def test_a_statement_that_fails_and_is_swallowed_ends_as_a_lost_claim_where_it_killed_the_transaction(
+    house: House,
+) -> None:
+    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        effect(session, key)
+        with pytest.raises(sa.exc.IntegrityError):
+            session.execute(sa.insert(Unique).values(name="taken"))
+
+    if house.kind == "postgresql":
+        with pytest.raises(LostClaimError, match="begin_nested"):
+            order("k")
+        assert (house.effects(), house.rows()) == ([], [])
+    else:  # the statement alone was undone: the transaction is whole
+        order("k")
+        assert house.effects() == ["k"]
+        assert house.idem.get("order", "k").status is Status.COMPLETED
+
+
+def test_a_swallowed_failure_inside_a_savepoint_of_the_functions_own_is_no_lost_claim(house: House) -> None:
+    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> str:
+        effect(session, key)
+        with pytest.raises(sa.exc.IntegrityError), session.begin_nested():
+            session.add(Unique(name="taken"))
+            session.flush()
+        return "done"
+
+    assert order("k") == "done"
+    assert order.outcome("k").replayed
+    assert house.effects() == ["k"]
+
+
+def test_a_flush_that_fails_and_is_swallowed_is_a_lost_claim(house: House) -> None:
+    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        effect(session, key)
+        session.add(Unique(name="taken"))
+        with pytest.raises(sa.exc.IntegrityError):
+            session.flush()
+
+    with pytest.raises(LostClaimError):
+        order("k")
+    assert (house.effects(), house.rows()) == ([], [])
+    with house.session() as held:
+        held.run(lambda session: effect(session, "before"))
+        with pytest.raises(LostClaimError):
+            order.join(held.session, "k")
+        held.commit()
+    assert house.effects() == ["before"]
+    assert house.rows() == []
+
+
+@pytest.mark.parametrize("when", ["in the function", "at the end"])
+def test_the_functions_own_unique_violation_passes_as_sqlalchemys_own_error(house: House, when: str) -> None:
+    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+    runs = []
+
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        runs.append(key)
+        effect(session, key)
+        session.add(Unique(name="taken"))
+        if when == "in the function":
+            session.flush()
+
+    with pytest.raises(sa.exc.IntegrityError) as caught:
+        order("k")
+    assert type(caught.value) is sa.exc.IntegrityError
+    assert runs == ["k"]  # a violation is an answer, not a reason to try again
+    assert (house.effects(), house.rows()) == ([], [])
+
+
+def test_a_violation_of_the_librarys_own_table_by_the_function_is_not_taken_for_a_duplicate(house: House) -> None:
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        effect(session, key)
+        session.execute(sa.text("INSERT INTO idemtable SELECT * FROM idemtable"))
+
+    with pytest.raises(sa.exc.IntegrityError):
+        order("k")
+    assert (house.effects(), house.rows()) == ([], [])
+
+
+def test_a_savepoint_left_open_by_the_function_is_part_of_its_work(house: House) -> None:
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> str:
+        session.begin_nested()
+        effect(session, key)
+        return "done"
+
+    assert order("k") == "done"
+    assert order.outcome("k").replayed
+    with house.session() as held:
+        order.join(held.session, "joined")
+        held.commit()
+    assert house.effects() == ["k", "joined"]

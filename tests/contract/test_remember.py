@@ -1,0 +1,216 @@
+"""Exceptions that are a result: the writes go, the key stays, replays raise the same."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from idemtable import FingerprintMismatchError, ResultNotSerializableError, ResultUnreadableError, Status
+from tests.houses import House, Unique, effect
+
+
+class CardDeclined(Exception):
+    def __init__(self, reason: str, *, amount: Decimal, tries: tuple[int, ...] = ()) -> None:
+        super().__init__(f"declined: {reason}", amount)
+        self.reason = reason
+        self.tries = tries
+
+
+class StolenCard(CardDeclined):
+    pass
+
+
+class Other(Exception):
+    pass
+
+
+@pytest.fixture
+def runs() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def pay(house: House, runs: list[str]) -> Any:
+    @house.idem.transactional("pay", key="key", remember=(CardDeclined,), payload=None)
+    def pay(session: Any, key: str, error: Exception | None = None) -> str:
+        runs.append(key)
+        effect(session, key)
+        if error is not None:
+            raise error
+        return "paid"
+
+    return pay
+
+
+def test_a_remembered_exception_rolls_back_the_writes_and_is_raised_again_without_running(
+    house: House, pay: Any, runs: list[str]
+) -> None:
+    error = CardDeclined("limit", amount=Decimal("9.90"), tries=(1, 2))
+    with pytest.raises(CardDeclined) as first:
+        pay("k", error)
+    assert first.value is error
+    with pytest.raises(CardDeclined) as second:
+        pay("k")
+
+    assert type(second.value) is CardDeclined
+    assert second.value.args == first.value.args == ("declined: limit", Decimal("9.90"))
+    assert second.value.reason == "limit"
+    assert second.value.tries == (1, 2)
+    assert runs == ["k"]
+    assert house.effects() == []
+    record = house.idem.get("pay", "k")
+    assert record.status is Status.FAILED
+    assert record.codec == "exception"
+
+
+def test_a_subclass_of_a_remembered_class_comes_back_as_itself(pay: Any, runs: list[str]) -> None:
+    for error in (StolenCard("stolen", amount=Decimal(1)), None):
+        with pytest.raises(CardDeclined) as caught:
+            pay("k", error)
+        assert type(caught.value) is StolenCard
+    assert runs == ["k"]
+
+
+def test_an_exception_that_is_not_named_is_not_remembered(house: House, pay: Any, runs: list[str]) -> None:
+    with pytest.raises(Other):
+        pay("k", Other())
+    assert house.rows() == []
+    assert pay("k") == "paid"
+    assert runs == ["k", "k"]
+
+
+def test_a_base_class_covers_what_derives_from_it(house: House) -> None:
+    runs = []
+
+    @house.idem.transactional("pay", key="key", remember=(Exception,))
+    def pay(session: Any, key: str) -> None:
+        runs.append(key)
+        raise StolenCard("stolen", amount=Decimal(1))
+
+    for _ in range(2):
+        with pytest.raises(StolenCard):
+            pay("k")
+    assert runs == ["k"]
+
+
+def test_database_errors_are_never_remembered_not_even_by_a_base_class(house: House) -> None:
+    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+    errors: list[Any] = []
+
+    def violate(session: Any) -> None:
+        session.add(Unique(name="taken"))
+        session.flush()
+
+    def misspell(session: Any) -> None:
+        session.execute(sa.text("SELECT * FROM no_such_table"))
+
+    def driver(session: Any) -> None:
+        try:
+            misspell(session)
+        except sa.exc.DBAPIError as error:
+            raise error.orig from None  # type: ignore[misc]
+
+    @house.idem.transactional("pay", key="key", remember=(Exception,), payload=None)
+    def pay(session: Any, key: str, work: Any) -> str:
+        effect(session, key)
+        errors.append(key)
+        if work is not None:
+            work(session)
+        return "paid"
+
+    for number, work in enumerate((violate, misspell, driver)):
+        with pytest.raises(Exception):  # noqa: B017 - each another class
+            pay(f"k{number}", work)
+        assert (house.effects(), house.rows()) == ([], [])
+        assert pay(f"k{number}", None) == "paid"
+        house.sweep()
+        house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+    assert errors == ["k0", "k0", "k1", "k1", "k2", "k2"]
+
+
+def test_an_exception_raised_over_a_database_error_is_remembered_as_itself(house: House) -> None:
+    """The business turns a violation of its own into an answer, which is what remember= is for."""
+    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+    runs = []
+
+    @house.idem.transactional("pay", key="key", remember=(CardDeclined,))
+    def pay(session: Any, key: str) -> None:
+        runs.append(key)
+        effect(session, key)
+        session.add(Unique(name="taken"))
+        try:
+            session.flush()
+        except sa.exc.IntegrityError as error:
+            raise CardDeclined("used", amount=Decimal(0)) from error
+
+    for _ in range(2):
+        with pytest.raises(CardDeclined):
+            pay("k")
+    assert runs == ["k"]
+    assert house.effects() == []
+    assert house.idem.get("pay", "k").status is Status.FAILED
+
+
+def test_an_exception_that_cannot_be_stored_rolls_everything_back(house: House, pay: Any, runs: list[str]) -> None:
+    with pytest.raises(ResultNotSerializableError, match="remember=") as caught:
+        pay("k", CardDeclined(object(), amount=Decimal(1)))  # type: ignore[arg-type]
+    assert isinstance(caught.value.__cause__, CardDeclined)
+    assert (house.effects(), house.rows()) == ([], [])
+    assert pay("k") == "paid"
+    assert runs == ["k", "k"]
+
+
+def test_a_remembered_exception_still_checks_the_payload(house: House) -> None:
+    @house.idem.transactional("pay", key="key", remember=(CardDeclined,))
+    def pay(session: Any, key: str, amount: int) -> None:
+        raise CardDeclined("limit", amount=Decimal(amount))
+
+    with pytest.raises(CardDeclined):
+        pay("k", 1)
+    with pytest.raises(FingerprintMismatchError):
+        pay("k", 2)
+
+
+def test_a_remembered_exception_that_is_no_longer_named_is_unreadable_and_nothing_runs(house: House) -> None:
+    runs = []
+
+    def pay(session: Any, key: str) -> None:
+        runs.append(key)
+        raise CardDeclined("limit", amount=Decimal(1))
+
+    with pytest.raises(CardDeclined):
+        house.idem.transactional("pay", key="key", remember=(CardDeclined,))(pay)("k")
+    with pytest.raises(ResultUnreadableError, match="remember="):
+        house.idem.transactional("pay", key="key")(pay)("k")
+    assert runs == ["k"]
+    assert house.idem.get("pay", "k").status is Status.FAILED
+
+
+def test_a_joined_call_remembers_with_the_callers_commit(house: House, pay: Any, runs: list[str]) -> None:
+    with house.session() as held:
+        held.run(lambda session: effect(session, "before"))
+        with pytest.raises(CardDeclined):
+            pay.join(held.session, "k", CardDeclined("limit", amount=Decimal(1)))
+        held.run(lambda session: effect(session, "after"))
+        held.commit()
+    with pytest.raises(CardDeclined):
+        pay("k")
+    assert runs == ["k"]
+    assert house.effects() == ["before", "after"]
+
+
+def test_a_function_that_remembers_stores_its_results_as_any_other(house: House, pay: Any, runs: list[str]) -> None:
+    assert pay("k") == pay("k") == "paid"
+    assert runs == ["k"]
+    assert house.effects() == ["k"]
+
+
+@pytest.mark.parametrize("wrong", [(CardDeclined, "text"), (int,), BaseException, (KeyboardInterrupt,)], ids=repr)
+def test_remember_takes_exception_classes_only(sync_house: House, wrong: Any) -> None:
+    with pytest.raises(TypeError, match="remember="):
+
+        @sync_house.idem.transactional("pay", key="key", remember=wrong)
+        def pay(session: Any, key: str) -> None: ...

@@ -1,0 +1,225 @@
+"""SQLite's driver begins transactions by itself and loses atomicity with savepoints; the library keeps it from that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+import idemtable
+from idemtable import SessionNotUsableError
+from tests.conftest import BACKENDS, house_of
+from tests.houses import House, effect
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name.startswith("sqlite")])
+def sqlite_house(request: pytest.FixtureRequest) -> House:
+    return house_of(request.param)
+
+
+@pytest.fixture
+def bare(sqlite_house: House) -> Iterator[Any]:
+    """An engine that no IdemTable was ever bound to."""
+    with sqlite_house.other_engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def order(sqlite_house: House) -> Any:
+    @sqlite_house.idem.transactional("order", key="key")
+    def order(session: Any, key: str, fail: bool = False) -> int:
+        number = effect(session, key)
+        if fail:
+            raise LookupError
+        return number
+
+    return order
+
+
+def test_a_session_of_an_engine_without_the_listeners_is_refused_with_the_cure(
+    sqlite_house: House, bare: Any, order: Any
+) -> None:
+    with sqlite_house.session(bare) as held:
+        with pytest.raises(SessionNotUsableError, match=r"configure_sqlite\(engine\)"):
+            order.join(held.session, "k")
+        held.rollback()
+        held.run(lambda session: effect(session, "own"))
+        with (
+            pytest.raises(SessionNotUsableError, match=r"configure_sqlite\(engine\)"),
+            sqlite_house.idem.claim(held.session, "pay", "k"),
+        ):
+            pass
+        held.rollback()
+    assert (sqlite_house.effects(), sqlite_house.rows()) == ([], [])
+
+
+def test_the_cure_works_also_for_connections_that_were_pooled_earlier(
+    sqlite_house: House, bare: Any, order: Any
+) -> None:
+    with sqlite_house.session(bare) as held:  # puts a connection in the driver's own mode into the pool
+        held.run(lambda session: effect(session, "earlier"))
+        held.commit()
+    idemtable.configure_sqlite(bare)
+    idemtable.configure_sqlite(bare)
+    with sqlite_house.session(bare) as held:
+        order.join(held.session, "k")
+        held.rollback()
+    assert sqlite_house.effects() == ["earlier"]
+    with sqlite_house.session(bare) as held:
+        order.join(held.session, "k")
+        held.commit()
+    assert sqlite_house.effects() == ["earlier", "k"]
+
+
+def test_binding_a_table_is_the_cure_too(sqlite_house: House, bare: Any, order: Any) -> None:
+    with sqlite_house.session(bare) as held:
+        held.run(lambda session: effect(session, "earlier"))
+        held.commit()
+    idem = sqlite_house.table(bare)
+
+    @idem.transactional("other", key="key")
+    def other(session: Any, key: str) -> None:
+        effect(session, key)
+        with pytest.raises(LookupError), session.begin_nested():
+            effect(session, "inside the savepoint")
+            raise LookupError
+
+    other("k")
+    assert sqlite_house.effects() == ["earlier", "k"]
+
+
+def test_configure_sqlite_refuses_an_engine_for_another_database() -> None:
+    engine = sa.create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
+    with pytest.raises(ValueError, match="postgresql"):
+        idemtable.configure_sqlite(engine)
+
+
+def test_a_savepoint_as_the_first_write_does_not_commit_by_itself(sqlite_house: House) -> None:
+    @sqlite_house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        with session.begin_nested():
+            effect(session, key)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        order("k")
+    with sqlite_house.session() as held:
+        held.run(lambda session: session.begin_nested())
+        held.run(lambda session: effect(session, "nested"))
+        held.run(lambda session: session.get_nested_transaction().commit())
+        held.rollback()
+    assert (sqlite_house.effects(), sqlite_house.rows()) == ([], [])
+
+
+def test_a_savepoint_rolled_back_leaves_the_rest_of_the_function_standing(sqlite_house: House) -> None:
+    @sqlite_house.idem.transactional("order", key="key", remember=(LookupError,))
+    def order(session: Any, key: str) -> str:
+        effect(session, "kept")
+        with pytest.raises(LookupError), session.begin_nested():
+            effect(session, "undone")
+            raise LookupError
+        return "done"
+
+    assert order("k") == order("k") == "done"
+    assert sqlite_house.effects() == ["kept"]
+
+
+def test_other_transactions_of_the_engine_stay_deferred(sqlite_house: House) -> None:
+    """A reader beside a writer: with BEGIN IMMEDIATE for all, the second session would find the database locked."""
+    with sqlite_house.session() as writer, sqlite_house.session() as reader:
+        writer.run(lambda session: effect(session, "written"))
+        assert reader.run(lambda session: session.scalar(sa.text("SELECT count(*) FROM effect"))) == 0
+        assert reader.run(lambda session: session.connection().get_execution_options()) == {}
+        writer.commit()
+    assert sqlite_house.effects() == ["written"]
+
+
+def test_the_librarys_own_transaction_begins_with_the_write_lock(sqlite_house: House) -> None:
+    """Else two calls that have read could both be refused their write, and neither could go on."""
+    statements: list[str] = []
+    engine = getattr(sqlite_house.engine, "sync_engine", sqlite_house.engine)
+
+    def listen(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    @sqlite_house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    sa.event.listen(engine, "before_cursor_execute", listen)
+    try:
+        order("k")
+        order("k")
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", listen)
+    begins = [statement for statement in statements if statement.startswith("BEGIN")]
+    assert begins
+    assert set(begins) == {"BEGIN IMMEDIATE"}
+    assert statements[0].startswith(("BEGIN", "PRAGMA"))
+
+
+def test_the_busy_timeout_of_the_connection_is_what_it_was(sqlite_house: House) -> None:
+    from datetime import timedelta
+
+    with sqlite_house.other_engine(connect_args={"timeout": 7}) as engine:
+        idem = sqlite_house.table(engine, wait=timedelta(seconds=2))
+        seen: list[int] = []
+
+        @idem.transactional("order", key="key")
+        def order(session: Any, key: str) -> None:
+            seen.append(session.scalar(sa.text("PRAGMA busy_timeout")))
+
+        order("k")
+        with sqlite_house.session(engine) as held:
+            order.join(held.session, "joined")
+            seen.append(held.run(lambda session: session.scalar(sa.text("PRAGMA busy_timeout"))))
+            held.commit()
+    assert seen == [7000, 7000, 7000]
+
+
+def test_an_engine_in_pythons_other_transaction_mode_is_refused_with_the_cure(sqlite_house: House) -> None:
+    import sys
+
+    if sys.version_info < (3, 12):
+        # The argument does not exist before; the driver itself refuses it.
+        with sqlite_house.other_engine(connect_args={"autocommit": False}) as engine:
+            idem = sqlite_house.table(engine)
+            with pytest.raises(TypeError, match="autocommit"), idem.transaction("pay", "k"):
+                pass
+        return
+    with sqlite_house.other_engine(connect_args={"autocommit": False}) as engine:
+        idem = sqlite_house.table(engine)
+        with pytest.raises(Exception, match="leave the argument out"), idem.transaction("pay", "k"):
+            pass
+    assert sqlite_house.rows() == []
+
+
+def test_a_transaction_that_has_read_what_somebody_else_changed_since_must_begin_again(
+    sqlite_house: House, order: Any
+) -> None:
+    with sqlite_house.session() as held:
+        held.run(lambda session: session.scalar(sa.text("SELECT count(*) FROM effect")))
+        sqlite_house.execute("INSERT INTO effect (name, amount) VALUES ('other', 1)")
+        with pytest.raises(idemtable.RetryTransactionError, match="begin again"):
+            order.join(held.session, "k")
+        held.rollback()
+        order.join(held.session, "k")
+        held.commit()
+    assert sqlite_house.effects() == ["other", "k"]
+
+
+def test_a_database_in_memory_works_through_one_connection() -> None:
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    idem = idemtable.IdemTable(engine)
+    idem.create_all()
+    idem.check_schema()
+
+    @idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> str:
+        return "made"
+
+    assert order("k") == "made"
+    assert order.outcome("k").replayed
+    engine.dispose()

@@ -1,0 +1,54 @@
+"""What fault tests share: a house for each driver, spoken to through a proxy that cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from tests.faults.proxy import Proxy
+from tests.houses import House
+
+DRIVERS = ["postgresql18", "postgresql18-async", "postgresql18-asyncpg", "mariadb", "mariadb-async"]
+"""The backends that have a connection to lose, one for each driver."""
+
+
+@dataclass
+class Line:
+    """A house, and an engine and a table that reach it through the proxy only."""
+
+    house: House
+    proxy: Proxy
+    engine: Any
+    idem: Any
+
+    def checked_out(self) -> int:
+        """How many connections are out of the pool."""
+        return int(getattr(self.engine, "sync_engine", self.engine).pool.checkedout())
+
+
+def engine_at(house: House, port: int, **options: Any) -> Any:
+    """An engine for the house's database, behind another port."""
+    url = house.url.set(host="127.0.0.1", port=port)
+    if house.is_async:
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        return create_async_engine(url, **options)
+    return sa.create_engine(url, **options)
+
+
+@contextmanager
+def through_a_proxy(house: House, **options: Any) -> Iterator[Line]:
+    """Reach the house through a proxy of its own; at the end every connection must be back in the pool."""
+    assert house.sync_url.port is not None
+    with Proxy(house.sync_url.port) as proxy:
+        engine = engine_at(house, proxy.port, **options)
+        try:
+            line = Line(house, proxy, engine, house.table(engine))
+            yield line
+            assert line.checked_out() == 0, f"{line.checked_out()} connections were never given back"
+        finally:
+            house.dispose(engine)

@@ -1,0 +1,150 @@
+"""A TCP proxy that cuts one connection at a moment the test has chosen, and says whether it did."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from types import TracebackType
+from typing import Self
+
+HOST = "127.0.0.1"
+
+
+class Way(Enum):
+    """The direction of a chunk."""
+
+    TO_SERVER = "to server"
+    TO_CLIENT = "to client"
+
+
+@dataclass
+class Cut:
+    """The moment: the `number`-th chunk that goes this `way` and for which `mark` holds. That chunk is not delivered."""
+
+    way: Way
+    number: int = 1
+    mark: Callable[[bytes], bool] | None = None
+    hit: threading.Event = field(default_factory=threading.Event)
+
+
+def is_commit(chunk: bytes) -> bool:
+    """Whether a client says COMMIT, in either protocol; ``SET AUTOCOMMIT`` is something else."""
+    return b"COMMIT" in chunk.upper().replace(b"AUTOCOMMIT", b"")
+
+
+class Proxy:
+    """Passes connections on to a server until it cuts them. As a context manager it ends with all of them."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._cut: Cut | None = None
+        self._seen = 0
+        self._committing: set[int] = set()
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server((HOST, 0), backlog=64)
+        self.port: int = self._listener.getsockname()[1]
+        self.hits = 0
+        self._start(self._accept)
+
+    # --- what a test says -----------------------------------------------------------------------------------------
+
+    def cut_at(self, way: Way, number: int) -> Cut:
+        """Cut at the `number`-th chunk from now on that goes one way."""
+        return self._arm(Cut(way, number))
+
+    def cut_before_commit(self) -> Cut:
+        """Cut when a client sends COMMIT: the server never hears of it."""
+        return self._arm(Cut(Way.TO_SERVER, mark=is_commit))
+
+    def cut_after_commit(self) -> Cut:
+        """Cut when the server answers a COMMIT: it has been executed, and the client never hears of it."""
+        return self._arm(Cut(Way.TO_CLIENT, mark=is_commit))
+
+    def let_pass(self) -> None:
+        """Forget a cut that has not hit."""
+        with self._lock:
+            self._cut = None
+
+    def _arm(self, cut: Cut) -> Cut:
+        with self._lock:
+            self._cut, self._seen = cut, 0
+            self._committing.clear()
+        return cut
+
+    # --- what the proxy does ---------------------------------------------------------------------------------------
+
+    def _start(self, run: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=run, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection((HOST, self._target))
+                except OSError:  # the server is down: so is the proxy
+                    client.close()
+                    continue
+                for end in (client, server):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with self._lock:
+                    self._open |= {client, server}
+                self._start(self._pass, Way.TO_SERVER, client, server)
+                self._start(self._pass, Way.TO_CLIENT, server, client)
+
+    def _pass(self, way: Way, source: socket.socket, target: socket.socket) -> None:
+        pair = id(source if way is Way.TO_SERVER else target)
+        with suppress(OSError):
+            while chunk := source.recv(65536):
+                if self._is_the_moment(way, chunk, pair):
+                    break
+                target.sendall(chunk)
+        self._end(source, target)
+
+    def _is_the_moment(self, way: Way, chunk: bytes, pair: int) -> bool:
+        with self._lock:
+            cut = self._cut
+            if cut is None:
+                return False
+            if cut.mark is not None and cut.way is Way.TO_CLIENT:
+                if way is Way.TO_SERVER:
+                    if cut.mark(chunk):
+                        self._committing.add(pair)
+                    return False
+                counts = pair in self._committing
+            else:
+                counts = way is cut.way and (cut.mark is None or cut.mark(chunk))
+            if not counts or way is not cut.way:
+                return False
+            self._seen += 1
+            if self._seen < cut.number:
+                return False
+            self._cut = None
+            self.hits += 1
+            cut.hit.set()
+            return True
+
+    def _end(self, *ends: socket.socket) -> None:
+        for end in ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        with self._lock:
+            self._open -= set(ends)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._end(self._listener, *self._open)
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive(), "the proxy does not end"

@@ -1,0 +1,166 @@
+"""Connections that died while idle, and servers that are killed in the middle of a call and come back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests import servers
+from tests.conftest import BACKENDS, house_of
+from tests.faults.lines import DRIVERS
+from tests.houses import House, effect
+from tests.races.crowd import WAIT, backend_id, crowd, kill_backend, meanwhile, one_run
+
+COUNT = 4
+
+
+@pytest.fixture(params=DRIVERS)
+def house(request: pytest.FixtureRequest) -> House:
+    return house_of(request.param)
+
+
+def connections_of(house: House) -> list[int]:
+    """The connections to the house's database but the one that asks."""
+    if house.kind == "postgresql":
+        sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    else:
+        sql = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> connection_id()"
+    return [number for (number,) in house.execute(sql)]
+
+
+@pytest.mark.parametrize("level", [None, "SERIALIZABLE"])
+@pytest.mark.parametrize("what", ["first run", "replay"])
+def test_pooled_connections_that_died_while_idle_are_not_seen(house: House, what: str, level: str | None) -> None:
+    together = threading.Barrier(COUNT, timeout=60)
+    options = {} if level is None else {"isolation_level": level}
+    with house.other_engine() as engine:
+        idem = house.table(engine)
+
+        @idem.transactional("order", key="key", wait=WAIT, **options)
+        def order(session: Any, key: str) -> dict[str, int]:
+            number = effect(session, key)
+            if key.startswith("warm"):
+                meanwhile(house, together.wait)  # so that each has a connection of its own
+            return {"id": number}
+
+        warm = crowd(COUNT, lambda number: order(f"warm{number}"))
+        killed = connections_of(house)
+        for number in killed:
+            kill_backend(house, number)
+        if what == "replay":
+            assert [order(f"warm{number}") for number in range(COUNT)] == warm
+        else:
+            for key in ("a", "b", "c", "d"):
+                assert order(key) == order(key)
+
+        assert len(killed) >= COUNT, "fewer connections were killed than the pool held"
+        assert getattr(engine, "sync_engine", engine).pool.checkedout() == 0
+    kept = sorted(f"warm{number}" for number in range(COUNT))
+    assert sorted(house.effects()) == (kept if what == "replay" else ["a", "b", "c", "d", *kept])
+
+
+def test_a_backend_killed_inside_the_function_is_replaced_unseen(house: House) -> None:
+    killed: list[int] = []
+    with house.other_engine() as engine:
+
+        @house.table(engine).transactional("order", key="key", wait=WAIT)
+        def order(session: Any, key: str) -> dict[str, int]:
+            number = effect(session, key)
+            if not killed:
+                killed.append(backend_id(house, session))
+                meanwhile(house, lambda: kill_backend(house, killed[0]))
+            return {"id": number}
+
+        first = order.outcome("k")
+        assert order("k") == first.value
+
+    assert len(killed) == 1
+    assert (first.replayed, first.attempts) == (False, 2)
+    assert house.effects() == ["k"]
+
+
+@pytest.fixture(scope="module", params=["postgresql", "mariadb"])
+def mortal(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
+    """A server that is the test's own to kill."""
+    make = {"postgresql": servers.postgresql, "mariadb": servers.mariadb}[request.param]
+    try:
+        server = make()
+    except servers.MissingEngine as error:
+        import os
+
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(f"!!! NOT TESTED !!! {error}")
+    with server:
+        yield server
+
+
+@pytest.mark.parametrize("moment", ["before the effect", "after the effect"])
+def test_a_server_killed_in_the_middle_of_calls_leaves_one_effect_and_one_reply(
+    mortal: servers.Server, moment: str
+) -> None:
+    for backend in (name for name in DRIVERS if name.startswith(mortal.name.rstrip("0123456789"))):
+        name = f"house_{backend.replace('-', '_')}_{moment.split()[0]}"
+        mortal.create_database(name)
+        house = House(backend, sa.make_url(mortal.url(name)), BACKENDS[backend][1])
+        deaths: list[int] = []
+        restart = threading.Thread(target=mortal.start)
+        lock = threading.Lock()
+
+        def die(deaths: list[int] = deaths, restart: threading.Thread = restart) -> None:
+            mortal.kill()
+            deaths.append(1)
+            restart.start()
+
+        @house.idem.transactional("order", key="key", wait=WAIT)
+        def order(
+            session: Any, key: str, house: House = house, deaths: list[int] = deaths, lock: Any = lock, die: Any = die
+        ) -> dict[str, int]:
+            first = lock.acquire(blocking=False)
+            if first and moment == "before the effect":
+                meanwhile(house, die)
+            number = effect(session, key)
+            if first and moment == "after the effect":
+                meanwhile(house, die)
+            return {"id": number}
+
+        try:
+            answers = crowd(3, lambda _, order=order: order.outcome("k"))
+            restart.join(60)
+            assert deaths == [1]
+            # A server that takes long to come back outlasts the attempts: then calling again settles it.
+            values = [answer for answer in answers if not isinstance(answer, BaseException)]
+            again = order.outcome("k")
+            assert all(answer.value == again.value for answer in values)
+            assert one_run([*values, again] if values else [again]) == again.value
+            assert house.effects() == ["k"]
+        finally:
+            house.close()
+            mortal.drop_database(name)
+
+
+def test_a_commit_that_was_answered_outlives_the_server(mortal: servers.Server) -> None:
+    backend = mortal.name if mortal.name in BACKENDS else "postgresql18"
+    name = "house_durable"
+    mortal.create_database(name)
+    house = House(backend, sa.make_url(mortal.url(name)), BACKENDS[backend][1])
+    try:
+
+        @house.idem.transactional("order", key="key", wait=WAIT)
+        def order(session: Any, key: str) -> dict[str, int]:
+            return {"id": effect(session, key)}
+
+        first = order.outcome("k")
+        mortal.kill()
+        mortal.start()
+        second = order.outcome("k")
+        assert (first.replayed, second.replayed) == (False, True)
+        assert first.value == second.value
+        assert house.effects() == ["k"]
+    finally:
+        house.close()
+        mortal.drop_database(name)

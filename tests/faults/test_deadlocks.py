@@ -1,0 +1,196 @@
+"""Deadlocks inside the function: run again where the library may, noticed where the function hides them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from idemtable import LostClaimError, RetryTransactionError
+from tests.conftest import house_of
+from tests.faults.lines import DRIVERS
+from tests.houses import House, effect
+from tests.races.crowd import WAIT, Beside, meanwhile
+
+# By primary key: by name InnoDB would lock the gaps too, and every new effect with them.
+LOCK = sa.text("UPDATE effect SET amount = amount + 1 WHERE id = :id")
+
+
+@pytest.fixture(params=DRIVERS)
+def house(request: pytest.FixtureRequest) -> House:
+    return house_of(request.param)
+
+
+@pytest.fixture(params=[name for name in DRIVERS if name.startswith("mariadb")])
+def mariadb(request: pytest.FixtureRequest) -> House:
+    return house_of(request.param)
+
+
+class Rival:
+    """Another transaction that holds row `b` and then asks for row `a`; the database never chooses it as the victim."""
+
+    def __init__(self, house: House, a: int, b: int) -> None:
+        self._house, self.a, self.b = house, a, b
+        self.wanted: Beside | None = None
+        self.deadlocks = 0
+        self.connection = house.admin.connect()
+        if house.kind == "postgresql":  # who waits is chosen by who looks first: this one never looks
+            self.connection.exec_driver_sql("SET LOCAL deadlock_timeout = '1h'")
+        else:  # the one that has written less is chosen
+            for number in range(50):
+                self.connection.execute(sa.text("INSERT INTO unique_business VALUES (:name)"), {"name": f"w{number}"})
+        self.connection.execute(LOCK, {"id": self.b})
+
+    def ask_for_a(self) -> None:
+        self.wanted = Beside(lambda: self.connection.execute(LOCK, {"id": self.a}))
+        self._house.await_waiting(1)
+
+    def end(self) -> None:
+        if self.wanted is not None:
+            self.wanted.result()
+        self.connection.rollback()
+        self.connection.close()
+
+
+@contextmanager
+def rival_of(house: House) -> Iterator[Rival]:
+    with Session(house.admin) as session:
+        ids = [effect(session, name, 0) for name in "ab"]
+        session.commit()
+    rival = Rival(house, *ids)
+    try:
+        yield rival
+    finally:
+        rival.end()
+
+
+def run_into_a_deadlock(house: House, rival: Rival, session: Any) -> None:
+    """Hold `a`, let the rival wait for it, ask for `b`: raises the database's error."""
+    session.execute(LOCK, {"id": rival.a})
+    meanwhile(house, rival.ask_for_a)
+    rival.deadlocks += 1
+    session.execute(LOCK, {"id": rival.b})
+    raise AssertionError("no deadlock")
+
+
+def orders(house: House) -> list[str]:
+    return [name for name in house.effects() if name not in ("a", "b")]
+
+
+@pytest.mark.parametrize("remember", [(), (Exception,), (DBAPIError,), (LookupError,)], ids=repr)
+def test_a_deadlock_inside_the_function_is_never_remembered_and_run_again(house: House, remember: Any) -> None:
+    with rival_of(house) as rival:
+
+        @house.idem.transactional("order", key="key", wait=WAIT, remember=remember)
+        def order(session: Any, key: str) -> str:
+            effect(session, key)
+            if not rival.deadlocks:
+                run_into_a_deadlock(house, rival, session)
+            return "ran"
+
+        first = order.outcome("k")
+        second = order.outcome("k")
+
+    assert rival.deadlocks == 1
+    assert (first.value, first.attempts, first.replayed) == ("ran", 2, False)
+    assert (second.value, second.replayed) == ("ran", True)
+    assert orders(house) == ["k"]
+
+
+@pytest.mark.parametrize("remember", [(), (LookupError,), (Exception,)], ids=repr)
+def test_a_deadlock_that_the_function_swallows_commits_nothing(house: House, remember: Any) -> None:
+    with rival_of(house) as rival:
+
+        @house.idem.transactional("order", key="key", wait=WAIT, remember=remember)
+        def order(session: Any, key: str) -> str:
+            effect(session, f"{key} before")
+            try:
+                run_into_a_deadlock(house, rival, session)
+            except DBAPIError:
+                if house.kind == "mariadb":  # a new transaction has begun by itself, without the key
+                    session.execute(sa.text("INSERT INTO effect (name, amount) VALUES ('after', 1)"))
+            return "pretends"
+
+        with pytest.raises(LostClaimError):
+            order("k")
+
+    assert rival.deadlocks == 1
+    assert orders(house) == []
+    assert house.rows() == []
+
+
+def test_a_deadlock_hidden_behind_a_missing_savepoint_is_run_again(mariadb: House) -> None:
+    """1305 is what reaches the caller, the 1213 is only in its context."""
+    house = mariadb
+    hidden: list[Any] = []
+    with rival_of(house) as rival:
+
+        @house.idem.transactional("order", key="key", wait=WAIT, remember=(LookupError,))
+        def order(session: Any, key: str) -> str:
+            effect(session, key)
+            if not rival.deadlocks:
+                try:
+                    with session.begin_nested():
+                        run_into_a_deadlock(house, rival, session)
+                except DBAPIError as error:
+                    hidden.append(error.orig.args[0])  # type: ignore[union-attr]
+                    raise
+            return "ran"
+
+        first = order.outcome("k")
+
+    assert rival.deadlocks == 1
+    assert hidden == [1305]
+    assert (first.value, first.attempts) == ("ran", 2)
+    assert order("k") == "ran"
+    assert orders(house) == ["k"]
+
+
+def test_a_deadlock_in_a_joined_call_asks_the_caller_to_begin_again(house: House) -> None:
+    with rival_of(house) as rival, house.session() as mine:
+
+        @house.idem.transactional("order", key="key", wait=WAIT)
+        def order(session: Any, key: str) -> str:
+            effect(session, key)
+            if not rival.deadlocks:
+                run_into_a_deadlock(house, rival, session)
+            return "ran"
+
+        mine.run(lambda session: effect(session, "mine"))
+        with pytest.raises(RetryTransactionError):
+            order.join(mine.session, "k")
+        mine.rollback()
+        mine.run(lambda session: effect(session, "mine"))
+        assert order.join(mine.session, "k") == "ran"
+        mine.commit()
+
+    assert rival.deadlocks == 1
+    assert sorted(orders(house)) == ["k", "mine"]
+
+
+def test_a_deadlock_in_a_block_asks_to_enter_it_again(house: House) -> None:
+    with rival_of(house) as rival:
+
+        def enter() -> Any:
+            with house.idem.transaction("order", "k", wait=WAIT) as claim:
+
+                def work(session: Any) -> None:
+                    effect(session, "k")
+                    if not rival.deadlocks:
+                        run_into_a_deadlock(house, rival, session)
+
+                house.on(claim.session, work)
+                claim.result = "ran"
+            return claim.result
+
+        with pytest.raises(RetryTransactionError):
+            enter()
+        assert enter() == "ran"
+
+    assert rival.deadlocks == 1
+    assert orders(house) == ["k"]

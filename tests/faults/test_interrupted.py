@@ -1,0 +1,178 @@
+"""Calls that are cancelled or interrupted: nothing or everything is left, and every connection is back in the pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from itertools import count
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+from idemtable import AsyncIdemTable, IdemTable, LostClaimError, Status
+from tests.conftest import BACKENDS, house_of
+from tests.houses import Effect, House, effect
+
+
+class Cancelling:
+    """Awaits something, and cancels the task that does so at its `number`-th pause."""
+
+    def __init__(self, awaited: Awaitable[Any], number: int) -> None:
+        self._awaited, self._number = awaited, number
+        self.hit = False
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self._awaited.__await__()
+        sent: Any = None
+        throw: BaseException | None = None
+        for number in count(1):
+            try:
+                paused = steps.throw(throw) if throw is not None else steps.send(sent)
+            except StopIteration as end:
+                return end.value
+            finally:
+                throw = None  # else this frame and the error would keep each other alive, and all that it passed through
+            if number == self._number:
+                self.hit = True
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()  # arrives at this very pause
+            sent = None
+            try:
+                sent = yield paused
+            except BaseException as error:
+                throw = error
+        raise AssertionError("never ends")
+
+
+async def others_done() -> None:
+    """Let what the call left to the loop come to its end: SQLAlchemy closes sessions behind a shield."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
+
+
+@pytest.fixture(params=[name for name in BACKENDS if "async" in name and "16" not in name])
+def house(request: pytest.FixtureRequest) -> House:
+    return house_of(request.param)
+
+
+def cancel_everywhere(house: House, work: Callable[[Any, str], Awaitable[Any]], prepare: Any = None) -> int:
+    """Cancel a call at its first pause, the next call at its second one, and so on; after each look at what is left.
+
+    Returns:
+        How many were cancelled.
+    """
+
+    async def main() -> int:
+        engine = create_async_engine(house.url, pool_size=3, max_overflow=0, pool_timeout=10)
+        idem = AsyncIdemTable(engine)
+
+        @idem.transactional("order", key="key")
+        async def order(session: AsyncSession, key: str) -> str:
+            session.add(Effect(name=key))
+            await session.flush()
+            await session.execute(sa.text("SELECT 1"))
+            return key
+
+        hits = 0
+        try:
+            await order("warm")
+            for number in count(1):
+                key = f"k{number}"
+                if prepare:
+                    await order(key)
+                cancelling = Cancelling(work(order, key), number)
+                task = asyncio.ensure_future(_run(cancelling))
+                try:
+                    assert await task == key
+                except asyncio.CancelledError:
+                    assert cancelling.hit
+                await others_done()
+                assert engine.sync_engine.pool.checkedout() == 0, f"a connection is lost at pause {number}"  # type: ignore[attr-defined]
+                left = len(await asyncio.to_thread(house.effects, key))
+                record = await idem.get("order", key)
+                assert (left, record.status if record else None) in [(0, None), (1, Status.COMPLETED)], number
+                assert await order(key) == key
+                assert await asyncio.to_thread(house.effects, key) == [key]
+                if not cancelling.hit:
+                    return hits
+                hits += 1
+            raise AssertionError("never ends")
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(main())
+
+
+async def _run(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def test_a_first_run_cancelled_at_any_pause_leaves_nothing_or_everything(house: House) -> None:
+    assert cancel_everywhere(house, lambda order, key: order(key)) >= 5
+
+
+def test_a_replay_cancelled_at_any_pause_changes_nothing(house: House) -> None:
+    assert cancel_everywhere(house, lambda order, key: order(key), prepare=True) >= 2
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_an_interruption_inside_the_function_leaves_nothing_and_loses_no_connection(
+    sync_house: House, interruption: type[BaseException]
+) -> None:
+    house = sync_house
+    interrupted: list[str] = []
+    with house.other_engine() as engine:
+        idem = IdemTable(engine)
+
+        @idem.transactional("order", key="key", remember=(LookupError,))
+        def order(session: Any, key: str) -> str:
+            effect(session, key)
+            if not interrupted:
+                interrupted.append(key)
+                raise interruption
+            return "ran"
+
+        with pytest.raises(interruption):
+            order("k")
+        assert engine.pool.checkedout() == 0
+        assert (house.effects(), house.rows()) == ([], [])
+        assert order("k") == "ran"
+        assert engine.pool.checkedout() == 0
+    assert interrupted == ["k"]
+    assert house.effects() == ["k"]
+
+
+def test_an_interruption_inside_a_joined_call_undoes_only_the_call(sync_house: House) -> None:
+    house = sync_house
+
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> str:
+        effect(session, key)
+        raise KeyboardInterrupt
+
+    with house.session() as mine:
+        mine.run(lambda session: effect(session, "mine"))
+        with pytest.raises(KeyboardInterrupt):
+            order.join(mine.session, "k")
+        mine.commit()
+    assert house.effects() == ["mine"]
+    assert house.rows() == []
+
+
+def test_a_raw_rollback_inside_the_function_commits_nothing_of_what_follows(sync_house: House) -> None:
+    house = sync_house
+
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> str:
+        session.execute(sa.text("ROLLBACK"))
+        session.execute(sa.text("INSERT INTO effect (name, amount) VALUES ('after', 1)"))
+        return "pretends"
+
+    with pytest.raises(LostClaimError):
+        order("k")
+    if house.kind != "sqlite":  # there nothing has begun again, so that each statement lasts by itself
+        assert house.effects() == []
+    assert house.rows() == []

@@ -1,0 +1,338 @@
+"""32 callers at each guard: one moves, wins, gets the row; the others are seen waiting by the database's own views."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from idemtable import retry
+from idemtable.errors import RowLockedError, StaleVersionError
+from idemtable.guards import Advance, StateMachine, compare_and_set, lock, lock_name, retry_stale
+from tests.guards.conftest import CALLERS, Counted, Order, Shop
+from tests.houses import PATIENCE, Held
+
+STEPS = {"created": {"paid", "cancelled"}, "paid": {"shipped", "cancelled"}}
+MACHINE = StateMachine(Order.status, STEPS)
+
+
+def settings(shop: Shop) -> Any:
+    idem = shop.house.idem
+    return getattr(idem, "inner", idem)._settings
+
+
+def take_name(shop: Shop, held: Held, name: str, **options: Any) -> None:
+    guard = lock_name
+    shop.call(held, lambda session: guard(settings(shop), session, name, **options))
+
+
+def restartable(shop: Shop, error: BaseException) -> bool:
+    return retry.restarts(error, settings(shop).dialect)
+
+
+# --- optimistic -------------------------------------------------------------------------------------------------------
+
+
+def compare(shop: Shop, held: Held) -> int:
+    version: int = shop.call(held, compare_and_set, Order, 7, version=1, values={"total": Order.total + 1})
+    held.commit()
+    return version
+
+
+def test_one_of_many_with_the_same_version_wins(shop: Shop) -> None:
+    shop.add(Order(number=7))
+    answers = shop.race(partial(compare, shop))()
+    assert Counter(map(type, answers)) == {int: 1, StaleVersionError: CALLERS - 1}
+    assert {error.found for error in answers if isinstance(error, StaleVersionError)} == {2}
+    assert (shop.value(Order.total), shop.value(Order.version)) == (1, 2)
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_those_with_the_same_version_wait_for_the_first(server_shop: Shop, end: str) -> None:
+    shop = server_shop
+    shop.add(Order(number=7))
+    with shop.house.session() as first:
+        shop.call(first, compare_and_set, Order, 7, version=1, values={"total": 50})
+        finish = shop.race(partial(compare, shop))
+        shop.house.await_waiting(CALLERS)
+        getattr(first, end)()
+    answers = finish()
+    winners = 0 if end == "commit" else 1
+    assert Counter(map(type, answers)) == Counter({StaleVersionError: CALLERS - winners, int: winners})
+    assert shop.value(Order.total) == (50 if end == "commit" else 1)
+
+
+def test_no_update_is_lost_with_retries(shop: Shop) -> None:
+    shop.add(Order(number=7))
+
+    def add(held: Held) -> None:
+        @retry_stale(attempts=1000)
+        def once() -> None:
+            try:
+                version, total = held.run(lambda session: session.execute(sa.select(Order.version, Order.total)).one())
+                shop.call(held, compare_and_set, Order, 7, version=version, values={"total": total + 1})
+                held.commit()
+            except BaseException as error:
+                held.rollback()
+                if shop.house.kind == "sqlite" and isinstance(error, sa.exc.OperationalError):
+                    raise StaleVersionError("read first, and somebody else has written since") from error
+                raise
+
+        once()
+
+    assert set(shop.race(add, 8)()) == {None}
+    assert shop.value(Order.total) == 8
+
+
+# --- pessimistic ------------------------------------------------------------------------------------------------------
+
+
+def add_one(shop: Shop, held: Held, read_first: bool = False) -> None:
+    if read_first:
+        held.run(lambda session: session.get(Order, 7))
+    row = shop.call(held, lock, Order, 7)
+    row.total += 1
+    held.commit()
+
+
+def test_no_update_is_lost_under_a_lock(server_shop: Shop) -> None:
+    shop = server_shop
+    shop.add(Order(number=7))
+    with shop.house.session() as first:
+        shop.call(first, lock, Order, 7).total += 1
+        # Each has read the row before it waits: what it holds then is stale.
+        finish = shop.race(partial(add_one, shop, read_first=True))
+        shop.house.await_waiting(CALLERS)
+        first.commit()
+    assert set(finish()) == {None}
+    assert shop.value(Order.total) == CALLERS + 1
+
+
+def test_no_update_is_lost_under_the_one_write_lock(shop: Shop) -> None:
+    shop.add(Order(number=7))
+    assert set(shop.race(partial(add_one, shop))()) == {None}
+    assert shop.value(Order.total) == CALLERS
+
+
+def test_one_of_many_that_do_not_wait_gets_the_row(shop: Shop) -> None:
+    shop.add(Order(number=7))
+    decided = threading.Barrier(CALLERS)
+
+    def grab(held: Held) -> str:
+        try:
+            shop.call(held, lock, Order, 7, wait=timedelta(0))
+            return "got it"
+        finally:
+            decided.wait(PATIENCE)  # the winner holds it until all have been told
+            held.rollback()
+
+    answers = shop.race(grab)()
+    assert Counter(answer if isinstance(answer, str) else type(answer) for answer in answers) == {
+        "got it": 1,
+        RowLockedError: CALLERS - 1,
+    }
+
+
+def test_a_bounded_wait_waits(server_shop: Shop) -> None:
+    shop = server_shop
+    shop.add(Order(number=7))
+    with shop.house.session() as first:
+        shop.call(first, lock, Order, 7)
+        finish = shop.race(lambda held: shop.call(held, lock, Order, 7, wait=timedelta(seconds=30)).number, 4)
+        shop.house.await_waiting(4)
+        # The transaction of each ends with its session: they come one after the other.
+        first.commit()
+    assert finish() == [7] * 4
+
+
+def test_lists_in_opposite_order_never_deadlock(server_shop: Shop) -> None:
+    shop = server_shop
+    shop.add(*[Order(number=number) for number in range(6)], *[Counted(shop=name, id=1) for name in "abcdef"])
+    turn = iter(range(10**6))
+
+    def transfer(held: Held) -> None:
+        for _ in range(5):
+            reverse = next(turn) % 2
+            numbers = [5, 0, 3] if reverse else [0, 3, 5, 0]
+            for row in shop.call(held, lock, Order, numbers):
+                row.total += 1
+            keys = [("f", 1), ("a", 1)] if reverse else [("a", 1), ("f", 1)]
+            shop.call(held, lock, Counted, keys)
+            held.commit()
+
+    assert Counter(map(repr, shop.race(transfer, 16)())) == {"None": 16}
+
+
+def test_a_list_waits_for_its_first_row_and_holds_no_other(server_shop: Shop) -> None:
+    shop = server_shop
+    shop.add(*[Order(number=number) for number in range(200)])
+    with shop.house.session() as first, shop.house.session() as third:
+        shop.call(first, lock, Order, 10)
+        finish = shop.race(lambda held: len(shop.call(held, lock, Order, [150, 10])), 1)
+        shop.house.await_waiting(1)
+        assert shop.call(third, lock, Order, 150, wait=timedelta(0)).number == 150
+        third.rollback()
+        first.commit()
+    assert finish() == [2]
+
+
+def test_opposite_single_locks_resolve_as_an_error_worth_a_new_transaction(server_shop: Shop) -> None:
+    shop = server_shop
+    shop.add(Order(number=1), Order(number=2))
+    both = threading.Barrier(2)
+    numbers = iter([(1, 2), (2, 1)])
+    failed: list[BaseException] = []
+
+    def cross(held: Held) -> None:
+        first, second = next(numbers)
+        waited = False
+        while True:
+            try:
+                shop.call(held, lock, Order, first).total += 1
+                if not waited:
+                    waited = True
+                    both.wait(PATIENCE)
+                shop.call(held, lock, Order, second).total += 1
+                held.commit()
+                return
+            except sa.exc.DBAPIError as error:
+                failed.append(error)
+                held.rollback()
+
+    assert shop.race(cross, 2)() == [None, None]
+    assert failed
+    assert all(restartable(shop, error) for error in failed)
+    assert [shop.value(Order.total, number=number) for number in (1, 2)] == [2, 2]
+
+
+@pytest.mark.parametrize("wait", [None, timedelta(seconds=30)], ids=["unbounded", "bounded"])
+def test_a_name_is_held_by_one_at_a_time(server_shop: Shop, wait: timedelta | None) -> None:
+    shop = server_shop
+    inside: list[int] = []
+    most: list[int] = []
+
+    def hold(held: Held) -> None:
+        take_name(shop, held, "payout:7", wait=wait)
+        inside.append(1)
+        most.append(len(inside))
+        inside.pop()
+        held.commit()
+
+    with shop.house.session() as first:
+        take_name(shop, first, "payout:7")
+        finish = shop.race(hold)
+        shop.house.await_waiting(CALLERS)
+        first.commit()
+    assert set(finish()) == {None}  # not one deadlock
+    assert max(most) == 1
+    assert shop.house.rows() == []
+
+
+def test_a_name_given_back_by_rollback(server_shop: Shop) -> None:
+    shop = server_shop
+    errors: list[BaseException] = []
+
+    def hold(held: Held) -> None:
+        while True:
+            try:
+                take_name(shop, held, "payout:7")
+                held.commit()
+                return
+            except sa.exc.DBAPIError as error:  # InnoDB: a waiter may be told to begin again
+                errors.append(error)
+                held.rollback()
+
+    with shop.house.session() as first:
+        take_name(shop, first, "payout:7")
+        finish = shop.race(hold)
+        shop.house.await_waiting(CALLERS)
+        first.rollback()
+    assert set(finish()) == {None}
+    assert all(restartable(shop, error) for error in errors)
+    if shop.house.kind == "postgresql":
+        assert not errors
+    assert shop.house.rows() == []
+
+
+def test_one_of_many_that_do_not_wait_gets_the_name(shop: Shop) -> None:
+    decided = threading.Barrier(CALLERS)
+
+    def grab(held: Held) -> str:
+        try:
+            take_name(shop, held, "payout:7", wait=timedelta(0))
+            return "got it"
+        finally:
+            decided.wait(PATIENCE)
+            held.rollback()
+
+    answers = shop.race(grab)()
+    assert Counter(answer if isinstance(answer, str) else type(answer) for answer in answers) == {
+        "got it": 1,
+        RowLockedError: CALLERS - 1,
+    }
+
+
+# --- machine ----------------------------------------------------------------------------------------------------------
+
+
+def advance(shop: Shop, machine: StateMachine, held: Held, **options: Any) -> Advance:
+    answer: Advance = shop.call(held, machine.advance, 7, **options)
+    held.commit()
+    return answer
+
+
+@pytest.mark.parametrize("to", ["paid", "cancelled"], ids=["one source", "two sources"])
+@pytest.mark.parametrize("event", [None, "evt-1"])
+def test_one_of_many_moves(shop: Shop, to: str, event: str | None) -> None:
+    shop.add(Order(number=7))
+    idem = shop.house.idem
+    options: dict[str, Any] = {} if event is None else {"event_id": event, "idem": getattr(idem, "inner", idem)}
+    answers = shop.race(partial(advance, shop, MACHINE, to=to, **options))()
+    late = Advance(False, to if event is None else "created")
+    assert Counter(answers) == {Advance(True, "created"): 1, late: CALLERS - 1}
+    assert shop.value(Order.status) == to
+
+
+@pytest.mark.parametrize("to", ["paid", "cancelled"], ids=["one source", "two sources"])
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_those_who_come_later_wait_for_the_first(server_shop: Shop, to: str, end: str) -> None:
+    shop = server_shop
+    shop.add(Order(number=7))
+    with shop.house.session() as first:
+        shop.call(first, MACHINE.advance, 7, to=to)
+        finish = shop.race(partial(advance, shop, MACHINE, to=to))
+        shop.house.await_waiting(CALLERS)
+        getattr(first, end)()
+    moved = 0 if end == "commit" else 1
+    assert Counter(answer.moved for answer in finish()) == Counter({False: CALLERS - moved, True: moved})
+
+
+def test_the_state_before_is_what_it_was_after_the_wait(server_shop: Shop) -> None:
+    shop = server_shop
+    shop.add(Order(number=7))
+    with shop.house.session() as first:
+        shop.call(first, MACHINE.advance, 7, to="paid")
+        finish = shop.race(partial(advance, shop, MACHINE, to="cancelled"), 1)
+        shop.house.await_waiting(1)
+        first.commit()
+    assert finish() == [Advance(True, "paid")]
+
+
+def test_a_cancelled_order_cannot_be_paid(shop: Shop) -> None:
+    for number in range(10):
+        shop.add(Order(number=number))
+        turn = iter(["paid", "cancelled"] * 4)
+        machine = StateMachine(Order.status, {"created": {"paid", "cancelled"}})
+
+        def step(held: Held, number: int = number, turn: Any = turn, machine: StateMachine = machine) -> Any:
+            answer = shop.call(held, machine.advance, number, to=next(turn))
+            held.commit()
+            return answer
+
+        answers = shop.race(step, 8)()
+        assert sum(isinstance(answer, Advance) and answer.moved for answer in answers) == 1

@@ -1,0 +1,99 @@
+"""Callers in processes of their own, as a test holds them."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.houses import PATIENCE, House
+
+_ROOT = Path(__file__).parents[2]
+
+
+class Caller:
+    """One process that runs `tests.races.caller`."""
+
+    def __init__(self, house: House, said: queue.Queue[tuple[Caller, str]]) -> None:
+        url = house.url.render_as_string(hide_password=False)
+        command = [sys.executable, "-m", "tests.races.caller", url, *(["async"] if house.is_async else [])]
+        self.process = subprocess.Popen(
+            command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+        )
+        self._said = said
+        self.errors = ""
+        self._threads = [threading.Thread(target=listen, daemon=True) for listen in (self._listen, self._collect)]
+        for thread in self._threads:
+            thread.start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._said.put((self, line.strip()))
+        self._said.put((self, "gone"))
+
+    def _collect(self) -> None:
+        assert self.process.stderr is not None
+        self.errors = self.process.stderr.read()
+
+    def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def close(self) -> None:
+        self.process.kill()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        with self.process:  # closes the pipes and waits
+            pass
+
+
+class Callers:
+    """Several of them, and what they say, in the order in which they say it."""
+
+    def __init__(self, house: House, count: int) -> None:
+        self._queue: queue.Queue[tuple[Caller, str]] = queue.Queue()
+        self.said: list[tuple[Caller, str]] = []
+        self.all = [Caller(house, self._queue) for _ in range(count)]
+
+    def hear(self, word: str, times: int = 1) -> list[Caller]:
+        """Wait until a word has been said so often since the start; return who said it."""
+        while len(who := [caller for caller, said in self.said if said == word]) < times:
+            self._take()
+        return who
+
+    def answers(self, count: int) -> list[dict[str, Any]]:
+        """Wait for what so many calls got."""
+        while len(lines := [said for _, said in self.said if said.startswith("{")]) < count:
+            self._take()
+        return [json.loads(line) for line in lines]
+
+    def _take(self) -> None:
+        caller, said = self._queue.get(timeout=PATIENCE)
+        if said == "gone":
+            caller._threads[1].join(PATIENCE)
+            assert caller.process.poll() == -9, caller.errors
+        self.said.append((caller, said))
+
+
+@contextmanager
+def callers(house: House, count: int) -> Iterator[Callers]:
+    """So many processes, all ready."""
+    group = Callers(house, count)
+    try:
+        group.hear("ready", count)
+        yield group
+    finally:
+        for caller in group.all:
+            caller.close()

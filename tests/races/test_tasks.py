@@ -1,0 +1,212 @@
+"""Native async: tasks started inside a call, gathered, timed out and cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from idemtable import AsyncIdemTable, ReentrantCallError
+from tests.conftest import BACKENDS, house_of
+from tests.houses import Effect, House
+
+ASYNC = [name for name in BACKENDS if "async" in name]
+
+
+class Declined(Exception):
+    pass
+
+
+@pytest.fixture(params=ASYNC)
+def house(request: pytest.FixtureRequest) -> House:
+    return house_of(request.param)
+
+
+def on_a_loop(house: House, work: Callable[[AsyncIdemTable], Awaitable[Any]]) -> Any:
+    """Run in an event loop of its own, as a program would; no connection may be left out of the pool."""
+
+    async def main() -> Any:
+        engine: AsyncEngine = create_async_engine(house.url, pool_size=20)
+        try:
+            answer = await asyncio.wait_for(work(AsyncIdemTable(engine)), 60)
+            assert engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+            return answer
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(main())
+
+
+async def leave(session: AsyncSession, name: str) -> str:
+    session.add(Effect(name=name))
+    await session.flush()
+    return name
+
+
+def test_gathered_tasks_on_one_key_leave_one_effect_and_one_reply(house: House) -> None:
+    async def work(idem: AsyncIdemTable) -> list[Any]:
+        @idem.transactional("order", key="key")
+        async def order(session: AsyncSession, key: str) -> str:
+            return await leave(session, key)
+
+        return await asyncio.gather(*(order.outcome("k") for _ in range(8)))
+
+    outcomes = on_a_loop(house, work)
+    assert sorted(outcome.replayed for outcome in outcomes) == [False] + [True] * 7
+    assert house.effects() == ["k"]
+
+
+def test_calls_gathered_inside_a_call_join_it_one_after_the_other(house: House) -> None:
+    async def work(idem: AsyncIdemTable) -> list[Any]:
+        @idem.transactional("inner", key="key")
+        async def inner(session: AsyncSession, key: str) -> str:
+            await leave(session, f"{key} begins")
+            await asyncio.sleep(0)
+            return await leave(session, f"{key} ends")
+
+        @idem.transactional("outer", key="key")
+        async def outer(session: AsyncSession, key: str) -> list[str]:
+            gathered = await asyncio.gather(inner("a"), inner("b"), inner("a"))
+            return [*gathered, await asyncio.wait_for(inner("c"), 30)]
+
+        return [await outer.outcome("k"), await outer.outcome("k"), await inner.outcome("b")]
+
+    first, second, b = on_a_loop(house, work)
+    assert first.value == second.value == ["a ends", "b ends", "a ends", "c ends"]
+    assert (first.replayed, second.replayed, b.replayed) == (False, True, True)
+    assert house.effects() == ["a begins", "a ends", "b begins", "b ends", "c begins", "c ends"]
+    assert len(house.rows()) == 4
+
+
+def test_one_of_the_gathered_that_fails_takes_only_its_own_effect_with_it(house: House) -> None:
+    async def work(idem: AsyncIdemTable) -> list[Any]:
+        @idem.transactional("inner", key="key")
+        async def inner(session: AsyncSession, key: str) -> str:
+            await leave(session, key)
+            if key == "b":
+                raise Declined(key)
+            return key
+
+        @idem.transactional("outer", key="key")
+        async def outer(session: AsyncSession, key: str) -> list[str]:
+            answers = await asyncio.gather(*(inner(name) for name in "abc"), return_exceptions=True)
+            return [str(type(answer).__name__) for answer in answers]
+
+        return await outer("k")
+
+    assert on_a_loop(house, work) == ["str", "Declined", "str"]
+    assert house.effects() == ["a", "c"]
+    assert sorted(row.key for row in house.rows()) == ["a", "c", "k"]
+
+
+def test_when_the_outer_call_fails_nothing_of_the_gathered_stays(house: House) -> None:
+    async def work(idem: AsyncIdemTable) -> None:
+        @idem.transactional("inner", key="key")
+        async def inner(session: AsyncSession, key: str) -> str:
+            return await leave(session, key)
+
+        @idem.transactional("outer", key="key")
+        async def outer(session: AsyncSession, key: str) -> None:
+            await asyncio.gather(inner("a"), inner("b"))
+            raise Declined
+
+        with pytest.raises(Declined):
+            await outer("k")
+
+    on_a_loop(house, work)
+    assert (house.effects(), house.rows()) == ([], [])
+
+
+def test_an_inner_call_that_runs_out_of_time_is_undone_and_the_outer_goes_on(house: House) -> None:
+    async def work(idem: AsyncIdemTable) -> tuple[Any, Any]:
+        never = asyncio.Event()
+        reached: list[str] = []
+
+        @idem.transactional("inner", key="key")
+        async def inner(session: AsyncSession, key: str) -> str:
+            await leave(session, key)
+            if not reached:
+                reached.append(key)
+                await never.wait()
+            return key
+
+        @idem.transactional("outer", key="key")
+        async def outer(session: AsyncSession, key: str) -> str:
+            task = asyncio.ensure_future(inner("slow"))
+            while not reached:
+                await asyncio.sleep(0)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(task, 0)
+            await leave(session, "outer")
+            return await inner("next")
+
+        return await outer("k"), await inner.outcome("slow")
+
+    answer, slow = on_a_loop(house, work)
+    assert answer == "next"
+    assert not slow.replayed
+    assert house.effects() == ["outer", "next", "slow"]
+
+
+def test_the_same_key_inside_itself_is_refused_in_another_task_too(house: House) -> None:
+    async def work(idem: AsyncIdemTable) -> None:
+        @idem.transactional("order", key="key")
+        async def order(session: AsyncSession, key: str, depth: int = 0) -> str:
+            if depth == 0:
+                with pytest.raises(ReentrantCallError):
+                    await asyncio.gather(order(key, 1))
+            return await leave(session, key)
+
+        assert await order("k") == "k"
+
+    on_a_loop(house, work)
+    assert house.effects() == ["k"]
+
+
+def test_a_task_that_outlives_the_call_that_started_it_gets_a_transaction_of_its_own(house: House) -> None:
+    async def work(idem: AsyncIdemTable) -> tuple[str, str]:
+        done = asyncio.Event()
+        tasks: list[asyncio.Task[str]] = []
+
+        @idem.transactional("later", key="key")
+        async def later(session: AsyncSession, key: str) -> str:
+            return await leave(session, key)
+
+        async def afterwards() -> str:
+            await done.wait()
+            return await later("late")
+
+        @idem.transactional("order", key="key")
+        async def order(session: AsyncSession, key: str) -> str:
+            tasks.append(asyncio.ensure_future(afterwards()))
+            return await leave(session, key)
+
+        answer = await order("k")
+        done.set()
+        return answer, await tasks[0]
+
+    assert on_a_loop(house, work) == ("k", "late")
+    assert house.effects() == ["k", "late"]
+
+
+def test_two_levels_of_gathered_calls_end_in_one_commit(house: House) -> None:
+    async def work(idem: AsyncIdemTable) -> Any:
+        @idem.transactional("leaf", key="key")
+        async def leaf(session: AsyncSession, key: str) -> str:
+            return await leave(session, key)
+
+        @idem.transactional("branch", key="key")
+        async def branch(session: AsyncSession, key: str) -> list[str]:
+            return list(await asyncio.gather(leaf(f"{key}1"), leaf(f"{key}2")))
+
+        @idem.transactional("tree", key="key")
+        async def tree(session: AsyncSession, key: str) -> list[list[str]]:
+            return list(await asyncio.gather(branch("a"), branch("b")))
+
+        return await tree("k")
+
+    assert on_a_loop(house, work) == [["a1", "a2"], ["b1", "b2"]]
+    assert house.effects() == ["a1", "a2", "b1", "b2"]

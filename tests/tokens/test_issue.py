@@ -1,0 +1,281 @@
+"""Issuing, revoking, listing: what stands in the table, and in whose transaction it gets there."""
+
+from __future__ import annotations
+
+import base64
+import re
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from idemtable import (
+    InvalidKeyError,
+    MissingKeyError,
+    Record,
+    SchemaError,
+    SessionNotUsableError,
+    Status,
+    UnknownTokenError,
+)
+from tests.houses import House, effect
+from tests.tokens.desks import desk, sent
+
+
+@pytest.fixture
+def tokens(house: House) -> Any:
+    return desk(house)
+
+
+def test_a_token_is_43_characters_and_never_twice_the_same(house: House, tokens: Any) -> None:
+    issued = tokens.issue_many(500)
+    assert len(set(issued)) == 500
+    assert all(re.fullmatch("[A-Za-z0-9_-]{43}", token) for token in issued)
+    # 256 random bits: every character but the last (whose two low bits are padding) may be any of 64.
+    for place in range(42):
+        assert len({token[place] for token in issued}) > 50
+
+
+def test_the_table_holds_no_token(house: House, tokens: Any) -> None:
+    first, second = tokens.issue("user:7"), tokens.issue()
+
+    @tokens.transactional(token="token", subject="user")
+    def checkout(session: Any, token: str, user: str) -> str:
+        return "done"
+
+    checkout(first, "user:7")
+    rows = house.rows()
+    assert len(rows) == 2
+    for row in rows:
+        dump = b"".join(
+            value.bytes if isinstance(value, UUID) else value if isinstance(value, bytes) else str(value).encode()
+            for value in row
+        )
+        for token in (first, second):
+            assert token.encode() not in dump
+            assert base64.urlsafe_b64decode(token + "=") not in dump
+        assert row.key is None
+        assert (row.scope, row.tenant) in {("checkout", "user:7"), ("checkout", None)}
+
+
+def test_a_token_lives_for_its_ttl_by_the_databases_clock(house: House) -> None:
+    tokens = desk(house, ttl=timedelta(minutes=7))
+    tokens.issue()
+    (row,) = house.rows()
+    assert row.expires_at - row.created_at == pytest.approx(timedelta(minutes=7), abs=timedelta(milliseconds=20))
+
+
+def test_a_token_issued_in_the_callers_transaction_shares_its_fate(house: House, tokens: Any) -> None:
+    with house.session() as held:
+        held.run(lambda session: effect(session, "order"))
+        lost = tokens.issue("user:7", held.session)
+        held.rollback()
+        held.run(lambda session: effect(session, "order"))
+        kept = tokens.issue("user:7", session=held.session)
+        assert house.rows() == []  # the caller commits, nobody else
+        held.commit()
+
+    assert house.effects() == ["order"]
+    assert len(house.rows()) == 1
+
+    @tokens.transactional(token="token", subject="user")
+    def checkout(session: Any, token: str, user: str) -> str:
+        return "done"
+
+    with pytest.raises(UnknownTokenError):
+        checkout(lost, "user:7")
+    assert checkout(kept, "user:7") == "done"
+
+
+def test_issuing_many_is_one_statement(house: House, tokens: Any) -> None:
+    tokens.issue()  # a driver may ask its server things on its first connection
+    with sent(house) as seen:
+        issued = tokens.issue_many(200, "user:7")
+    assert [text for text in seen if text not in ("begin", "commit") and not text.startswith(("BEGIN", "PRAGMA"))] == [
+        text for text in seen if text.startswith("INSERT")
+    ]
+    assert len([text for text in seen if text.startswith("INSERT")]) == 1
+    assert seen.count("commit") == 1
+    assert len(issued) == 200
+    assert len(house.rows()) == 201
+
+
+def test_more_tokens_than_a_statement_can_carry_are_one_transaction(house: House, tokens: Any) -> None:
+    with sent(house) as seen:
+        issued = tokens.issue_many(10_000)
+    assert len([text for text in seen if text.startswith("INSERT")]) == 2
+    assert seen.count("commit") == 1
+    assert len(set(issued)) == 10_000
+    assert house.execute("SELECT count(*) FROM idemtable WHERE status = 3")[0][0] == 10_000
+
+
+def test_issuing_many_in_the_callers_transaction(house: House, tokens: Any) -> None:
+    with house.session() as held:
+        assert len(tokens.issue_many(3, session=held.session)) == 3
+        held.rollback()
+        tokens.issue_many(2, session=held.session)
+        held.commit()
+    assert len(house.rows()) == 2
+
+
+@pytest.mark.parametrize("count", [0, -1, 100_001, 1.0, True, "1", None])
+def test_a_number_of_tokens_that_is_none_is_refused(house: House, tokens: Any, count: Any) -> None:
+    with pytest.raises(ValueError, match="1 to 100000"):
+        tokens.issue_many(count)
+    assert house.rows() == []
+
+
+@pytest.mark.parametrize("subject", ["", " ", "a\nb", "x" * 256, 7, b"user:7", "\ud800"])
+def test_a_subject_that_is_none_is_refused(sync_house: House, subject: Any) -> None:
+    tokens = desk(sync_house)
+    with pytest.raises(InvalidKeyError, match="subject"):
+        tokens.issue(subject)
+    assert sync_house.rows() == []
+
+
+def test_a_revoked_token_is_unknown(house: House, tokens: Any) -> None:
+    token = tokens.issue()
+
+    @tokens.transactional(token="token")
+    def checkout(session: Any, token: str) -> str:
+        effect(session, "paid")
+        return "done"
+
+    assert tokens.revoke(token) is True
+    assert tokens.revoke(token) is False
+    with pytest.raises(UnknownTokenError):
+        checkout(token)
+    assert house.effects() == []
+
+
+def test_revoking_a_spent_token_takes_its_replay_and_never_gives_it_back(house: House, tokens: Any) -> None:
+    token = tokens.issue()
+
+    @tokens.transactional(token="token")
+    def checkout(session: Any, token: str) -> str:
+        effect(session, "paid")
+        return "done"
+
+    checkout(token)
+    assert tokens.revoke(token) is True
+    with pytest.raises(UnknownTokenError):
+        checkout(token)
+    assert house.effects() == ["paid"]
+
+
+def test_revoking_in_the_callers_transaction(house: House, tokens: Any) -> None:
+    token = tokens.issue()
+    with house.session() as held:
+        assert tokens.revoke(token, session=held.session) is True
+        held.rollback()
+    assert tokens.revoke(token) is True
+
+
+@pytest.mark.parametrize("token", ["", "no", "x" * 44, 7, b"x" * 43])
+def test_what_is_no_token_cannot_be_revoked(sync_house: House, token: Any) -> None:
+    tokens = desk(sync_house)
+    tokens.issue()
+    assert tokens.revoke(token) is False
+    assert len(sync_house.rows()) == 1
+    with pytest.raises(MissingKeyError):
+        tokens.revoke(None)
+
+
+def test_the_purge_deletes_expired_tokens_issued_and_spent(house: House, tokens: Any) -> None:
+    spent, _, _ = tokens.issue_many(3)
+
+    @tokens.transactional(token="token")
+    def checkout(session: Any, token: str) -> str:
+        return "done"
+
+    checkout(spent)
+    house.expire()
+    kept = tokens.issue()
+    assert house.idem.purge().deleted == 3
+    assert tokens.revoke(kept) is True
+    assert house.rows() == []
+
+
+def test_the_statistics_count_tokens(house: House, tokens: Any) -> None:
+    tokens.issue_many(3)
+    stats = house.idem.stats()
+    assert (stats.by_scope, stats.by_status) == ({"checkout": 3}, {Status.ISSUED: 3})
+
+
+def listed(house: House, scope: str) -> list[Record]:
+    return house.idem._run(lambda connection: house.idem._settings.records.tokens(connection, scope, 10))
+
+
+def test_the_list_shows_tokens_of_one_scope_without_the_tokens(sync_house: House) -> None:
+    tokens, other = desk(sync_house), desk(sync_house, "other")
+    token = tokens.issue("user:7")
+    other.issue()
+
+    (record,) = listed(sync_house, "checkout")
+    assert (record.status, record.tenant, record.key, record.scope) == (Status.ISSUED, "user:7", None, "checkout")
+    assert token not in repr(record)
+    tokens.revoke(token)
+    assert listed(sync_house, "checkout") == []
+    assert len(listed(sync_house, "other")) == 1
+
+
+def test_the_list_leaves_out_keys_of_the_same_scope(sync_house: House) -> None:
+    @sync_house.idem.transactional("checkout", key="key")
+    def plain(session: Any, key: str) -> int:
+        return 1
+
+    plain("k")
+    desk(sync_house).issue()
+    assert len(listed(sync_house, "checkout")) == 1
+
+
+def test_without_the_table_the_error_is_the_cure(sync_house: House) -> None:
+    tokens = desk(sync_house, table=sync_house.table(table="missing"))
+
+    @tokens.transactional(token="token")
+    def checkout(session: Any, token: str) -> str:
+        return "done"
+
+    for call in (tokens.issue, lambda: tokens.revoke("x" * 43), lambda: checkout("x" * 43)):
+        with pytest.raises(SchemaError, match="idemtable db upgrade"):
+            call()
+    with sync_house.session() as held, pytest.raises(SchemaError, match="idemtable db upgrade"):
+        tokens.issue(session=held.session)
+
+
+def test_a_session_in_autocommit_is_refused(house: House, tokens: Any) -> None:
+    with (
+        house.other_engine(isolation_level="AUTOCOMMIT") as engine,
+        house.session(engine) as held,
+        pytest.raises(SessionNotUsableError),
+    ):
+        tokens.issue(session=held.session)
+    assert house.rows() == []
+
+
+def test_a_session_of_the_other_colour_is_refused(house: House, tokens: Any) -> None:
+    with pytest.raises(TypeError, match="Session"):
+        tokens.issue(session=object())
+    with pytest.raises(TypeError, match="Session"):
+        tokens.redeem(None, "x" * 43)
+
+
+@pytest.mark.parametrize(
+    ("scope", "options", "error"),
+    [
+        ("", {}, ValueError),
+        ("a\x00b", {}, ValueError),
+        (7, {}, TypeError),
+        ("a", {"ttl": timedelta()}, ValueError),
+        ("a", {"ttl": 30}, TypeError),
+        ("a", {"store": object()}, TypeError),
+    ],
+)
+def test_settings_are_checked_when_the_desk_is_opened(scope: Any, options: Any, error: type[Exception]) -> None:
+    from sqlalchemy import create_engine
+
+    from idemtable import IdemTable
+
+    with pytest.raises(error):
+        IdemTable(create_engine("sqlite://")).tokens(scope, **{"ttl": timedelta(1), **options})

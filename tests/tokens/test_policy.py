@@ -1,0 +1,79 @@
+"""What a redemption may do, decided without a database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from idemtable import ExpiredTokenError, SpentTokenError, UnknownTokenError
+from idemtable.model import InProgress, Record, Replay, Request, Reraise, Status, Stored, Won
+from idemtable.policy import decide_token
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+REQUEST = Request(UUID(int=1), "user:7", "checkout", None, b"f", b"mine", 0)
+
+
+def stored(
+    status: Status,
+    subject: str | None = "user:7",
+    left: timedelta = SECOND,
+    carried: bytes | None = b"f",
+    owner: bytes = b"",
+) -> Stored:
+    record = Record(subject, "checkout", None, status, carried, "json", 1, NOW, NOW, NOW + left)
+    return Stored(record, owner, b"1", NOW)
+
+
+def test_no_row_is_unknown() -> None:
+    assert decide_token(None, REQUEST, replay=True) is UnknownTokenError
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("subject", [None, "user:8", "user:7 ", "USER:7"])
+@pytest.mark.parametrize("left", [SECOND, -SECOND])
+def test_to_another_subject_every_token_is_unknown(status: Status, subject: str | None, left: timedelta) -> None:
+    assert decide_token(stored(status, subject, left), REQUEST, replay=True) is UnknownTokenError
+
+
+@pytest.mark.parametrize("status", [Status.COMPLETED, Status.LOCK])
+def test_what_is_no_token_is_unknown(status: Status) -> None:
+    assert decide_token(stored(status), REQUEST, replay=True) is UnknownTokenError
+
+
+@pytest.mark.parametrize("status", [Status.ISSUED, Status.SPENT, Status.FAILED])
+@pytest.mark.parametrize("left", [timedelta(), -SECOND])
+@pytest.mark.parametrize("carried", [b"f", b"other", None])
+def test_a_token_at_the_end_of_its_time_is_expired(status: Status, left: timedelta, carried: bytes | None) -> None:
+    assert decide_token(stored(status, left=left, carried=carried), REQUEST, replay=True) is ExpiredTokenError
+
+
+def test_a_token_that_is_still_there_is_tried_again() -> None:
+    assert decide_token(stored(Status.ISSUED), REQUEST, replay=False) == Won()
+
+
+@pytest.mark.parametrize("left", [SECOND, -SECOND])
+def test_a_row_without_a_result_never_runs_again(left: timedelta) -> None:
+    row = stored(Status.IN_PROGRESS, left=left)
+    assert decide_token(row, REQUEST, replay=True) == InProgress(row)
+
+
+@pytest.mark.parametrize(("status", "answer"), [(Status.SPENT, Replay), (Status.FAILED, Reraise)])
+@pytest.mark.parametrize("carried", [b"f", None])
+def test_the_same_payload_replays(status: Status, answer: type, carried: bytes | None) -> None:
+    row = stored(status, carried=carried)
+    assert decide_token(row, REQUEST, replay=True) == answer(row)
+    assert decide_token(row, REQUEST, replay=False) is SpentTokenError
+
+
+@pytest.mark.parametrize("status", [Status.SPENT, Status.FAILED])
+def test_another_payload_is_spent(status: Status) -> None:
+    assert decide_token(stored(status, carried=b"other"), REQUEST, replay=True) is SpentTokenError
+
+
+@pytest.mark.parametrize("left", [SECOND, -SECOND])
+def test_a_call_is_never_refused_what_it_committed_itself(left: timedelta) -> None:
+    row = stored(Status.SPENT, left=left, owner=REQUEST.owner)
+    assert decide_token(row, REQUEST, replay=False) == Replay(row)

@@ -1,0 +1,414 @@
+"""Redeeming: consume, run, store, commit; refuse alike; give back what did not commit."""
+
+from __future__ import annotations
+
+import pickle
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from idemtable import (
+    ExpiredTokenError,
+    InvalidKeyError,
+    LostClaimError,
+    MissingKeyError,
+    ReentrantCallError,
+    SpentTokenError,
+    Status,
+    TokenError,
+    UnknownTokenError,
+)
+from tests.houses import House, effect
+from tests.tokens.desks import desk, sent
+
+NOBODYS = "x" * 43
+
+
+class CardDeclinedError(Exception):
+    pass
+
+
+def checkout_of(tokens: Any, **options: Any) -> Any:
+    @tokens.transactional(token="token", subject="user", **options)
+    def checkout(session: Any, token: str, user: str, amount: int = 1, fail: bool = False) -> dict[str, int]:
+        made = effect(session, "paid", amount)
+        if fail:
+            raise LookupError("no stock")
+        return {"order": made, "amount": amount}
+
+    return checkout
+
+
+@pytest.fixture
+def tokens(house: House) -> Any:
+    return desk(house)
+
+
+@pytest.fixture
+def checkout(tokens: Any) -> Any:
+    return checkout_of(tokens)
+
+
+def status_of(house: House) -> list[int]:
+    return sorted(row.status for row in house.rows())
+
+
+def test_the_first_use_runs_and_the_second_replays(house: House, tokens: Any, checkout: Any) -> None:
+    token = tokens.issue("user:7")
+    first = checkout.outcome(token, "user:7", 5)
+    second = checkout.outcome(token, "user:7", 5)
+
+    assert (first.replayed, second.replayed) == (False, True)
+    assert first.value == second.value
+    assert first.created_at is None
+    (row,) = house.rows()
+    completed = (
+        row.completed_at if row.completed_at.tzinfo else row.completed_at.replace(tzinfo=second.created_at.tzinfo)
+    )
+    assert second.created_at == completed  # when it ran, not when the token was issued
+    assert house.effects() == ["paid"]
+    assert status_of(house) == [Status.SPENT.code]
+
+
+def test_another_payload_is_refused_and_changes_nothing(house: House, tokens: Any, checkout: Any) -> None:
+    token = tokens.issue("user:7")
+    first = checkout(token, "user:7", 5)
+    before = house.rows()
+    with pytest.raises(SpentTokenError):
+        checkout(token, "user:7", 6)
+    assert house.rows() == before
+    assert house.effects() == ["paid"]
+    assert checkout(token, "user:7", 5) == first
+
+
+def test_without_a_payload_every_second_use_replays(house: House, tokens: Any) -> None:
+    checkout = checkout_of(tokens, payload=None)
+    token = tokens.issue("user:7")
+    assert checkout(token, "user:7", 5) == checkout(token, "user:7", 6)
+
+
+@pytest.mark.parametrize(("made", "decorated"), [(False, None), (True, False), (False, False)])
+def test_without_replay_every_second_use_is_refused(house: House, made: bool, decorated: bool | None) -> None:
+    tokens = desk(house, replay=made)
+    checkout = checkout_of(tokens, replay=decorated)
+    token = tokens.issue("user:7")
+    checkout(token, "user:7")
+    with pytest.raises(SpentTokenError):
+        checkout(token, "user:7")
+    assert house.effects() == ["paid"]
+
+
+def test_one_function_may_replay_where_the_others_do_not(house: House) -> None:
+    tokens = desk(house, replay=False)
+    checkout = checkout_of(tokens, replay=True)
+    token = tokens.issue("user:7")
+    assert checkout(token, "user:7") == checkout(token, "user:7")
+
+
+def test_a_function_that_raises_leaves_the_token_usable(house: House, tokens: Any, checkout: Any) -> None:
+    token = tokens.issue("user:7")
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            checkout(token, "user:7", fail=True)
+    assert house.effects() == []
+    assert status_of(house) == [Status.ISSUED.code]
+    checkout(token, "user:7")
+    assert house.effects() == ["paid"]
+
+
+def test_a_remembered_exception_spends_the_token(house: House, tokens: Any) -> None:
+    @tokens.transactional(token="token", remember=(CardDeclinedError,))
+    def pay(session: Any, token: str, amount: int = 1) -> int:
+        effect(session, "paid")
+        raise CardDeclinedError("5 EUR", amount)
+
+    token = tokens.issue()
+    for _ in range(2):
+        with pytest.raises(CardDeclinedError) as caught:
+            pay(token)
+        assert caught.value.args == ("5 EUR", 1)
+    with pytest.raises(SpentTokenError):
+        pay(token, 2)
+    assert house.effects() == []
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subject", ["user:8", "user:7 ", "USER:7", "user:"])
+def test_another_subjects_token_is_unknown(house: House, tokens: Any, checkout: Any, subject: str) -> None:
+    token = tokens.issue("user:7")
+    with pytest.raises(UnknownTokenError):
+        checkout(token, subject)
+    assert house.effects() == []
+    checkout(token, "user:7")
+    with pytest.raises(UnknownTokenError):  # nor is it told that the token is spent
+        checkout(token, subject)
+    house.expire()
+    with pytest.raises(UnknownTokenError):
+        checkout(token, subject)
+
+
+def test_a_subject_and_no_subject_are_not_the_same(house: House, tokens: Any, checkout: Any) -> None:
+    @tokens.transactional(token="token")
+    def anybody(session: Any, token: str) -> int:
+        return effect(session, "anybody")
+
+    mine, nobodys = tokens.issue("user:7"), tokens.issue()
+    with pytest.raises(UnknownTokenError):
+        anybody(mine)
+    with pytest.raises(UnknownTokenError):
+        checkout(nobodys, "user:7")
+    assert house.effects() == []
+    anybody(nobodys)
+    checkout(mine, "user:7")
+
+
+def test_another_scopes_token_is_unknown(house: House, tokens: Any) -> None:
+    token = tokens.issue("user:7")
+    with pytest.raises(UnknownTokenError):
+        checkout_of(desk(house, "refund"))(token, "user:7")
+    assert house.effects() == []
+
+
+def test_a_token_is_no_key_and_a_key_is_no_token(house: House, tokens: Any, checkout: Any) -> None:
+    token = tokens.issue("user:7")
+
+    @house.idem.transactional("checkout", key="key", tenant="tenant")
+    def plain(session: Any, key: str, tenant: str) -> int:
+        return effect(session, "plain")
+
+    plain(token, "user:7")
+    checkout(token, "user:7")
+    assert house.effects() == ["plain", "paid"]
+    assert len(house.rows()) == 2
+    plain(NOBODYS, "user:7")
+    with pytest.raises(UnknownTokenError):
+        checkout(NOBODYS, "user:7")
+
+
+@pytest.mark.parametrize(
+    "token", [NOBODYS, "", "no", "x" * 44, "x" * 100_000, "\x00" * 43, "\ud800" * 43, 7, b"x" * 43, []]
+)
+def test_what_cannot_be_a_token_is_as_unknown_as_a_wrong_one(house: House, checkout: Any, token: Any) -> None:
+    with sent(house) as wrong, pytest.raises(UnknownTokenError):
+        checkout(NOBODYS, "user:7")
+    with sent(house) as malformed, pytest.raises(UnknownTokenError):
+        checkout(token, "user:7")
+    assert malformed == wrong
+
+
+def test_no_token_at_all_is_a_missing_key(house: House, checkout: Any) -> None:
+    with sent(house) as seen, pytest.raises(MissingKeyError):
+        checkout(None, "user:7")
+    assert seen == []
+
+
+@pytest.mark.parametrize("subject", [None, "", " "])
+def test_a_call_that_has_lost_its_subject_is_refused(house: House, tokens: Any, checkout: Any, subject: Any) -> None:
+    token = tokens.issue()
+    with sent(house) as seen, pytest.raises(InvalidKeyError):
+        checkout(token, subject)
+    assert seen == []
+
+
+def test_an_expired_token_is_refused_spent_or_not(house: House, tokens: Any, checkout: Any) -> None:
+    issued, spent = tokens.issue_many(2, "user:7")
+    checkout(spent, "user:7")
+    house.expire()
+    for token in (issued, spent):
+        with pytest.raises(ExpiredTokenError):
+            checkout(token, "user:7")
+    assert house.effects() == ["paid"]
+
+
+def test_the_shortest_life_is_over_by_the_databases_own_clock(house: House) -> None:
+    tokens = desk(house, ttl=timedelta(microseconds=1))
+    token = tokens.issue("user:7")
+    house.execute("SELECT 1 FROM effect")  # a round trip later
+    with pytest.raises(ExpiredTokenError):
+        checkout_of(tokens)(token, "user:7")
+
+
+def test_every_refusal_costs_and_says_the_same(house: House, tokens: Any, checkout: Any) -> None:
+    spent, expired, late, theirs = tokens.issue_many(4, "user:7")
+    checkout(spent, "user:7", 1)
+    checkout(late, "user:7", 1)
+    seen: dict[str, list[str]] = {}
+    errors: list[TokenError] = []
+
+    def refused(what: str, token: str, user: str, error: type[TokenError], amount: int = 2) -> None:
+        with sent(house) as seen[what], pytest.raises(error) as caught:
+            checkout(token, user, amount)
+        errors.append(caught.value)
+
+    refused("spent", spent, "user:7", SpentTokenError)
+    refused("unknown", NOBODYS, "user:7", UnknownTokenError)
+    refused("another's", theirs, "user:8", UnknownTokenError)
+    refused("another's spent", spent, "user:8", UnknownTokenError, 1)
+    house.expire()
+    refused("expired", expired, "user:7", ExpiredTokenError)
+    refused("expired and spent", late, "user:7", ExpiredTokenError)
+
+    assert [text for what, text in seen.items() if text != seen["unknown"]] == []
+    assert len([text for text in seen["unknown"] if "UPDATE" in text]) == 1
+    assert len([text for text in seen["unknown"] if text.startswith("SELECT tenant")]) == 1
+    assert {str(error) for error in errors} == {str(errors[0])}
+    assert {error.http_status for error in errors} == {403}
+    for error in errors:
+        assert type(pickle.loads(pickle.dumps(error))) is type(error)
+        assert not any(token in str(error) for token in (spent, expired, late, theirs))
+
+
+def test_consuming_is_the_first_statement_and_no_look_before_it(house: House, tokens: Any, checkout: Any) -> None:
+    token = tokens.issue("user:7")
+    with sent(house) as seen:
+        checkout(token, "user:7")
+    statements = [text for text in seen if "begin" not in text.lower() and "PRAGMA" not in text]
+    assert "UPDATE idemtable" in statements[0]
+    assert "status = 3" in statements[0]
+    assert not [text for text in statements if text.startswith("SELECT") and "FROM idemtable" in text]
+
+
+# --- breaking out, joining, blocks --------------------------------------------------------------------------------------
+
+
+def test_a_function_that_commits_spends_the_token_for_good(house: House, tokens: Any) -> None:
+    @tokens.transactional(token="token")
+    def checkout(session: Any, token: str) -> int:
+        made = effect(session, "paid")
+        session.commit()
+        return made
+
+    token = tokens.issue()
+    for _ in range(2):
+        with pytest.raises(LostClaimError):
+            checkout(token)
+    house.expire()
+    with pytest.raises(LostClaimError, match="revoke"):
+        checkout(token)
+    assert house.effects() == ["paid"]
+    assert tokens.revoke(token) is True
+
+
+def test_a_joined_redemption_shares_the_callers_fate(house: House, tokens: Any, checkout: Any) -> None:
+    token = tokens.issue("user:7")
+    with house.session() as held:
+        checkout.join(held.session, token, "user:7")
+        held.rollback()
+        assert (house.effects(), status_of(house)) == ([], [Status.ISSUED.code])
+        first = checkout.join(held.session, token, "user:7")
+        held.commit()
+    assert house.effects() == ["paid"]
+    with house.session() as held:
+        assert checkout.join(held.session, token, "user:7") == first
+        with pytest.raises(SpentTokenError):
+            checkout.join(held.session, token, "user:7", 2)
+        held.run(lambda session: effect(session, "after"))
+        held.commit()
+    assert house.effects() == ["paid", "after"]
+
+
+def test_a_plain_call_inside_another_call_joins_it(house: House, tokens: Any, checkout: Any) -> None:
+    token = tokens.issue("user:7")
+
+    @house.idem.transactional("outer", key="key")
+    def outer(session: Any, key: str, fail: bool) -> int:
+        effect(session, "outer")
+        checkout(token, "user:7")
+        if fail:
+            raise LookupError
+        return 1
+
+    with pytest.raises(LookupError):
+        house.together(lambda: outer("a", True))
+    assert (house.effects(), status_of(house)) == ([], [Status.ISSUED.code])
+    house.together(lambda: outer("b", False))
+    assert house.effects() == ["outer", "paid"]
+
+
+def test_the_same_token_inside_its_own_call_is_refused(house: House, tokens: Any) -> None:
+    token = tokens.issue()
+
+    @tokens.transactional(token="token")
+    def checkout(session: Any, token: str) -> int:
+        return checkout(token)
+
+    with pytest.raises(ReentrantCallError):
+        house.together(lambda: checkout(token))
+    assert status_of(house) == [Status.ISSUED.code]
+
+
+def test_a_block_in_the_callers_transaction(house: House, tokens: Any) -> None:
+    token = tokens.issue("user:7")
+
+    def redeem(held: Any, payload: Any = "cart", name: str = "paid") -> Any:
+        with tokens.redeem(held.session, token, subject="user:7", payload=payload) as claim:
+            if not claim.replayed:
+                claim.result = held.run(lambda session: effect(session, name))
+        return claim
+
+    with house.session() as held:
+        redeem(held)
+        held.rollback()
+        first = redeem(held)
+        assert first.replayed is False
+        held.commit()
+        second = redeem(held)
+        assert (second.replayed, second.result, second.record.status) == (True, first.result, Status.SPENT)
+        held.rollback()
+        with pytest.raises(SpentTokenError):
+            redeem(held, "another cart")
+        with pytest.raises(UnknownTokenError), tokens.redeem(held.session, token, subject="user:8"):
+            pass
+        with pytest.raises(InvalidKeyError):
+            tokens.redeem(held.session, token, subject="")
+    assert house.effects() == ["paid"]
+
+
+def test_a_block_that_raises_gives_the_token_back_and_keeps_the_callers_writes(house: House, tokens: Any) -> None:
+    token = tokens.issue()
+    with house.session() as held:
+        held.run(lambda session: effect(session, "callers"))
+        with pytest.raises(LookupError), tokens.redeem(held.session, token):
+            held.run(lambda session: effect(session, "paid"))
+            raise LookupError
+        held.commit()
+    assert (house.effects(), status_of(house)) == (["callers"], [Status.ISSUED.code])
+
+
+def test_a_block_of_tokens_without_replay_refuses(house: House) -> None:
+    tokens = desk(house, replay=False)
+    token = tokens.issue()
+    with house.session() as held:
+        with tokens.redeem(held.session, token):
+            pass
+        held.commit()
+        with pytest.raises(SpentTokenError), tokens.redeem(held.session, token):
+            pass
+
+
+def test_a_wrong_name_fails_at_decoration(sync_house: House) -> None:
+    tokens = desk(sync_house)
+    with pytest.raises(ValueError, match="token='tokn'"):
+
+        @tokens.transactional(token="tokn")
+        def one(session: Any, token: str) -> int: ...
+
+    with pytest.raises(ValueError, match="subject='usr'"):
+
+        @tokens.transactional(token="token", subject="usr")
+        def two(session: Any, token: str, user: str) -> int: ...
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_every_isolation_level_consumes_replays_and_refuses(server_house: House, level: str) -> None:
+    tokens = desk(server_house)
+    checkout = checkout_of(tokens, isolation_level=level)
+    token = tokens.issue("user:7")
+    first = checkout(token, "user:7")
+    assert checkout(token, "user:7") == first
+    with pytest.raises(SpentTokenError):
+        checkout(token, "user:7", 2)
+    assert server_house.effects() == ["paid"]

@@ -1,0 +1,200 @@
+"""What a type checker knows of the API. Only read by mypy --strict and pyright, never run.
+
+Every line marked with ``ignore`` is wrong on purpose: a checker that does not complain about it makes the mark itself
+an error (mypy's warn_unused_ignores, pyright's reportUnnecessaryTypeIgnoreComment).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, assert_type
+from uuid import UUID
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
+
+import idemtable
+from idemtable import ALL, AsyncIdemTable, IdemTable, Outcome, PurgeReport, Record, Stats, Status, transactional
+
+
+@dataclass
+class Receipt:
+    order_id: int
+
+
+class CardDeclined(Exception):
+    pass
+
+
+def cancelling(order_id: int, tenant: UUID) -> str:
+    return f"cancel-{order_id}"
+
+
+def sync(
+    engine: Engine,
+    maker: sessionmaker[Session],
+    async_engine: AsyncEngine,
+    session: Session,
+    async_session: AsyncSession,
+) -> None:
+    idem = IdemTable(engine)
+    assert_type(IdemTable(maker, ttl=timedelta(days=1), wait=timedelta(0), store_keys=False, schema="app"), IdemTable)
+    IdemTable(async_engine)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    IdemTable(engine, ttl=5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    IdemTable(engine, nonsense=1)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+
+    @idem.transactional("orders.create", key="request_id")
+    def create(session: Session, request_id: str, item: str, *, amount: int = 1) -> Receipt:
+        return Receipt(amount)
+
+    # The value, without the session.
+    assert_type(create("r", "tea"), Receipt)
+    assert_type(create(request_id="r", item="tea", amount=2), Receipt)
+    assert_type(create.outcome("r", item="tea"), Outcome[Receipt])
+    assert_type(create.outcome("r", "tea").value, Receipt)
+    assert_type(create.outcome("r", "tea").replayed, bool)
+    assert_type(create.outcome("r", "tea").attempts, int)
+    assert_type(create.outcome("r", "tea").created_at, datetime | None)
+    assert_type(create.join(session, "r", "tea", amount=2), Receipt)
+
+    create()  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    create("r")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    create("r", 5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    create("r", "tea", 2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    create("r", "tea", other=2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    create(session, "r", "tea")  # type: ignore[call-arg, arg-type] # pyright: ignore[reportCallIssue]
+    create.outcome(session, "r")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    create.join("r", "tea")  # type: ignore[call-arg, arg-type] # pyright: ignore[reportCallIssue]
+    create.join(async_session, "r", "tea")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    create.nothing()  # type: ignore[attr-defined] # pyright: ignore
+
+    # Every option, and no other.
+    @idem.transactional(
+        "orders.cancel",
+        key=cancelling,
+        tenant="tenant",
+        payload=("order_id",),
+        ttl=timedelta(days=1),
+        wait=timedelta(0),
+        remember=(CardDeclined,),
+        returns=Receipt,
+        isolation_level="SERIALIZABLE",
+    )
+    def cancel(session: Session, order_id: int, tenant: UUID) -> Receipt | None:
+        return None
+
+    assert_type(cancel(1, UUID(int=1)), Receipt | None)
+
+    idem.transactional("orders", key="key", payload=ALL)
+    idem.transactional("orders", key="key", payload=None)
+    idem.transactional(key="key")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    idem.transactional("orders")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    idem.transactional("orders", "key")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    idem.transactional("orders", key=5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    idem.transactional("orders", key="key", remember=(5,))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    idem.transactional("orders", key="key", ttl=5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+    # The first argument is a Session.
+    @idem.transactional("wrong", key="key")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    def wrong(session: AsyncSession, key: str) -> None: ...
+
+    # The plain import.
+    @transactional(engine, "orders.plain", key="key", tenant="tenant")
+    def plain(session: Session, key: str, tenant: str) -> int:
+        return 1
+
+    assert_type(plain("k", "t"), int)
+    assert_type(plain.outcome("k", tenant="t"), Outcome[int])
+    plain("k")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    transactional(engine, "orders.plain")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
+
+    @transactional(maker, "orders.maker", key="key")
+    def made(session: Session, key: str) -> list[Receipt]:
+        return []
+
+    assert_type(made("k"), list[Receipt])
+
+    @transactional(idem, "orders.table", key="key")
+    def tabled(session: Session, key: str) -> None: ...
+
+    tabled("k")
+
+    # The blocks.
+    with idem.transaction("pay", "k", tenant="t", payload={"a": 1}, returns=Receipt) as claim:
+        assert_type(claim.session, Session)
+        assert_type(claim.replayed, bool)
+        assert_type(claim.record, Record | None)
+        claim.result = Receipt(1)
+    with idem.claim(session, "pay", UUID(int=1), ttl=timedelta(1), wait=timedelta(0)) as joined:
+        assert_type(joined.session, Session)
+    idem.claim(async_session, "pay", "k")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    idem.transaction("pay")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+
+    # The verbs.
+    assert_type(idem.get("pay", "k", tenant="t"), Record | None)
+    assert_type(idem.forget("pay", "k"), bool)
+    assert_type(idem.purge(batch=10, limit=None, pause=timedelta(0), progress=print), PurgeReport)
+    assert_type(idem.purge().busy, bool)
+    stats = idem.stats()
+    assert_type(stats, Stats)
+    assert_type(stats.by_scope, Mapping[str, int])
+    assert_type(stats.by_status, Mapping[Status, int])
+    assert_type(stats.table_bytes, int | None)
+    idem.create_all()
+    idem.check_schema()
+    idemtable.configure_sqlite(engine)
+
+
+async def twins(
+    engine: AsyncEngine,
+    maker: async_sessionmaker[AsyncSession],
+    sync_engine: Engine,
+    session: AsyncSession,
+    plain: Session,
+) -> None:
+    idem = AsyncIdemTable(engine)
+    assert_type(AsyncIdemTable(maker, attempts=3), AsyncIdemTable)
+    AsyncIdemTable(sync_engine)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+    @idem.transactional("orders.create", key="request_id")
+    async def create(session: AsyncSession, request_id: str, item: str, *, amount: int = 1) -> Receipt:
+        return Receipt(amount)
+
+    assert_type(await create("r", "tea", amount=2), Receipt)
+    assert_type(await create.outcome("r", "tea"), Outcome[Receipt])
+    assert_type((await create.outcome("r", item="tea")).value, Receipt)
+    assert_type(await create.join(session, "r", "tea"), Receipt)
+    await create("r")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    await create("r", "tea", other=2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    await create.join(plain, "r", "tea")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    print(create("r", "tea").order_id)  # type: ignore[attr-defined] # pyright: ignore
+
+    # A plain function has nothing to await.
+    @idem.transactional("wrong", key="key")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    def wrong(session: AsyncSession, key: str) -> int:
+        return 1
+
+    @transactional(engine, "orders.plain", key="key")
+    async def imported(session: AsyncSession, key: str) -> dict[str, Any]:
+        return {}
+
+    assert_type(await imported("k"), dict[str, Any])
+
+    async with idem.transaction("pay", "k") as claim:
+        assert_type(claim.session, AsyncSession)
+        claim.result = 1
+    async with idem.claim(session, "pay", "k") as joined:
+        assert_type(joined.session, AsyncSession)
+    idem.claim(plain, "pay", "k")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    with idem.transaction("pay", "k"):  # type: ignore[attr-defined] # pyright: ignore
+        pass
+
+    assert_type(await idem.get("pay", "k"), Record | None)
+    assert_type(await idem.forget("pay", "k"), bool)
+    assert_type(await idem.purge(), PurgeReport)
+    assert_type(await idem.stats(), Stats)
+    await idem.create_all()
+    await idem.check_schema()

@@ -1,0 +1,172 @@
+"""Which errors restart a transaction: found by code along orig, __cause__ and __context__, and nothing else."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import pytest
+import tenacity
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from idemtable import InProgressError, LostClaimError, RetryTransactionError
+from idemtable.dialects import Fault, find
+from idemtable.retry import is_lost, policy, restarts
+
+pymysql = pytest.importorskip("pymysql")
+psycopg = pytest.importorskip("psycopg")
+
+DIALECTS = {
+    "postgresql": find(postgresql.dialect(), "idemtable", None),
+    "mysql": find(mysql.dialect(), "idemtable", None),
+    "sqlite": find(sqlite.dialect(), "idemtable", None),
+}
+
+
+def raw(kind: str, code: Any) -> Exception:
+    if kind == "postgresql":
+        error: Exception = type("DriverError", (Exception,), {"sqlstate": code})()
+    elif kind == "sqlite":
+        error = sqlite3.OperationalError("busy")
+        error.sqlite_errorcode = code  # type: ignore[attr-defined]
+    else:
+        error = pymysql.err.OperationalError(code, "message")
+    return error
+
+
+def wrapped(kind: str, code: Any) -> DBAPIError:
+    return OperationalError("SELECT 1", {}, raw(kind, code))
+
+
+RESTARTING = [
+    *(("postgresql", code) for code in ("40001", "40P01", "57P01", "57P03", "25P03", "08006", "53300")),
+    *(("mysql", code) for code in (1213, 1020, 2006, 2013, 1053, 1927, 1047, 1180, 4031, 1040)),
+    *(("sqlite", code) for code in (sqlite3.SQLITE_BUSY_SNAPSHOT, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)),
+]
+FINAL = [
+    *(("postgresql", code) for code in ("23505", "23503", "42P01", "25006", "22001", "42601", None)),
+    *(("mysql", code) for code in (1062, 1146, 1792, 1452, 1406, 1064)),
+    *(("sqlite", code) for code in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_ERROR)),
+]
+
+
+@pytest.mark.parametrize(("kind", "code"), RESTARTING, ids=str)
+def test_a_transaction_that_the_database_asks_to_begin_again_restarts(kind: str, code: Any) -> None:
+    assert restarts(wrapped(kind, code), DIALECTS[kind])
+
+
+@pytest.mark.parametrize(("kind", "code"), FINAL, ids=str)
+def test_an_error_that_another_attempt_would_only_repeat_does_not_restart(kind: str, code: Any) -> None:
+    assert not restarts(wrapped(kind, code), DIALECTS[kind])
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_errors_of_the_application_do_not_restart_whatever_they_look_like(kind: str) -> None:
+    error = LookupError(1213, "looks like a deadlock")
+    error.sqlstate = "40001"  # type: ignore[attr-defined]
+    assert not restarts(error, DIALECTS[kind])
+    assert DIALECTS[kind].faults_of(error) == set()
+
+
+def test_an_invalidated_connection_is_lost_whatever_its_code() -> None:
+    for kind, dialect in DIALECTS.items():
+        error = DBAPIError("SELECT 1", {}, raw(kind, None), connection_invalidated=True)
+        assert is_lost(error, dialect)
+        assert restarts(error, dialect)
+
+
+def test_the_cause_is_found_along_orig_cause_and_context() -> None:
+    dialect = DIALECTS["mysql"]
+
+    def chained() -> Exception:
+        """As after a deadlock whose savepoint is gone: what reaches the caller is 1305."""
+        try:
+            try:
+                raise wrapped("mysql", 1213)
+            except DBAPIError:
+                raise wrapped("mysql", 1305)  # noqa: B904 - __context__ is the subject
+        except DBAPIError as error:
+            return error
+
+    assert restarts(chained(), dialect)
+    assert dialect.faults_of(chained()) == {Fault.RESTART, Fault.DEAD}
+
+    translated = LookupError("business")
+    translated.__cause__ = wrapped("mysql", 1213)
+    assert restarts(translated, dialect)
+    translated.__suppress_context__ = True
+    assert restarts(translated, dialect)
+
+
+def test_a_chain_that_bites_its_tail_ends() -> None:
+    error, other = LookupError(), LookupError()
+    error.__context__, other.__context__ = other, error
+    assert not restarts(error, DIALECTS["mysql"])
+    assert len(list(DIALECTS["mysql"].chain(error))) == 2
+
+
+def test_the_drivers_own_error_counts_without_sqlalchemys_round_it() -> None:
+    """PyMySQL's 2013 comes unwrapped when an isolation level is set on a dead pooled connection."""
+    from sqlalchemy import create_engine
+
+    engine = create_engine("mysql+pymysql://nobody@127.0.0.1:1/none")
+    dialect = find(engine.dialect, "idemtable", None)
+    assert restarts(pymysql.err.OperationalError(2013, "Lost connection"), dialect)
+    assert not restarts(pymysql.err.IntegrityError(1062, "Duplicate entry"), dialect)
+    assert dialect.is_driver_error(pymysql.err.InterfaceError(0, ""))
+    assert not dialect.is_driver_error(LookupError())
+
+
+def test_psycopgs_broken_connection_without_a_code_is_lost() -> None:
+    from sqlalchemy import create_engine
+
+    dialect = find(create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none").dialect, "idemtable", None)
+    error = OperationalError("SELECT 1", {}, psycopg.OperationalError("the connection is lost"))
+    assert is_lost(error, dialect)
+    assert not is_lost(IntegrityError("", {}, psycopg.errors.UniqueViolation()), dialect)
+
+
+def test_an_answer_of_the_library_never_restarts_but_a_joined_calls_request_does() -> None:
+    dialect = DIALECTS["postgresql"]
+    busy = InProgressError("busy")
+    busy.__cause__ = wrapped("postgresql", "40001")
+    lost = LostClaimError("lost")
+    lost.__context__ = wrapped("postgresql", "40001")
+    assert not restarts(busy, dialect)
+    assert not restarts(lost, dialect)
+    assert restarts(RetryTransactionError("again"), dialect)
+
+
+def run(kind: str, errors: list[Exception], attempts: int) -> tuple[int, list[float]]:
+    sleeps: list[float] = []
+    calls = 0
+
+    def call() -> str:
+        nonlocal calls
+        calls += 1
+        if errors:
+            raise errors.pop(0)
+        return "done"
+
+    tenacity.Retrying(**policy(DIALECTS[kind], attempts), sleep=sleeps.append)(call)
+    return calls, sleeps
+
+
+def test_attempts_are_counted_and_the_last_error_is_the_databases_own() -> None:
+    assert run("mysql", [wrapped("mysql", 1213)] * 2, 3)[0] == 3
+    last = wrapped("mysql", 1213)
+    with pytest.raises(OperationalError) as caught:
+        run("mysql", [wrapped("mysql", 1213), last], 2)
+    assert caught.value is last
+    with pytest.raises(LookupError):
+        run("mysql", [LookupError()], 8)
+
+
+def test_a_deadlock_is_tried_again_at_once_and_a_lost_server_is_given_time() -> None:
+    _, near = run("postgresql", [wrapped("postgresql", "40P01")] * 7, 8)
+    _, far = run("postgresql", [wrapped("postgresql", "57P01")] * 7, 8)
+    assert all(0 <= sleep <= 1 for sleep in near)
+    assert near[0] <= 0.02
+    assert 4 <= sum(far) <= 8  # a server that was killed is back by then, a client has not given up yet
+    assert far == sorted(far)

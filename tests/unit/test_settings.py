@@ -1,0 +1,92 @@
+"""Settings are checked when the table is made: the message names the setting and its range."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import sessionmaker
+
+from idemtable import IdemTable
+from idemtable.settings import checked_ttl, checked_wait
+
+
+@pytest.mark.parametrize(
+    ("ttl", "microseconds"),
+    [(timedelta(microseconds=1), 1), (timedelta(days=3650), 315_360_000_000_000), (timedelta(seconds=1.5), 1_500_000)],
+)
+def test_a_ttl_is_counted_in_microseconds(ttl: timedelta, microseconds: int) -> None:
+    assert checked_ttl(ttl) == microseconds
+
+
+@pytest.mark.parametrize(
+    "ttl", [timedelta(0), timedelta(-1), timedelta.max, timedelta.min, timedelta(days=3650, microseconds=1)], ids=str
+)
+def test_a_ttl_out_of_range_is_refused(ttl: timedelta) -> None:
+    with pytest.raises(ValueError, match="ttl must be longer than zero and at most 3650 days"):
+        checked_ttl(ttl)
+
+
+@pytest.mark.parametrize("value", [None, 60, 1.5, math.nan, math.inf, "1h", True], ids=repr)
+def test_a_time_that_is_no_timedelta_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="ttl= takes a timedelta"):
+        checked_ttl(value)
+    with pytest.raises(TypeError, match="wait= takes a timedelta"):
+        checked_wait(value)
+
+
+def test_a_wait_is_counted_in_seconds_and_zero_is_one() -> None:
+    assert checked_wait(timedelta(0)) == 0.0
+    assert checked_wait(timedelta(milliseconds=250)) == 0.25
+    assert checked_wait(timedelta(hours=1)) == 3600
+
+
+@pytest.mark.parametrize("wait", [timedelta(microseconds=-1), timedelta(hours=1, microseconds=1)], ids=str)
+def test_a_wait_out_of_range_is_refused(wait: timedelta) -> None:
+    with pytest.raises(ValueError, match="wait must be between zero and"):
+        checked_wait(wait)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attempts": 0}, "attempts must be at least 1"),
+        ({"max_result_bytes": 0}, "max_result_bytes must be at least 1"),
+        ({"table": "x" * 49}, "table must be 1 to 48"),
+        ({"table": ""}, "table must be"),
+        ({"table": 'x"; drop table y; --'}, "table must be"),
+        ({"table": "Ünï"}, "table must be"),
+        ({"table": "x\n"}, "table must be"),
+        ({"schema": "a.b"}, "schema must be"),
+        ({"schema": ""}, "schema must be"),
+    ],
+    ids=str,
+)
+def test_a_setting_out_of_range_is_a_value_error(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        IdemTable(create_engine("sqlite://"), **settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"attempts": 1.5}, {"attempts": True}, {"max_result_bytes": "1"}, {"codec": 5}], ids=str
+)
+def test_a_setting_of_another_type_is_a_type_error(settings: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(settings))):
+        IdemTable(create_engine("sqlite://"), **settings)
+
+
+def test_the_smallest_and_largest_settings_are_taken() -> None:
+    engine = create_engine("sqlite://")
+    IdemTable(engine, ttl=timedelta(microseconds=1), wait=timedelta(0), attempts=1, max_result_bytes=1)
+    IdemTable(sessionmaker(engine), ttl=timedelta(days=3650), wait=timedelta(hours=1), table="x" * 48, schema="_")
+    assert "x" * 48 in repr(IdemTable(engine, table="x" * 48))
+
+
+def test_a_tables_text_shows_its_names_and_no_password() -> None:
+    engine = create_engine("postgresql+psycopg://me:secret@127.0.0.1:1/shop")
+    assert repr(IdemTable(engine, table="keys", schema="app")) == (
+        "IdemTable(postgresql+psycopg://me:***@127.0.0.1:1/shop, table='app.keys')"
+    )
