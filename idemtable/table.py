@@ -41,11 +41,13 @@ class IdemTable(BaseTable):
         attempts: how many transactions one call may begin when the database asks to begin again.
         max_result_bytes: the largest encoded result.
         store_keys: whether keys are kept readable beside their digest.
-        table, schema: names of at most 48 letters, digits and underscores.
+        table: the table's name, at most 48 letters, digits and underscores.
+        schema: the schema's name, the same; ``None`` for the connection's own.
         codec: how results are stored; typed JSON by default.
 
     Raises:
-        ValueError, TypeError: a setting is out of range, or the bind is of the wrong kind.
+        ValueError: a setting is out of range.
+        TypeError: a setting or the bind is of the wrong kind.
     """
 
     def __init__(
@@ -97,13 +99,15 @@ class IdemTable(BaseTable):
             tenant: the same for the tenant; a call whose tenant turns out ``None`` or empty is refused.
             payload: what a second use of the key must have in common with the first: ``ALL`` arguments (but the key, and
                 leaving out those at their default), a tuple of names, a callable, or ``None`` for no check.
-            ttl, wait: instead of the table's.
+            ttl: instead of the table's.
+            wait: instead of the table's.
             remember: exceptions that are a result: the writes are rolled back, the key is kept, replays raise them again.
             returns: the result's type, instead of the declared one.
             isolation_level: of the transaction, instead of the engine's.
 
         Raises:
-            ValueError, TypeError: at decoration, for a name that is no parameter or a type that cannot be stored.
+            ValueError: at decoration, for a name that is no parameter.
+            TypeError: at decoration, for a result type that cannot be stored.
         """
         options = {"key": key, "tenant": tenant, "payload": payload, "ttl": ttl, "wait": wait}
         options |= {"remember": remember, "returns": returns, "isolation_level": isolation_level}
@@ -123,8 +127,9 @@ class IdemTable(BaseTable):
         """Claim a key for a block, in a transaction of its own that commits when the block ends.
 
         Raises:
-            RetryTransactionError: the transaction must begin again or its outcome is unknown: enter the block again with
-                the same key. And what a decorated call raises.
+            RetryTransactionError: the transaction must begin again or its outcome is unknown: enter the block again
+                with the same key.
+            IdempotencyError: what a decorated call raises.
         """
         return Claim(self._settings, self._call(scope, key, tenant, payload, ttl, wait, returns), None)
 
@@ -143,8 +148,9 @@ class IdemTable(BaseTable):
         """Claim a key for a block inside the caller's transaction, under a SAVEPOINT; the caller commits.
 
         Raises:
-            RetryTransactionError: roll the transaction back and begin it again. SessionNotUsableError: it cannot carry a
-                claim. And what a decorated call raises.
+            RetryTransactionError: roll the transaction back and begin it again.
+            SessionNotUsableError: the session cannot carry a claim.
+            IdempotencyError: what a decorated call raises.
         """
         return Claim(self._settings, self._call(scope, key, tenant, payload, ttl, wait, returns), session)
 

@@ -123,8 +123,13 @@ class Transactional(_BaseTransactional, Generic[P, R]):
         """Run the function, or replay what it gave; return the value.
 
         Raises:
-            KeyRejectedError, FingerprintMismatchError, InProgressError, ResultError, TransactionError, SchemaError,
-            and whatever the function raises.
+            KeyRejectedError: the key or the tenant is not usable; nothing was sent.
+            FingerprintMismatchError: the key was used with another payload.
+            InProgressError: the first call still runs after `wait`.
+            ResultError: the result cannot be stored or read back.
+            TransactionError: the transaction cannot keep the promise.
+            SchemaError: the table is missing.
+            Exception: whatever the function raises.
         """
         return self.outcome(*args, **kwargs).value
 
@@ -146,8 +151,9 @@ class Transactional(_BaseTransactional, Generic[P, R]):
         """Run inside the caller's transaction, under a SAVEPOINT: never commit it, never retry.
 
         Raises:
-            RetryTransactionError: roll the transaction back and begin it again. SessionNotUsableError: it cannot carry
-                a claim. And what a call raises.
+            RetryTransactionError: roll the transaction back and begin it again.
+            SessionNotUsableError: the session cannot carry a claim.
+            IdempotencyError: what a call raises.
         """
         call = self._call(args, kwargs)
         return self._run(self._joined(call), sync_session(session, "Session"), args, kwargs).value

@@ -160,7 +160,9 @@ class House:
         self.sync_url = url
         self.url = url.set(drivername=driver)
         # For what the test itself looks at: never the engine under test, whose pool and listeners are part of it.
-        self.admin = sa.create_engine(url, poolclass=sa.NullPool)
+        # PyMySQL reads the machine's certificates for each connection: most of what a test would cost.
+        plain = {"ssl_disabled": True} if self.kind == "mariadb" else {}
+        self.admin = sa.create_engine(url, poolclass=sa.NullPool, connect_args=plain)
         self.loop = Loop() if self.is_async else None
         self.engine = self.make_engine()
         if self.kind == "sqlite":
@@ -175,7 +177,10 @@ class House:
 
     def make_engine(self, **options: Any) -> Any:
         """A new engine for the house's own driver."""
-        options = {"pool_size": 40, **options} if "poolclass" not in options else options
+        if "poolclass" not in options:
+            # Named, because SQLAlchemy 2.0 pools no aiosqlite connections by itself.
+            pool = sa.AsyncAdaptedQueuePool if self.is_async else sa.QueuePool
+            options = {"pool_size": 40, "poolclass": pool, **options}
         if self.is_async:
             from sqlalchemy.ext.asyncio import create_async_engine
 

@@ -35,6 +35,12 @@ class Fault(Enum):
     NO_TABLE = auto()
 
 
+def asks_autocommit(connection: Connection) -> bool:
+    """Say whether a connection was asked for in AUTOCOMMIT, by itself or by its engine."""
+    level = connection.get_execution_options().get("isolation_level")
+    return (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
+
+
 class Dialect:
     """One database's ways: statements and error codes that differ, and nothing else.
 
@@ -60,8 +66,8 @@ class Dialect:
     REDEEM: ClassVar[str] = f"""
         UPDATE {{table}} SET fingerprint = :fingerprint, status = {Status.IN_PROGRESS.code}, owner = :owner
         WHERE id = :id AND owner = :stale AND status = {Status.ISSUED.code} AND expires_at > {{now}}"""
-    ISSUE: ClassVar[str] = f"""
-        INSERT INTO {{table}} (id, tenant, scope, owner, status, created_at, expires_at) VALUES {{rows}}"""
+    ISSUE: ClassVar[str] = """
+        INSERT INTO {table} (id, tenant, scope, owner, status, created_at, expires_at) VALUES {rows}"""
     ISSUED: ClassVar[str] = f"(:id{{n}}, :tenant, :scope, :owner{{n}}, {Status.ISSUED.code}, {{now}}, {{later}})"
     variables: ClassVar[int] = 32_767
     """The most variables of one statement; asyncpg counts them in a signed 16-bit integer, PostgreSQL in an unsigned one."""
@@ -149,7 +155,7 @@ class Dialect:
         if detect is not None:
             autocommit = detect(connection.connection.dbapi_connection)
         else:  # SQLAlchemy before 2.0.43
-            autocommit = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+            autocommit = asks_autocommit(connection)
         if autocommit:
             return "it is in AUTOCOMMIT: nothing would be atomic. Use an engine or session without that isolation level"
         return None

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import event, false, update
 
-from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault
+from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault, asks_autocommit
 from .statement import send
 
 if TYPE_CHECKING:
@@ -45,15 +45,8 @@ def configure_sqlite(engine: Engine | Any) -> None:
         event.listen(engine, "begin", _begin)
 
 
-def _autocommit(connection: Connection) -> bool:
-    level = connection.get_execution_options().get("isolation_level")
-    if level is None:
-        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
-    return level == "AUTOCOMMIT"
-
-
 def _begin(connection: Connection) -> None:
-    if _autocommit(connection):
+    if asks_autocommit(connection):
         return
     driver: Any = connection.connection.dbapi_connection
     # At each BEGIN and not at connect: this covers connections that were pooled before, and SQLAlchemy sets the mode
@@ -164,7 +157,7 @@ class SQLite(Dialect):
             self._lock(connection)
 
     def unusable(self, connection: Connection) -> str | None:
-        if _autocommit(connection):
+        if asks_autocommit(connection):
             return "it is in AUTOCOMMIT: nothing would be atomic. Use an engine or session without that isolation level"
         driver: Any = connection.connection.dbapi_connection
         if driver.isolation_level is not None or not self.in_transaction(connection):
@@ -179,7 +172,7 @@ class SQLite(Dialect):
 
     def unlockable(self, connection: Connection) -> str | None:
         # Which of the two begins the transaction, driver or listener, makes no difference to a write lock.
-        return self.unusable(connection) if _autocommit(connection) else None
+        return self.unusable(connection) if asks_autocommit(connection) else None
 
     @contextmanager
     def waiting(self, connection: Connection, wait: float | None) -> Iterator[None]:

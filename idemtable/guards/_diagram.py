@@ -9,12 +9,26 @@ from typing import Final
 _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Words of the language of state diagrams, in small letters: as the name of a state they end the diagram.
 _WORDS: Final = frozenset(
-    ["as", "class", "classdef", "default", "direction", "end", "fork", "hide", "join", "note", "scale", "state"]
+    [
+        "as",
+        "class",
+        "classdef",
+        "default",
+        "direction",
+        "end",
+        "fork",
+        "hide",
+        "join",
+        "note",
+        "scale",
+        "state",
+        "style",
+    ]
 )
 
 
 def diagram(steps: Mapping[str, Sequence[str]]) -> str:
-    """Return a ``stateDiagram-v2``: arrows in the order given, from ``[*]`` to where nothing leads, to it from the ends.
+    """Return a ``stateDiagram-v2``: arrows in the order given, from ``[*]`` to the beginnings and to it from the ends.
 
     Args:
         steps: every state, with those it leads to.

@@ -210,9 +210,7 @@ def test_a_line_cut_while_it_is_being_made_is_made_again(house: House, way: Way)
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("way", Way)
-def test_a_run_at_a_level_of_its_own_cut_at_any_chunk_has_one_effect_and_one_reply(
-    line: Line, way: Way
-) -> None:
+def test_a_run_at_a_level_of_its_own_cut_at_any_chunk_has_one_effect_and_one_reply(line: Line, way: Way) -> None:
     runs: list[str] = []
     order = order_of(line, runs, isolation_level="SERIALIZABLE")
     order("warm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Generator
 from itertools import count
 from typing import Any
@@ -33,7 +34,7 @@ class Cancelling:
             except StopIteration as end:
                 return end.value
             finally:
-                throw = None  # else this frame and the error would keep each other alive, and all that it passed through
+                throw = None  # else this frame and the error would keep each other alive
             if number == self._number:
                 self.hit = True
                 task = asyncio.current_task()
@@ -90,6 +91,9 @@ def cancel_everywhere(house: House, work: Callable[[Any, str], Awaitable[Any]], 
                 except asyncio.CancelledError:
                     assert cancelling.hit
                 await others_done()
+                # Python's sqlite3 keeps the lock of a SELECT that was cancelled between two steps until its cursor has
+                # been collected, although the connection has been closed: all that can be promised is that this ends it.
+                gc.collect()
                 assert engine.sync_engine.pool.checkedout() == 0, f"a connection is lost at pause {number}"  # type: ignore[attr-defined]
                 left = len(await asyncio.to_thread(house.effects, key))
                 record = await idem.get("order", key)

@@ -202,4 +202,3 @@ def kill_backend(house: House, number: int) -> None:
         house.execute(f"KILL {number}")
         gone = f"SELECT 1 FROM information_schema.processlist WHERE id = {number}"
     until(lambda: not house.execute(gone), f"connection {number} lives on")
-

@@ -24,7 +24,13 @@ class Caller:
         url = house.url.render_as_string(hide_password=False)
         command = [sys.executable, "-m", "tests.races.caller", url, *(["async"] if house.is_async else [])]
         self.process = subprocess.Popen(
-            command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+            command,
+            cwd=_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
         )
         self._said = said
         self.errors = ""

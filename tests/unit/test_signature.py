@@ -39,7 +39,8 @@ def test_arguments_are_found_as_inspect_finds_them(function: Any, args: list[int
     expected, fault = _bound(parameters.signature, args, kwargs)
     if fault is None:
         assert parameters.given(tuple(args), kwargs) == expected
-        function(None, *args, **kwargs)  # and Python takes the call
+        if "session" not in kwargs:
+            function(None, *args, **kwargs)  # and Python takes the call
     else:
         with pytest.raises(TypeError, match=re.escape(f"{function.__qualname__}: {fault}")):
             parameters.given(tuple(args), kwargs)
