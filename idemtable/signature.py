@@ -51,7 +51,9 @@ class Parameters:
         try:
             return dict(self.signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
-            hint = " (leave the session out: the call gets one of its own)" if "too many positional" in str(error) else ""
+            hint = (
+                " (leave the session out: the call gets one of its own)" if "too many positional" in str(error) else ""
+            )
             raise TypeError(f"{self._function}: {error}{hint}") from None
 
     def _split(self, spec: str, what: str) -> tuple[str, tuple[str, ...]]:

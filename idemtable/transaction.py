@@ -194,9 +194,7 @@ def explain(error: Exception, dialect: Dialect, settings: Settings, scope: str, 
             f"{scope}: the session's transaction has failed: roll it back before the call", scope=scope
         )
     if Fault.BUSY in faults and not faults & {Fault.RESTART, Fault.UNKNOWN}:
-        return InProgressError(
-            f"{scope}: {dialect.busy}; try again later", scope=scope, retry_after=1.0
-        )
+        return InProgressError(f"{scope}: {dialect.busy}; try again later", scope=scope, retry_after=1.0)
     if not repeats and faults & {Fault.RESTART, Fault.UNKNOWN}:
         return retry_error(scope)
     return None

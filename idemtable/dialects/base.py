@@ -70,7 +70,7 @@ class Dialect:
         INSERT INTO {table} (id, tenant, scope, owner, status, created_at, expires_at) VALUES {rows}"""
     ISSUED: ClassVar[str] = f"(:id{{n}}, :tenant, :scope, :owner{{n}}, {Status.ISSUED.code}, {{now}}, {{later}})"
     variables: ClassVar[int] = 32_767
-    """The most variables of one statement; asyncpg counts them in a signed 16-bit integer, PostgreSQL in an unsigned one."""
+    """The most variables of one statement; asyncpg counts them in a signed 16-bit integer, PostgreSQL in an unsigned."""
     EXPIRED: ClassVar[str]
     """Selects or deletes at most `batch` expired rows; in-progress rows never expire."""
     BYTES: ClassVar[str] = "SELECT NULL"
@@ -151,12 +151,8 @@ class Dialect:
 
     def unusable(self, connection: Connection) -> str | None:
         """Say why a session's connection cannot carry a claim, with the cure; ``None`` if it can."""
-        detect = getattr(connection.dialect, "detect_autocommit_setting", None)
-        if detect is not None:
-            autocommit = detect(connection.connection.dbapi_connection)
-        else:  # SQLAlchemy before 2.0.43
-            autocommit = asks_autocommit(connection)
-        if autocommit:
+        detect = getattr(connection.dialect, "detect_autocommit_setting", None)  # since SQLAlchemy 2.0.43
+        if detect(connection.connection.dbapi_connection) if detect else asks_autocommit(connection):
             return "it is in AUTOCOMMIT: nothing would be atomic. Use an engine or session without that isolation level"
         return None
 

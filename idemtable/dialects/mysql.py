@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _SERVER_STATUS_IN_TRANS = 1
 
 
-
 def _is_mariadb(connection: Connection) -> bool:
     return bool(getattr(connection.dialect, "is_mariadb", False))
 

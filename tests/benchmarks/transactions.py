@@ -35,9 +35,7 @@ table = idemtable.metadata.tables["idemtable"]
 
 _entry = sa.insert(ledger)
 _credit = (
-    sa.update(account)
-    .where(account.c.id == sa.bindparam("of"))
-    .values(balance=account.c.balance + sa.bindparam("by"))
+    sa.update(account).where(account.c.id == sa.bindparam("of")).values(balance=account.c.balance + sa.bindparam("by"))
 )
 _store = (
     sa.update(table)
@@ -111,13 +109,14 @@ def variants(engine: sa.Engine, idem: IdemTable) -> dict[str, Callable[[], objec
         key, owner = f"hand-{number}", os.urandom(16)
         fingerprint = sha256(json.dumps({"number": number}, sort_keys=True).encode()).digest()
         now = datetime.now(UTC)
-        row = {"id": _id(engine, key), "scope": "bench", "key": key, "fingerprint": fingerprint, "status": 0, "owner": owner}
-        row |= {"created_at": now, "expires_at": now + timedelta(days=7)}
+        row = {"id": _id(engine, key), "scope": "bench", "key": key, "status": 0}
+        row |= {"fingerprint": fingerprint, "owner": owner, "created_at": now, "expires_at": now + timedelta(days=7)}
         with new_session.begin() as session:
             claimed = session.execute(conflict, row)
             assert engine.dialect.name != "postgresql" or claimed.first() is not None
             result = business(session, number)
-            answer = {"of": _id(engine, key), "mine": owner, "answer": json.dumps(result).encode(), "done": datetime.now(UTC)}
+            done = datetime.now(UTC)
+            answer = {"of": _id(engine, key), "mine": owner, "answer": json.dumps(result).encode(), "done": done}
             assert session.execute(_store, answer).rowcount == 1  # type: ignore[attr-defined]
             return result
 

@@ -43,7 +43,7 @@ _FAST = {"fsync": "off", "full_page_writes": "off"}
 
 
 def postgresql(version: int = 18, *, fast: bool = True, extra: Sequence[str] = ()) -> Server:
-    """A started PostgreSQL; `extra` holds lines such as `work_mem = 1MB`. `fast` commits survive `kill`, not a power cut."""
+    """A started PostgreSQL; `extra` holds lines such as `work_mem = 1MB`; `fast` survives `kill`, not a power cut."""
     binaries = _binaries(version)
     # PostgreSQL refuses to run as root.
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from idemtable import (
     ExpiredTokenError,
@@ -131,6 +132,25 @@ def test_a_remembered_exception_spends_the_token(house: House, tokens: Any) -> N
     with pytest.raises(SpentTokenError):
         pay(token, 2)
     assert house.effects() == []
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_a_commit_whose_answer_was_lost_is_the_first_use_all_the_same(house: House, tokens: Any, replay: bool) -> None:
+    runs: list[int] = []
+
+    @tokens.transactional(token="token", replay=replay)
+    def checkout(session: Any, token: str) -> int:
+        runs.append(1)
+
+        @sa.event.listens_for(session, "after_commit")
+        def lose(session: Any) -> None:
+            raise sa.exc.OperationalError("COMMIT", {}, Exception("gone"), connection_invalidated=True)
+
+        return effect(session, "paid")
+
+    outcome = checkout.outcome(tokens.issue())
+    assert (outcome.replayed, outcome.attempts, outcome.created_at) == (False, 2, None)
+    assert (runs, house.effects()) == ([1], ["paid"])
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

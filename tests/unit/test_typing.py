@@ -1,0 +1,24 @@
+"""Type checkers know the API: they read ``tests/typing/api.py`` and complain about nothing but what is marked there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHECKERS = {
+    "mypy": ["mypy", "--strict", "--warn-unused-ignores", "tests/typing/api.py"],
+    "pyright": ["pyright", "--pythonpath", sys.executable, "-p", "tests/typing"],
+}
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+@pytest.mark.timeout(300)  # pyright brings its own program when it runs for the first time on a machine
+def test_a_checker_knows_the_call_without_the_session_and_refuses_wrong_ones(checker: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *CHECKERS[checker]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
