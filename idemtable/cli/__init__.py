@@ -221,13 +221,7 @@ def ls(target: Target, scope: str | None, limit: int, as_json: bool) -> None:
     """List the newest records, of one scope or of all."""
     idem = target.keys()
     records = idem._run(lambda connection: idem._settings.records.latest(connection, scope, limit))
-    if as_json:
-        for record in records:
-            click.echo(text.record_line(record))
-    elif records:
-        click.echo(text.record_rows(records))
-    else:
-        click.echo("no records", err=True)
+    text.show(records, as_json, "no records")
 
 
 @main.command(epilog=EPILOG)

@@ -116,3 +116,14 @@ def stats_line(stats: Stats) -> str:
     """Give the table's numbers as a line of JSON."""
     facts = asdict(stats) | {"by_status": {status.value: count for status, count in stats.by_status.items()}}
     return line(facts | {"by_scope": dict(stats.by_scope)})
+
+
+def show(records: Sequence[Record], as_json: bool, none: str) -> None:
+    """Print records for people or for programs; `none` tells people that there are none."""
+    if as_json:
+        for record in records:
+            click.echo(record_line(record))
+    elif records:
+        click.echo(record_rows(records))
+    else:
+        click.echo(none, err=True)

@@ -48,10 +48,4 @@ def ls(target: Target, scope: str, limit: int, as_json: bool) -> None:
     """List the newest tokens of a scope, issued and spent; the tenant column is the subject."""
     idem = target.keys()
     records = idem._run(lambda connection: idem._settings.records.tokens(connection, scope, limit))
-    if as_json:
-        for record in records:
-            click.echo(text.record_line(record))
-    elif records:
-        click.echo(text.record_rows(records))
-    else:
-        click.echo("no tokens", err=True)
+    text.show(records, as_json, "no tokens")
