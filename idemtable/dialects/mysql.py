@@ -25,7 +25,7 @@ def _is_mariadb(connection: Connection) -> bool:
 
 
 class MySQL(Dialect):
-    """MariaDB 10.6 and later and MySQL 8, through PyMySQL, aiomysql and asyncmy."""
+    """MariaDB 10.6 and later and MySQL 8, through PyMySQL and asyncmy; aiomysql needs PyMySQL below 1.2."""
 
     names = ("mysql", "mariadb")
     # At REPEATABLE READ a transaction with an older snapshot does not see the row that its INSERT collided with.
