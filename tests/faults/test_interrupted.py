@@ -91,8 +91,9 @@ def cancel_everywhere(house: House, work: Callable[[Any, str], Awaitable[Any]], 
                 except asyncio.CancelledError:
                     assert cancelling.hit
                 await others_done()
-                # Python's sqlite3 keeps the lock of a SELECT that was cancelled between two steps until its cursor has
-                # been collected, although the connection has been closed: all that can be promised is that this ends it.
+                # Known limit: aiosqlite closes a cancelled connection, but SQLite keeps its write lock for as long as the
+                # cursor of a SELECT that was cut short lives. The error's traceback holds it, and the collector ends it.
+                del task
                 gc.collect()
                 assert engine.sync_engine.pool.checkedout() == 0, f"a connection is lost at pause {number}"  # type: ignore[attr-defined]
                 left = len(await asyncio.to_thread(house.effects, key))
