@@ -37,6 +37,10 @@ BACKENDS = {
 """Every database in both colours: the server, and SQLAlchemy's name of dialect and driver."""
 
 
+NEWEST = [name for name in BACKENDS if not name.startswith("postgresql16")]
+"""One version of each database: for features that ask nothing of a server that the contract suite does not."""
+
+
 @cache
 def server(name: str) -> Server:
     """Start a server once in this process, or find it in the environment; a missing one fails in CI."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -43,6 +44,26 @@ def configure_sqlite(engine: Engine | Any) -> None:
         raise ValueError(f"configure_sqlite takes an engine for SQLite, not for {engine.dialect.name}")
     if not event.contains(engine, "begin", _begin):
         event.listen(engine, "begin", _begin)
+        event.listen(engine, "invalidate", _let_go)
+
+
+def _let_go(dbapi_connection: Any, record: object, error: BaseException | None) -> None:
+    # Before it is closed because a call was cancelled or interrupted. SQLite keeps a closed connection alive, and its
+    # write lock held against everybody, for as long as the cursor of a half-read SELECT lives, and the error's traceback
+    # holds that. A rollback ends it now.
+    raw = getattr(dbapi_connection, "driver_connection", dbapi_connection)
+    if isinstance(raw, sqlite3.Connection):
+        with suppress(sqlite3.Error):
+            raw.rollback()
+    else:
+        # Not awaited: its thread may be waiting for the lock itself. It gets there first, the close comes behind it.
+        with suppress(RuntimeError):  # no loop is running
+            asyncio.get_running_loop().create_task(raw.rollback()).add_done_callback(_seen)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _begin(connection: Connection) -> None:

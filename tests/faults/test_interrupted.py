@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Awaitable, Callable, Generator
 from itertools import count
 from typing import Any
@@ -84,24 +83,15 @@ def cancel_everywhere(house: House, work: Callable[[Any, str], Awaitable[Any]], 
                 key = f"k{number}"
                 if prepare:
                     await order(key)
-                cancelling = Cancelling(work(order, key), number)
-                task = asyncio.ensure_future(_run(cancelling))
-                try:
-                    assert await task == key
-                except asyncio.CancelledError:
-                    assert cancelling.hit
+                hit = await cancelled_at(work(order, key), number, key)
                 await others_done()
-                # Known limit: aiosqlite closes a cancelled connection, but SQLite keeps its write lock for as long as the
-                # cursor of a SELECT that was cut short lives. The error's traceback holds it, and the collector ends it.
-                del task
-                gc.collect()
                 assert engine.sync_engine.pool.checkedout() == 0, f"a connection is lost at pause {number}"  # type: ignore[attr-defined]
                 left = len(await asyncio.to_thread(house.effects, key))
                 record = await idem.get("order", key)
                 assert (left, record.status if record else None) in [(0, None), (1, Status.COMPLETED)], number
                 assert await order(key) == key
                 assert await asyncio.to_thread(house.effects, key) == [key]
-                if not cancelling.hit:
+                if not hit:
                     return hits
                 hits += 1
             raise AssertionError("never ends")
@@ -111,8 +101,18 @@ def cancel_everywhere(house: House, work: Callable[[Any, str], Awaitable[Any]], 
     return asyncio.run(main())
 
 
-async def _run(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+async def cancelled_at(call: Awaitable[Any], number: int, key: str) -> bool:
+    """Cancel a call at one pause; say whether it had so many."""
+    cancelling = Cancelling(call, number)
+
+    async def run() -> Any:
+        return await cancelling
+
+    try:
+        assert await asyncio.ensure_future(run()) == key
+    except asyncio.CancelledError:
+        assert cancelling.hit
+    return cancelling.hit
 
 
 def test_a_first_run_cancelled_at_any_pause_leaves_nothing_or_everything(house: House) -> None:

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from tests.conftest import NEWEST, house_of
 from tests.houses import PATIENCE, Held, House
 
 CALLERS = 32
@@ -143,6 +144,16 @@ def _shop(house: House) -> Shop:
         for table in reversed(Base.metadata.sorted_tables):
             connection.execute(sa.delete(table))
     return Shop(house)
+
+
+@pytest.fixture(params=NEWEST)
+def house(request: pytest.FixtureRequest) -> House:
+    return house_of(request.param)
+
+
+@pytest.fixture(params=[name for name in NEWEST if not name.startswith("sqlite")])
+def server_house(request: pytest.FixtureRequest) -> House:
+    return house_of(request.param)
 
 
 @pytest.fixture
