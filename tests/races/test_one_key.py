@@ -145,7 +145,7 @@ def test_a_session_whose_join_was_refused_at_once_stays_usable(house: House) -> 
 
 
 def test_a_bounded_wait_ends_in_progress_and_not_before(house: House) -> None:
-    wait = timedelta(seconds=1)
+    wait = timedelta(seconds=1 if house.kind == "mariadb" else 0.3)  # MariaDB counts whole seconds
 
     @house.idem.transactional("order", key="key", wait=wait)
     def order(session: Any, key: str) -> str:

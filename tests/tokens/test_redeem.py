@@ -192,20 +192,23 @@ def test_another_scopes_token_is_unknown(house: House, tokens: Any) -> None:
     assert house.effects() == []
 
 
-def test_a_token_is_no_key_and_a_key_is_no_token(house: House, tokens: Any, checkout: Any) -> None:
-    token = tokens.issue("user:7")
+def test_a_token_is_no_key_and_a_key_is_no_token(house: House, tokens: Any) -> None:
+    @tokens.transactional(token="token")
+    def checkout(session: Any, token: str) -> int:
+        return effect(session, "paid")
 
-    @house.idem.transactional("checkout", key="key", tenant="tenant")
-    def plain(session: Any, key: str, tenant: str) -> int:
+    @house.idem.transactional("checkout", key="key")
+    def plain(session: Any, key: str) -> int:
         return effect(session, "plain")
 
-    plain(token, "user:7")
-    checkout(token, "user:7")
+    token = tokens.issue()
+    plain(token)
+    checkout(token)
     assert house.effects() == ["plain", "paid"]
     assert len(house.rows()) == 2
-    plain(NOBODYS, "user:7")
+    plain(NOBODYS)
     with pytest.raises(UnknownTokenError):
-        checkout(NOBODYS, "user:7")
+        checkout(NOBODYS)
 
 
 @pytest.mark.parametrize(
