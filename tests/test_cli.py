@@ -406,7 +406,7 @@ def test_the_password_in_the_query_is_not_printed(run: Run) -> None:
 
 
 def test_the_url_of_an_async_driver(url: str, run: Run) -> None:
-    sibling = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mysql": "aiomysql"}
+    sibling = {"sqlite": "aiosqlite", "postgresql": "asyncpg", "mysql": "asyncmy"}
     backend = sa.make_url(url).get_backend_name()
     other = sa.make_url(url).set(drivername=f"{backend}+{sibling[backend]}").render_as_string(hide_password=False)
     for verb in (("db", "check"), ("db", "upgrade"), ("stats",), ("purge",)):
@@ -432,11 +432,12 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[s
             yield from commands(command, (*path, name))
 
 
+TOKENS = {"tokens", "tokens issue", "tokens ls", "tokens revoke"}
 DB = {"db", "db upgrade", "db downgrade", "db sql", "db check", "db revision"}
 
 
 def test_the_verbs_are_these() -> None:
-    assert {" ".join(path) for path in commands(main)} == DB | {"demo", "forget", "ls", "purge", "show", "stats"}
+    assert {" ".join(path) for path in commands(main)} == DB | TOKENS | {"demo", "forget", "ls", "purge", "show", "stats"}
 
 
 @pytest.mark.parametrize("path", [(), *commands(main)], ids=" ".join)

@@ -27,7 +27,8 @@ _CURES: Final = {
     "pymysql": 'pip install "idemtable[mysql]"',
     "MySQLdb": 'write mysql+pymysql:// and pip install "idemtable[mysql]"',
     "asyncpg": 'pip install "idemtable[asyncio]"',
-    "aiomysql": 'pip install "idemtable[asyncio]"',
+    "aiomysql": "pip install aiomysql",
+    "asyncmy": 'pip install "idemtable[asyncio]"',
     "aiosqlite": 'pip install "idemtable[asyncio]"',
     "greenlet": 'pip install "idemtable[asyncio]"',
 }
