@@ -437,7 +437,14 @@ DB = {"db", "db upgrade", "db downgrade", "db sql", "db check", "db revision"}
 
 
 def test_the_verbs_are_these() -> None:
-    assert {" ".join(path) for path in commands(main)} == DB | TOKENS | {"demo", "forget", "ls", "purge", "show", "stats"}
+    assert {" ".join(path) for path in commands(main)} == DB | TOKENS | {
+        "demo",
+        "forget",
+        "ls",
+        "purge",
+        "show",
+        "stats",
+    }
 
 
 @pytest.mark.parametrize("path", [(), *commands(main)], ids=" ".join)
