@@ -9,15 +9,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
-from idemtable import demo, upgrade
+from idemtable import IdemTable, demo, upgrade
 from idemtable.cli.failure import Failure
-from idemtable.demo import business, check, recording
+from idemtable.demo import business, check, recording, shop
 from idemtable.demo.check import Answer, Evidence
 from idemtable.errors import SchemaError
+from idemtable.tokens import Tokens
 
 COUNT = 400
 
@@ -120,9 +124,44 @@ def test_every_promise_is_kept(database_url: str, capsys: pytest.CaptureFixture[
     assert demo.run(sa.make_url(database_url), workers=3, requests=COUNT)
     printed = capsys.readouterr().out
     assert "✗" not in printed
-    assert printed.count("✓") == 8
+    assert printed.count("✓") == 8 + 3
     assert "killed with SIGKILL inside the payment pay-" in printed
     assert tables(database_url) == []
+
+
+def test_the_second_act_sees_when_nothing_guards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(session: Session, ident: int, **values: Any) -> None:
+        session.execute(sa.update(shop.orders).where(shop.orders.c.id == ident).values(**values))
+
+    class Careless:
+        """A state machine that allows everything."""
+
+        def advance(self, session: Session, ident: int, *, to: str) -> Any:
+            write(session, ident, status=to)
+            return SimpleNamespace(moved=True)
+
+    def overwrite(session: Session, table: Any, ident: int, *, version: int, values: Any) -> int:
+        write(session, ident, **values)
+        return version + 1
+
+    def run_each_time(tokens: Any, **options: Any) -> Any:
+        def decorator(function: Any) -> Any:
+            def careless(*args: Any) -> Any:
+                with Session(engine) as session, session.begin():
+                    return function(session, *args)
+
+            return careless
+
+        return decorator
+
+    monkeypatch.setattr(IdemTable, "machine", lambda *_: Careless())
+    monkeypatch.setattr(shop, "compare_and_set", overwrite)
+    monkeypatch.setattr(Tokens, "transactional", run_each_time)
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/shop.db")
+    with demo.made_tables(engine):
+        business.metadata.create_all(engine)
+        assert [promise.kept for promise in shop.play(engine)] == [False, False, False]
+    engine.dispose()
 
 
 def test_without_protection_it_fails(tmp_path: Path) -> None:

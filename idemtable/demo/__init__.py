@@ -1,6 +1,7 @@
 """The library's main job on real input: recorded payment requests, many workers, one of them killed.
 
-`run` makes the recording, gives the orders, and prints what a person wants to see.
+`run` makes the recording, gives the orders, and prints what a person wants to see. Then a second act, in `shop`: tokens
+and guards.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .. import schema as schemas
 from .. import upgrade as steps
 from ..errors import SchemaError
 from ..table import IdemTable
-from . import business, check, recording
+from . import business, check, recording, shop
 from .crew import Crew
 
 __all__ = ["made_tables", "run"]
@@ -50,7 +51,8 @@ def run(
     try:
         with made_tables(engine):
             evidence = gather(folder, engine, workers, requests, seed, protected=not unprotected)
-        good = _judged(evidence)
+            shown = [] if unprotected else list(shop.play(engine))
+        good = _judged([*check.promises(evidence), *shown])
     finally:
         engine.dispose()
         if good:
@@ -160,13 +162,12 @@ def _print_counts(answers: list[check.Answer], effects: int, killed: bool, secon
     click.echo(f"  {'time':<12} {seconds:>5.1f} s  {deliveries / seconds:,.0f} deliveries per second")
 
 
-def _judged(evidence: check.Evidence) -> bool:
+def _judged(found: list[check.Promise]) -> bool:
     try:
         "✓✗".encode(sys.stdout.encoding or "utf-8")
         marks = {True: "✓", False: "✗"}
     except UnicodeEncodeError:
         marks = {True: "kept  ", False: "BROKEN"}
-    found = list(check.promises(evidence))
     width = max(len(promise.text) for promise in found)
     for promise in found:
         mark = click.style(marks[promise.kept], fg="green" if promise.kept else "red", bold=True)
