@@ -28,9 +28,10 @@ test: $(VENV)/.test $(VENV)/.lint $(VENV)/.docs ## every promise, on real server
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-lowest: $(BIN)/python ## the contract suite on the lowest versions that pyproject.toml allows
-	@$(BIN)/pip install -q uv
-	@test -x .venv-lowest/bin/python || $(BIN)/uv venv -q --python $(BIN)/python .venv-lowest
-	@$(BIN)/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '$(EXTRAS)' --group test
+	@test -x .venv-lowest/bin/pip || $(PYTHON) -m venv .venv-lowest
+	@.venv-lowest/bin/pip install -q --disable-pip-version-check -U 'pip>=25.1'
+	@$(BIN)/python tests/lowest.py > .venv-lowest/constraints.txt
+	@.venv-lowest/bin/pip install -q -c .venv-lowest/constraints.txt -e '$(EXTRAS)' --group test
 	@.venv-lowest/bin/python -c 'import sqlalchemy, alembic; print("SQLAlchemy", sqlalchemy.__version__, "Alembic", alembic.__version__)'
 	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -W default tests/contract tests/unit $(ARGS)
 
