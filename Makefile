@@ -27,13 +27,13 @@ demo: $(VENV)/.run ## run a recorded day of payments through it: SQLite, or URL=
 test: $(VENV)/.test $(VENV)/.lint $(VENV)/.docs ## every promise, on real servers that the tests bring themselves
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-test-lowest: $(BIN)/python ## the contract suite on the lowest versions that pyproject.toml allows
+test-lowest: $(BIN)/python ## the contract suite and the features on the lowest versions that pyproject.toml allows
 	@test -x .venv-lowest/bin/pip || $(PYTHON) -m venv .venv-lowest
 	@.venv-lowest/bin/pip install -q --disable-pip-version-check -U 'pip>=25.1'
 	@$(BIN)/python tests/lowest.py > .venv-lowest/constraints.txt
 	@.venv-lowest/bin/pip install -q -c .venv-lowest/constraints.txt -e '$(EXTRAS)' --group test
 	@.venv-lowest/bin/python -c 'import sqlalchemy, alembic; print("SQLAlchemy", sqlalchemy.__version__, "Alembic", alembic.__version__)'
-	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -W default tests/contract tests/unit $(ARGS)
+	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -W default tests/contract tests/unit tests/tokens tests/guards $(ARGS)
 
 lint: $(VENV)/.lint $(VENV)/.test ## what a reader would complain about
 	@$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CHECKERS = {
     "mypy": ["mypy", "--strict", "--warn-unused-ignores", "tests/typing/api.py"],
     "pyright": ["pyright", "--pythonpath", sys.executable, "-p", "tests/typing"],
