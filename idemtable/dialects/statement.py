@@ -65,9 +65,12 @@ def send(connection: Connection, sql: str, parameters: Any = ()) -> Answer:
 def _listened_to(connection: Connection) -> bool:
     if connection._echo:
         return True
-    if not (connection._has_events or connection.engine._has_events):
-        return False
-    dispatch = connection.dispatch
+    engine = connection.engine
+    if not engine._has_events:
+        return connection._has_events
+    # The engine's listeners and not the connection's own joined ones, which are put together anew for each connection,
+    # at 3 microseconds a look: a SQLite engine always has a listener, the library's own for BEGIN.
+    dispatch = engine.dispatch
     return bool(dispatch.before_cursor_execute or dispatch.after_cursor_execute)
 
 
