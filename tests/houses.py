@@ -153,8 +153,9 @@ class Held:
 class House:
     """One database in one colour."""
 
-    def __init__(self, backend: str, url: sa.URL, driver: str) -> None:
+    def __init__(self, backend: str, url: sa.URL, driver: str, connect_args: dict[str, Any] | None = None) -> None:
         self.backend = backend
+        self._connect_args = connect_args or {}
         self.kind = {"mysql": "mariadb"}.get(url.get_backend_name(), url.get_backend_name())
         self.is_async = "async" in backend
         self.sync_url = url
@@ -181,6 +182,8 @@ class House:
             # Named, because SQLAlchemy 2.0 pools no aiosqlite connections by itself.
             pool = sa.AsyncAdaptedQueuePool if self.is_async else sa.QueuePool
             options = {"pool_size": 40, "poolclass": pool, **options}
+        if self._connect_args:
+            options = {"connect_args": self._connect_args, **options}
         if self.is_async:
             from sqlalchemy.ext.asyncio import create_async_engine
 

@@ -2,6 +2,7 @@
 
 from tests.servers.debian import MissingEngine
 from tests.servers.mariadb import mariadb
+from tests.servers.pgbouncer import pgbouncer
 from tests.servers.postgresql import postgresql
 from tests.servers.process import ServerError
 from tests.servers.redis import redis
@@ -14,6 +15,7 @@ __all__ = [
     "ServerError",
     "from_environment",
     "mariadb",
+    "pgbouncer",
     "postgresql",
     "redis",
 ]

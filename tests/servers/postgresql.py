@@ -47,11 +47,11 @@ def postgresql(version: int = 18, *, fast: bool = True, extra: Sequence[str] = (
     binaries = _binaries(version)
     # PostgreSQL refuses to run as root.
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-    home = new_home(f"postgresql{version}", parent=_temporary(user))
+    home = new_home(f"postgresql{version}", parent=temporary(user))
     try:
         if user is not None:
             os.chown(home, user.pw_uid, user.pw_gid)
-            if not _reachable(binaries / "postgres"):
+            if not reachable(binaries / "postgres"):
                 binaries = _copy(binaries, home)
         port, data = free_port(), home / "data"
         initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]
@@ -89,11 +89,12 @@ def _binaries(version: int) -> Path:
     )
 
 
-def _temporary(user: pwd.struct_passwd | None) -> str | None:
-    return None if user is None or _reachable(Path(tempfile.gettempdir())) else "/tmp"
+def temporary(user: pwd.struct_passwd | None) -> str | None:
+    """Where a user without any rights of its own may have a folder; ``None`` for the usual place."""
+    return None if user is None or reachable(Path(tempfile.gettempdir())) else "/tmp"
 
 
-def _reachable(path: Path) -> bool:
+def reachable(path: Path) -> bool:
     """Whether a user without any rights of its own may enter every folder on the way."""
     real = path.resolve()
     return all(place.stat().st_mode & stat.S_IXOTH for place in (real, *real.parents))
