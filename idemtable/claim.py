@@ -5,10 +5,11 @@ The decorator and the blocks, sync and async, are shells round it that say where
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceClosedError, SQLAlchemyError
@@ -43,6 +44,8 @@ class Call:
     remember: tuple[type[Exception], ...] = ()
     attempts: int = 0
     deadline: float = 0.0
+    before: BaseException | None = field(default_factory=lambda: sys.exc_info()[1])
+    """What the caller was handling: Python hangs it on every error raised inside, and it is not this call's."""
 
     def remaining(self) -> float:
         """Return the seconds that may still be spent waiting."""
@@ -130,12 +133,13 @@ class Attempt:
                 return False
             case _:
                 self._tx.restart(call.remaining())
-        self._frame = frames.push(self._settings.house, call.request.id, joinable)
+        self._frame = frames.push(self._settings.house, call.request.id, joinable, self._tx.owned)
         return self._won
 
     def _explain(self, error: Exception) -> Exception | None:
         scope = self._call.request.scope
-        return explain(error, self._tx.records.dialect, self._settings, scope, repeats=self._repeats)
+        dialect, before = self._tx.records.dialect, self._call.before
+        return explain(error, dialect, self._settings, scope, repeats=self._repeats, before=before)
 
     def _settle(self) -> Decision:
         """Claim the key, or find out what stands in its way."""
@@ -153,6 +157,8 @@ class Attempt:
                     raise retry_error(request.scope)  # the snapshot is older than the winner, or the row is gone
                 case Won():
                     stale = None
+                case TakeOver(found) if not tx.owned and found.owner == stale:
+                    raise retry_error(request.scope)  # somebody took it over since the caller's snapshot
                 case TakeOver(found):
                     stale = found.owner
                 case _:
@@ -207,12 +213,19 @@ class Attempt:
         call, tx = self._call, self._tx
         if not self._intact():
             raise self._lost()
-        if self._work is not None:
-            self._ours(self._work.commit)
+        if self._frame is not None and self._frame.inside:
+            # COMMIT would go through the savepoint of a call that is in the middle of its work.
+            raise LostClaimError(
+                f"{call.request.scope}: a call made inside it is still running: await it before returning",
+                scope=call.request.scope,
+            )
         try:
             session.flush()
         except PendingRollbackError as error:  # an earlier flush failed and was swallowed
             raise self._lost() from error
+        if self._work is not None:
+            self._ours(self._work.commit)
+            self._work = None
         data, decoded = call.results.pack(value)
         self._store(self.completed, call.results.codec, data)
         tx.commit()
@@ -226,6 +239,8 @@ class Attempt:
     def undo(self, session: Session) -> None:
         """End a block that was a replay: whatever its body wrote is rolled back."""
         self._leave()
+        if not self._tx.held():
+            raise self._lost()
         self._tx.rollback()
 
     def _store(self, status: Status, codec: str, data: bytes) -> None:
@@ -241,7 +256,8 @@ class Attempt:
         except (InvalidRequestError, ResourceClosedError) as error:
             raise self._lost() from error
         except SQLAlchemyError as error:
-            if Fault.DEAD in dialect.faults_of(error) and not retry.restarts(error, dialect):
+            before = self._call.before
+            if Fault.DEAD in dialect.faults_of(error, before) and not retry.restarts(error, dialect, before):
                 raise self._lost() from error
             raise
 
@@ -274,7 +290,8 @@ class Attempt:
     def _must_restart(self, error: Exception) -> bool:
         if isinstance(error, IdempotencyError):
             return False
-        return not self._tx.records.dialect.faults_of(error).isdisjoint({Fault.RESTART, Fault.UNKNOWN})
+        faults = self._tx.records.dialect.faults_of(error, self._call.before)
+        return not faults.isdisjoint({Fault.RESTART, Fault.UNKNOWN})
 
     def _is_to_remember(self, error: Exception) -> bool:
         dialect = self._tx.records.dialect
@@ -284,12 +301,12 @@ class Attempt:
             and isinstance(error, self._call.remember)
             and not isinstance(error, SQLAlchemyError | IdempotencyError)
             and not dialect.is_driver_error(error)
-            and not retry.restarts(error, dialect)
+            and not retry.restarts(error, dialect, self._call.before)
         )
 
     def _remember(self, session: Session, error: Exception) -> None:
         assert self._work is not None
-        data = remembered.pack(error, self._call.request.scope)
+        data = remembered.pack(error, self._call.request.scope, self._settings.max_result_bytes)
         # The savepoint may be inactive: a failed flush has undone it, but the session is in it until it is left.
         if not self._tx.intact(None) or not is_open(session, self._work):
             raise self._lost() from error

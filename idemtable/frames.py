@@ -27,6 +27,14 @@ class Frame:
     # of one connection cannot interleave, the rollback of one would undo the other.
     lock: threading.Lock = field(default_factory=threading.Lock)
     alock: asyncio.Lock | None = None
+    inside: int = 0
+    """How many calls are running inside this one."""
+    owned: bool = True
+    """Whether the session ends with this call, and nobody else may use what is left of it."""
+
+    def is_left_over(self) -> bool:
+        """Say whether the call ended before one inside it did, whose session may have begun again with nobody to end it."""
+        return self.owned and not self.open
 
     def turn(self) -> asyncio.Lock:
         """Return the lock by which the calls of other tasks take turns."""
@@ -35,9 +43,9 @@ class Frame:
         return self.alock
 
 
-def push(house: tuple[Any, ...], id: UUID, session: Any) -> Frame:
+def push(house: tuple[Any, ...], id: UUID, session: Any, owned: bool = True) -> Frame:
     """Enter a call."""
-    frame = Frame(house, id, session, _innermost.get())
+    frame = Frame(house, id, session, _innermost.get(), owned=owned)
     _innermost.set(frame)
     return frame
 

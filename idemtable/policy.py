@@ -30,7 +30,8 @@ def decide(stored: Stored | None, request: Request, now: datetime) -> Decision:
         return InProgress(stored)
 
     # Before the payload: an expired key is a new key, whoever used it for what.
-    if record.expires_at <= now:
+    # But not a row of this very call, whose COMMIT had arrived while only the answer was lost.
+    if record.expires_at <= now and stored.owner != request.owner:
         return TakeOver(stored)
 
     if _differ(record.fingerprint, request.fingerprint):

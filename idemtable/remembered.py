@@ -6,6 +6,7 @@ with, not a name to import.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -14,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from .errors import ResultNotSerializableError, ResultUnreadableError
+from .errors import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError
 
 CODEC: Final = "exception"
 
@@ -76,21 +77,31 @@ def _family(classes: tuple[type[Exception], ...]) -> Iterator[type[Exception]]:
         yield from _family(tuple(cls.__subclasses__()))
 
 
-def pack(error: Exception, scope: str) -> bytes:
+def pack(error: Exception, scope: str, limit: int = sys.maxsize) -> bytes:
     """Return an exception as bytes: its class's name, its arguments, its attributes.
 
     Raises:
         ResultNotSerializableError: an argument or attribute is not a plain value.
+        ResultTooLargeError: more bytes than `limit`.
     """
     state = {name: value for name, value in vars(error).items() if name != "__notes__"}
     try:
-        return msgspec.json.encode([_identity(type(error)), [_tagged(a) for a in error.args], _tagged(state)])
+        data = msgspec.json.encode([_identity(type(error)), [_tagged(a) for a in error.args], _tagged(state)])
     except (TypeError, ValueError) as fault:
         raise ResultNotSerializableError(
             f"{type(error).__name__}, which {scope} is to remember, cannot be stored: {fault}. Give it plain "
             f"arguments, or leave it out of remember=; the effect was rolled back and nothing is remembered",
             scope=scope,
         ) from error
+    if len(data) > limit:
+        raise ResultTooLargeError(
+            f"{type(error).__name__}, which {scope} is to remember, has {len(data)} bytes, more than the {limit} "
+            f"allowed; the effect was rolled back and nothing is remembered",
+            scope=scope,
+            size=len(data),
+            limit=limit,
+        ) from error
+    return data
 
 
 def unpack(data: bytes | None, classes: tuple[type[Exception], ...], scope: str) -> Exception:

@@ -35,6 +35,9 @@ class Transaction(Protocol):
     def intact(self, work: SessionTransaction | None) -> bool:
         """Say whether the business left the transaction, and the savepoint `work` in it, as they were."""
 
+    def held(self) -> bool:
+        """Say whether the session still is in it; a transaction in which nothing was sent yet is held too."""
+
     def commit(self) -> None:
         """Make it last, or part of the caller's."""
 
@@ -75,8 +78,11 @@ class Own:
         self.begin(self._session, wait)
 
     def intact(self, work: SessionTransaction | None) -> bool:
-        root = self._session.get_transaction()
-        return root is self._root and root is not None and root.is_active and _stands(self, self._session, work)
+        root = self._root
+        return self.held() and root is not None and root.is_active and _stands(self, self._session, work)
+
+    def held(self) -> bool:
+        return self._session.get_transaction() is self._root
 
     def commit(self) -> None:
         try:
@@ -143,6 +149,9 @@ class Joined:
     def intact(self, work: SessionTransaction | None) -> bool:
         return _stands(self, self._session, work or self._savepoint)
 
+    def held(self) -> bool:
+        return is_open(self._session, self._savepoint)
+
     def commit(self) -> None:
         self._savepoint.commit()
 
@@ -177,9 +186,17 @@ def is_open(session: Session, savepoint: SessionTransaction) -> bool:
     return inner is not None
 
 
-def explain(error: Exception, dialect: Dialect, settings: Settings, scope: str, *, repeats: bool) -> Exception | None:
+def explain(
+    error: Exception,
+    dialect: Dialect,
+    settings: Settings,
+    scope: str,
+    *,
+    repeats: bool,
+    before: BaseException | None = None,
+) -> Exception | None:
     """Return what an error of one of our own statements before the business means, or ``None`` if it is not ours to say."""
-    faults = dialect.faults_of(error)
+    faults = dialect.faults_of(error, before)
     if Fault.NO_TABLE in faults:
         return SchemaError(
             f"the table {settings.table} is missing or outdated. "

@@ -75,7 +75,6 @@ class _BaseTransactional:
         # Frames: this __init__, the class's factory, the decorator, then the program.
         declared = declared_return(function, depth=4) if returns is None else returns
         self._results = Results(declared, settings.codec, settings.max_result_bytes, self._scope)
-        self._restarting = retry.policy(settings.dialect, settings.attempts - 1) if settings.attempts > 1 else None
         update_wrapper(self, function)  # type: ignore[arg-type]
         self.__signature__ = parameters.signature
 
@@ -104,8 +103,11 @@ class _BaseTransactional:
     def _joined(self, call: Call) -> Attempt:
         return call.attempt(self._settings, Joined(self._settings), repeats=False)
 
-    def _restarts(self, error: BaseException) -> bool:
-        return self._restarting is not None and retry.restarts(error, self._settings.dialect)
+    def _restarts(self, error: BaseException, call: Call) -> bool:
+        return self._settings.attempts > 1 and retry.restarts(error, self._settings.dialect, call.before)
+
+    def _retrying(self, call: Call) -> dict[str, Any]:
+        return retry.policy(self._settings.dialect, self._settings.attempts - 1, call.before)
 
 
 def _checked_remember(remember: object) -> tuple[type[Exception], ...]:
@@ -136,16 +138,23 @@ class Transactional(_BaseTransactional, Generic[P, R]):
     def outcome(self, *args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
         """Do what a call does, and say how it came about."""
         call = self._call(args, kwargs)
-        frame = frames.enclosing(self._settings.house)
-        if frame is not None:
+        while frame := frames.enclosing(self._settings.house):
             with frame.lock:
-                return self._run(self._joined(call), frame.session, args, kwargs)
+                if not frame.open:  # it ended while this thread waited for its turn
+                    continue
+                frame.inside += 1
+                try:
+                    return self._run(self._joined(call), frame.session, args, kwargs)
+                finally:
+                    frame.inside -= 1
+                    if frame.is_left_over():
+                        frame.session.close()
         try:
             return self._begin(call, args, kwargs)
         except Exception as error:
-            if not self._restarts(error):
+            if not self._restarts(error, call):
                 raise
-        return tenacity.Retrying(**self._restarting)(self._begin, call, args, kwargs)  # type: ignore[arg-type]
+        return tenacity.Retrying(**self._retrying(call))(self._begin, call, args, kwargs)
 
     def join(self, session: Session, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run inside the caller's transaction, under a SAVEPOINT: never commit it, never retry.
@@ -182,16 +191,23 @@ class AsyncTransactional(_BaseTransactional, Generic[P, R]):
     async def outcome(self, *args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
         """Do what a call does, and say how it came about."""
         call = self._call(args, kwargs)
-        frame = frames.enclosing(self._settings.house)
-        if frame is not None:
+        while frame := frames.enclosing(self._settings.house):
             async with frame.turn():
-                return await self._run(self._joined(call), frame.session, args, kwargs)
+                if not frame.open:  # it ended while this task waited for its turn
+                    continue
+                frame.inside += 1
+                try:
+                    return await self._run(self._joined(call), frame.session, args, kwargs)
+                finally:
+                    frame.inside -= 1
+                    if frame.is_left_over():
+                        await frame.session.close()
         try:
             return await self._begin(call, args, kwargs)
         except Exception as error:
-            if not self._restarts(error):
+            if not self._restarts(error, call):
                 raise
-        return await tenacity.AsyncRetrying(**self._restarting)(self._begin, call, args, kwargs)  # type: ignore[arg-type]
+        return await tenacity.AsyncRetrying(**self._retrying(call))(self._begin, call, args, kwargs)
 
     async def join(self, session: AsyncSession, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run inside the caller's transaction, under a SAVEPOINT: never commit it, never retry."""

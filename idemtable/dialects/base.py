@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
+from ..errors import IdempotencyError, RetryTransactionError
 from ..model import Status
 from .statement import Statement
 
@@ -206,13 +207,14 @@ class Dialect:
             return Fault.UNKNOWN
         return self.faults.get(self.code(getattr(error, "orig", None) or error))
 
-    def chain(self, error: BaseException | None) -> Iterator[BaseException]:
-        """Yield an error and all that led to it.
+    def chain(self, error: BaseException | None, before: BaseException | None = None) -> Iterator[BaseException]:
+        """Yield an error and all that led to it, but for what was being handled `before` the call began.
 
         ``__context__`` too: after a deadlock MySQL has forgotten the savepoint, and what reaches the caller is 1305,
-        with the 1213 behind it.
+        with the 1213 behind it. Python also hangs there what the caller was handling: a call made again inside
+        ``except OperationalError`` is not to blame for that error.
         """
-        seen: set[int] = set()
+        seen = set() if before is None else {id(one) for one in self.chain(before)}
         rest = [error]
         while rest:
             one = rest.pop()
@@ -220,11 +222,13 @@ class Dialect:
                 continue
             seen.add(id(one))
             yield one
-            rest += [one.__cause__, one.__context__, getattr(one, "orig", None)]
+            # An answer of our own has told already what the database's error behind it means.
+            if one is error or not isinstance(one, IdempotencyError) or isinstance(one, RetryTransactionError):
+                rest += [one.__cause__, one.__context__, getattr(one, "orig", None)]
 
-    def faults_of(self, error: BaseException) -> set[Fault]:
-        """Return what an error and all that led to it mean."""
-        return {fault for one in self.chain(error) if (fault := self.fault(one)) is not None}
+    def faults_of(self, error: BaseException, before: BaseException | None = None) -> set[Fault]:
+        """Return what an error and all that led to it mean, but for what was being handled `before`."""
+        return {fault for one in self.chain(error, before) if (fault := self.fault(one)) is not None}
 
 
 COLUMNS = "id, tenant, scope, {key}, fingerprint, status, owner, created_at, expires_at"

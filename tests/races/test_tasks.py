@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from idemtable import AsyncIdemTable, ReentrantCallError
+from idemtable import AsyncIdemTable, LostClaimError, ReentrantCallError, frames
 from tests.conftest import BACKENDS, house_of
 from tests.houses import Effect, House
 
@@ -210,3 +210,63 @@ def test_two_levels_of_gathered_calls_end_in_one_commit(house: House) -> None:
 
     assert on_a_loop(house, work) == [["a1", "a2"], ["b1", "b2"]]
     assert house.effects() == ["a1", "a2", "b1", "b2"]
+
+
+def test_a_call_that_ends_before_one_inside_it_commits_nothing(house: House) -> None:
+    async def work(idem: AsyncIdemTable) -> Any:
+        middle, go_on = asyncio.Event(), asyncio.Event()
+
+        @idem.transactional("inner", key="key")
+        async def inner(session: AsyncSession, key: str) -> str:
+            await leave(session, f"{key} 1")
+            middle.set()
+            await go_on.wait()
+            return await leave(session, f"{key} 2")
+
+        started: list[asyncio.Task[Any]] = []
+
+        @idem.transactional("outer", key="key")
+        async def outer(session: AsyncSession, key: str) -> str:
+            started.append(asyncio.create_task(inner("good")))
+            await middle.wait()
+            return await leave(session, "outer")
+
+        with pytest.raises(LostClaimError, match="still running"):
+            await outer("k")
+        go_on.set()
+        with pytest.raises(Exception):  # noqa: B017 - whatever is left of its transaction says
+            await started[0]
+        return await idem.get("inner", "good"), await idem.get("outer", "k")
+
+    assert on_a_loop(house, work) == (None, None)
+    assert house.effects() == []
+
+
+def test_a_call_whose_turn_comes_after_the_end_has_a_transaction_of_its_own(house: House) -> None:
+    async def work(idem: AsyncIdemTable) -> Any:
+        @idem.transactional("inner", key="key")
+        async def inner(session: AsyncSession, key: str) -> str:
+            return await leave(session, key)
+
+        tasks: list[asyncio.Task[str]] = []
+
+        @idem.transactional("outer", key="key")
+        async def outer(session: AsyncSession, key: str) -> str:
+            frame = frames.enclosing((idem._settings.engine, "idemtable", None))
+            assert frame is not None
+            await frame.turn().acquire()  # somebody's turn, so that the next one has to wait
+            tasks.append(asyncio.create_task(inner("late")))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            turns.append(frame.turn())
+            return await leave(session, key)
+
+        turns: list[asyncio.Lock] = []
+        await outer("k")
+        turns[0].release()
+        return await tasks[0], await idem.get("inner", "late")
+
+    value, record = on_a_loop(house, work)
+    assert value == "late"
+    assert record is not None
+    assert sorted(house.effects()) == ["k", "late"]

@@ -1,0 +1,115 @@
+"""A call made while another error is being handled is not to blame for that error; nor for a lock it could do without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from idemtable import InProgressError, LostClaimError, ResultTooLargeError, Status
+from tests.houses import House, effect
+
+
+class Declined(Exception):
+    pass
+
+
+def while_handling(error: Exception, call: Callable[[], Any]) -> Any:
+    try:
+        raise error
+    except Exception:
+        return call()
+
+
+def lost(house: House) -> OperationalError:
+    """What a program has in hand when it calls again."""
+    return OperationalError("COMMIT", None, Exception("gone"), connection_invalidated=True)
+
+
+def test_a_remembered_failure_is_remembered_the_second_time_too(house: House) -> None:
+    runs = []
+
+    @house.idem.transactional("pay", key="key", remember=(Declined,))
+    def pay(session: Any, key: str) -> int:
+        runs.append(key)
+        raise Declined("no")
+
+    with pytest.raises(Declined):
+        while_handling(lost(house), lambda: pay("k"))
+    assert runs == ["k"]
+    assert house.idem.get("pay", "k").status is Status.FAILED
+
+
+def test_a_business_error_is_not_run_again(house: House) -> None:
+    runs = []
+
+    @house.idem.transactional("pay", key="key")
+    def pay(session: Any, key: str) -> int:
+        runs.append(key)
+        raise Declined("no")
+
+    with pytest.raises(Declined):
+        while_handling(lost(house), lambda: pay("k"))
+    with house.session() as held, pytest.raises(Declined):
+        while_handling(lost(house), lambda: pay.join(held.session, "k"))
+    assert runs == ["k", "k"]
+
+
+def test_what_a_function_makes_of_an_answer_of_ours_is_its_own_answer(house: House) -> None:
+    runs = []
+
+    @house.idem.transactional("pay", key="key", remember=(Declined,))
+    def pay(session: Any, key: str) -> int:
+        runs.append(key)
+        try:
+            raise InProgressError("busy") from lost(house)
+        except InProgressError as error:
+            raise Declined("no") from error
+
+    for _ in range(2):
+        with pytest.raises(Declined):
+            pay("k")
+    assert runs == ["k"]
+
+
+def test_a_commit_whose_answer_was_lost_is_ours_however_late_it_is_found(sync_house: House, monkeypatch: Any) -> None:
+    house = sync_house
+    lose = [False, True]
+
+    @house.idem.transactional("pay", key="key")
+    def pay(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    commit = sa.orm.Session.commit
+
+    def commit_and_lose(session: Any) -> None:
+        commit(session)
+        if lose.pop():
+            house.expire()
+            raise lost(house)
+
+    monkeypatch.setattr(sa.orm.Session, "commit", commit_and_lose)
+    outcome = pay.outcome("k")
+    assert (outcome.replayed, outcome.attempts) == (False, 2)
+    assert house.effects() == ["k"]
+
+
+def test_a_remembered_exception_is_no_larger_than_a_result(house: House) -> None:
+    @house.table(max_result_bytes=100).transactional("pay", key="key", remember=(Declined,))
+    def pay(session: Any, key: str) -> int:
+        effect(session, key)
+        raise Declined("x" * 200)
+
+    with pytest.raises(ResultTooLargeError) as caught:
+        pay("k")
+    assert (caught.value.limit, house.effects(), house.rows()) == (100, [], [])
+
+
+def test_a_replayed_block_cannot_commit_unseen(house: House) -> None:
+    with house.idem.transaction("order", "k") as claim:
+        claim.result = 1
+    with pytest.raises(LostClaimError), house.idem.transaction("order", "k") as claim:
+        house.on(claim.session, lambda session: session.commit())
