@@ -83,6 +83,12 @@ class AsyncBinding:
                 return await connection.run_sync(work)
 
 
+def unscoped(session: Any) -> Any:
+    """Return the session that a scoped_session or an async_scoped_session stands for here; any other as it is."""
+    registry = getattr(session, "registry", None)
+    return session() if registry is not None and callable(session) else session
+
+
 def sync_session(session: object, expected: str) -> Session:
     """Return the sync Session of what a caller handed over.
 
@@ -93,6 +99,7 @@ def sync_session(session: object, expected: str) -> Session:
     Raises:
         TypeError: it is something else.
     """
+    session = unscoped(session)
     found = is_async(session)
     if expected == "AsyncSession" and found and isinstance(getattr(session, "sync_session", None), Session):
         return session.sync_session  # type: ignore[attr-defined,no-any-return]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from .binding import sync_session
+from .binding import sync_session, unscoped
 from .claim import Call
 from .errors import TransactionError
 from .transaction import Joined, Own
@@ -38,7 +38,7 @@ class _BaseClaim(Generic[SessionT]):
     def __init__(self, settings: Settings, call: Call, session: SessionT | None) -> None:
         self._settings = settings
         self._call = call
-        self._given = session
+        self._given = unscoped(session)
         self._result: Any = None
         self.replayed = False
         self.record = None

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy.exc import InvalidRequestError, OperationalError, PendingRollbackError, SQLAlchemyError
+from sqlalchemy.exc import (
+    InvalidRequestError,
+    OperationalError,
+    PendingRollbackError,
+    SQLAlchemyError,
+    UnboundExecutionError,
+)
 
 from .dialects import Fault
 from .errors import InProgressError, RetryTransactionError, SchemaError, SessionNotUsableError
@@ -132,6 +138,10 @@ class Joined:
             if why := dialect.unusable(self.connection):
                 raise SessionNotUsableError(f"the session cannot carry a claim: {why}")
             self._enter()
+        except UnboundExecutionError as error:
+            raise SessionNotUsableError(
+                "the session has no engine of its own, only binds= for classes: give it bind= too, the claim needs it"
+            ) from error
         except (PendingRollbackError, InvalidRequestError) as error:
             raise SessionNotUsableError(
                 "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec
 import tenacity
 
 from . import frames, retry
-from .binding import sync_session
+from .binding import sync_session, unscoped
 from .claim import Attempt, Call
 from .codecs import Results
 from .keys import checked_key, checked_scope, checked_tenant, digest
@@ -213,7 +213,7 @@ class AsyncTransactional(_BaseTransactional, Generic[P, R]):
         """Run inside the caller's transaction, under a SAVEPOINT: never commit it, never retry."""
         call = self._call(args, kwargs)
         sync_session(session, "AsyncSession")
-        return (await self._run(self._joined(call), session, args, kwargs)).value
+        return (await self._run(self._joined(call), unscoped(session), args, kwargs)).value
 
     async def _begin(self, call: Call, args: Any, kwargs: Any) -> Outcome[R]:
         async with self._settings.binding.session() as session:  # type: ignore[union-attr]

@@ -11,7 +11,7 @@ from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import set_committed_value
 
-from ..binding import is_async, sync_session
+from ..binding import is_async, sync_session, unscoped
 from ..dialects import Dialect, find
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def dispatch(session: Any, work: Callable[[Session], T]) -> T | Awaitable[T]:
     Raises:
         TypeError: it is neither.
     """
+    session = unscoped(session)
     if is_async(session):
         sync_session(session, "AsyncSession")
         return session.run_sync(work)  # type: ignore[no-any-return]

@@ -59,7 +59,7 @@ def lock(session: Session | AsyncSession, model: type[Any], ident: Any, *, wait:
             transaction stays usable, on PostgreSQL by a SAVEPOINT.
 
     Returns:
-        The object; for a list, a list in the order asked for, where a key asked for twice stands twice.
+        The object; for a list, a list in primary-key order, each row once.
 
     Raises:
         RowLockedError: somebody else holds a row for longer than `wait`.
@@ -82,7 +82,7 @@ def lock(session: Session | AsyncSession, model: type[Any], ident: Any, *, wait:
             found = _locked(session, rows, keys, seconds)
         if missing := [key for key in dict.fromkeys(keys) if key not in found]:
             raise NoResultFound(f"there is no {', no '.join(map(rows.spell, missing))}")
-        return [found[key] for key in keys] if several else found[keys[0]]
+        return list(found.values()) if several else found[keys[0]]
 
     return dispatch(session, work)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import idemtable
-from idemtable import AsyncIdemTable, IdemTable, InProgressError
-from tests.houses import House, effect
+from idemtable import AsyncIdemTable, IdemTable, InProgressError, SessionNotUsableError
+from tests.houses import Effect, House, effect
 
 
 class OwnSession(Session):
@@ -234,3 +234,38 @@ def test_cancelling_an_async_call_rolls_it_back() -> None:
 
         house.loop.run(scenario())  # type: ignore[union-attr]
         assert (house.effects(), house.rows()) == ([], []), backend
+
+
+def test_a_scoped_session_stands_for_its_session(house: House) -> None:
+    @house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    if house.is_async:
+        from sqlalchemy.ext.asyncio import async_scoped_session, async_sessionmaker
+
+        scoped: Any = async_scoped_session(async_sessionmaker(house.engine), scopefunc=lambda: 1)
+    else:
+        scoped = scoped_session(sessionmaker(house.engine))
+    order.join(scoped, "a")
+    with house.idem.claim(scoped, "block", "b") as claim:
+        house.on(claim.session, lambda session: effect(session, "b"))
+    assert house.effects() == []
+    house.on(scoped(), lambda session: session.commit())
+    assert house.effects() == ["a", "b"]
+    if house.loop is not None:
+        house.loop.run(scoped.remove())
+    else:
+        scoped.remove()
+
+
+def test_a_session_without_an_engine_of_its_own_is_refused_with_the_cure(sync_house: House) -> None:
+    @sync_house.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> int:
+        raise AssertionError("it ran")
+
+    with (
+        Session(binds={Effect: sync_house.engine}) as session,
+        pytest.raises(SessionNotUsableError, match="give it bind="),
+    ):
+        order.join(session, "k")
