@@ -107,7 +107,7 @@ def purge(
             return end.value  # type: ignore[no-any-return]
         try:
             if isinstance(step, float):
-                time.sleep(step)
+                time.sleep(step)  # the pause between batches, outside every transaction
             else:
                 value = retrying(settings.binding.run, step, _options(settings))
             resume = steps.send

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from uuid import uuid4
@@ -41,15 +42,22 @@ NEWEST = [name for name in BACKENDS if not name.startswith("postgresql16")]
 """One version of each database: for features that ask nothing of a server that the contract suite does not."""
 
 
-@cache
-def server(name: str) -> Server:
-    """Start a server once in this process, or find it in the environment; a missing one fails in CI."""
+@contextmanager
+def needed() -> Iterator[None]:
+    """Start servers inside: a missing engine is a loud skip for a person, who may not have it, and a failure in CI."""
     try:
-        found = from_environment(name.rstrip("0123456789")) or _STARTERS[name]()
+        yield
     except MissingEngine as error:
         if os.environ.get("CI"):
             pytest.fail(str(error))
         pytest.skip(f"!!! NOT TESTED !!! {error}")
+
+
+@cache
+def server(name: str) -> Server:
+    """Start a server once in this process, or find it in the environment; a missing one fails in CI."""
+    with needed():
+        found = from_environment(name.rstrip("0123456789")) or _STARTERS[name]()
     _started.append(found)
     return found
 
@@ -57,12 +65,8 @@ def server(name: str) -> Server:
 @cache
 def redis_server() -> RedisServer:
     """Start Redis once in this process."""
-    try:
+    with needed():
         found = redis()
-    except MissingEngine as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(f"!!! NOT TESTED !!! {error}")
     _started.append(found)
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 import redis as redis_client
 from sqlalchemy import NullPool, create_engine, text
 
+from tests.conftest import needed
 from tests.servers import MissingEngine, RedisServer, Server, from_environment, mariadb, postgresql, redis
 from tests.servers.watchdog import alive, family
 
@@ -31,15 +31,10 @@ DEADLINE = 20.0
 
 @pytest.fixture(autouse=True, scope="module")
 def every_engine() -> None:
-    """A missing engine is a loud skip for a person, and a failure in CI."""
-    try:
+    with needed():
         for engine in ENGINES.values():
             engine().stop()
         redis().stop()
-    except MissingEngine as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
 
 
 @pytest.fixture(params=ENGINES)

@@ -123,7 +123,7 @@ def gather(
             sent = sum(request.day == day for request in requests)
             click.echo(f"  {name:<9}  {sent:>6,} requests  {time.monotonic() - start:5.1f} s")
             if day == 1:
-                time.sleep(business.BRIEFLY.total_seconds())  # a week passes
+                time.sleep(business.BRIEFLY.total_seconds())  # a week passes: the database's clock cannot be told to
             if killed:
                 told = sum(answer.answer == "in progress" for answer in check.read_answers(folder))
                 who = f"worker {crew.victim + 1} was killed with SIGKILL inside the payment {killed},"

@@ -83,7 +83,7 @@ class Crew:
             self._tell(self.victim, f"day {day}")
             return None
         self.killed = said.split()[1]
-        time.sleep(_HELD)
+        time.sleep(_HELD)  # others must meet the held payment before its worker dies
         self._processes[self.victim].kill()  # SIGKILL: no handler, no rollback, no goodbye
         self._processes[self.victim].communicate()
         self._processes[self.victim] = self._started(self.victim)

@@ -57,7 +57,7 @@ class Worker:
             outcome = self._pay[request.day](key=request.key, account=request.account, amount=request.amount)
         except InProgressError:
             self._write(line, "in progress", began)
-            time.sleep(random.uniform(0.02, 0.1))  # noqa: S311
+            time.sleep(random.uniform(0.02, 0.1))  # noqa: S311 - a client backs off, with jitter that guards no secret
             return False
         except GatewayDown:
             self._write(line, "failed", began)

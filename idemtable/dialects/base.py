@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -42,7 +43,7 @@ def asks_autocommit(connection: Connection) -> bool:
     return (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
 
 
-class Dialect:
+class Dialect(ABC):
     """One database's ways: statements and error codes that differ, and nothing else.
 
     Templates name the table as ``{table}``, the column ``key`` (a reserved word of MySQL) as ``{key}``, the clock as
@@ -115,9 +116,9 @@ class Dialect:
         """Return a lock time-out, given in seconds, as this database counts it."""
         return wait
 
+    @abstractmethod
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         """Insert the row unless its id is there; wait for a transaction that holds the id. Say whether it was won."""
-        raise NotImplementedError
 
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         """Make an expired row ours unless somebody else was faster."""
@@ -127,9 +128,9 @@ class Dialect:
         """Make an issued token's row ours unless it is spent or expired; wait for a transaction that redeems it."""
         return self._redeem(connection, values).rowcount == 1
 
+    @abstractmethod
     def delete_expired(self, connection: Connection, batch: int) -> int:
         """Delete at most `batch` expired rows that nobody holds; say how many."""
-        raise NotImplementedError
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         """Return the size of the table with its indexes, if the database tells."""
@@ -185,15 +186,15 @@ class Dialect:
     def lock_writes(self, connection: Connection, table: Table) -> None:
         """Take what must be held before rows of a table can be locked."""
 
+    @abstractmethod
     def lock_name(self, connection: Connection, id: UUID, wait: float | None) -> bool:
         """Hold a lock that has no row until the transaction ends; say whether it was free, or raise `Fault.BUSY`."""
-        raise NotImplementedError
 
     # --- errors -------------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def code(self, error: BaseException) -> Any:
         """Return the driver's code of an error."""
-        raise NotImplementedError
 
     def is_driver_error(self, error: BaseException) -> bool:
         """Say whether an error is the database's or the driver's own."""

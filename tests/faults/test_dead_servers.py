@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests import servers
-from tests.conftest import BACKENDS, house_of
+from tests.conftest import BACKENDS, house_of, needed
 from tests.faults.lines import DRIVERS
 from tests.houses import House, effect
 from tests.races.crowd import WAIT, backend_id, crowd, kill_backend, meanwhile, one_run
@@ -82,14 +82,8 @@ def test_a_backend_killed_inside_the_function_is_replaced_unseen(house: House) -
 def mortal(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
     """A server that is the test's own to kill."""
     make = {"postgresql": servers.postgresql, "mariadb": servers.mariadb}[request.param]
-    try:
+    with needed():
         server = make()
-    except servers.MissingEngine as error:
-        import os
-
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(f"!!! NOT TESTED !!! {error}")
     with server:
         yield server
 

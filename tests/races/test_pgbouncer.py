@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -11,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import InProgressError
-from tests.conftest import server
+from tests.conftest import needed, server
 from tests.houses import House, effect
 from tests.races.crowd import Beside, crowd
-from tests.servers import MissingEngine, pgbouncer
+from tests.servers import pgbouncer
 
 CLIENTS = 32
 CONNECTIONS = 2
@@ -23,12 +22,8 @@ CONNECTIONS = 2
 @pytest.fixture(scope="module", params=["psycopg", "psycopg_async"])
 def pooled(request: pytest.FixtureRequest) -> Iterator[House]:
     postgresql = server("postgresql18")
-    try:
+    with needed():
         pooler = pgbouncer(postgresql, connections=CONNECTIONS)
-    except MissingEngine as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(f"!!! NOT TESTED !!! {error}")
     name = f"pooled_{request.param}"
     postgresql.create_database(name)
     backend = "pgbouncer-async" if request.param.endswith("async") else "pgbouncer"
