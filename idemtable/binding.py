@@ -6,6 +6,7 @@ Everything below runs on a sync Connection or Session; async enters through SQLA
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,7 @@ def is_async(target: object) -> bool:
 class Binding:
     """An Engine or a sessionmaker: where transactions come from."""
 
+    is_async = False
     engine: Engine
     session: Callable[[], Session]
 
@@ -53,6 +55,7 @@ class Binding:
 class AsyncBinding:
     """The same for an AsyncEngine or an async_sessionmaker; `engine` is the sync engine inside."""
 
+    is_async = True
     engine: Engine
     session: Callable[[], AsyncSession]
 
@@ -81,6 +84,18 @@ class AsyncBinding:
             await connection.execution_options(**options or {})
             async with connection.begin():
                 return await connection.run_sync(work)
+
+
+def awaited(value: Any) -> Any:
+    """Wait for what an async client returned; anything else is returned as it is.
+
+    Only inside ``run_sync``, where SQLAlchemy's bridge to the event loop is open.
+    """
+    if not inspect.isawaitable(value):
+        return value
+    from sqlalchemy.util import await_only
+
+    return await_only(value)
 
 
 def unscoped(session: Any) -> Any:

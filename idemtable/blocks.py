@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from .binding import sync_session, unscoped
-from .claim import Call
+from .claim.run import BaseRun
 from .errors import TransactionError
-from .transaction import Joined, Own
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession  # noqa: F401 - named in a string below
     from sqlalchemy.orm import Session
 
+    from .claim.call import Call
     from .model import Record
     from .settings import Settings
 
@@ -57,29 +57,17 @@ class _BaseClaim(Generic[SessionT]):
         self._result = value
 
     def _enter(self, session: Session) -> None:
-        tx = Own(self._settings) if self._given is None else Joined(self._settings)
-        self._attempt = self._call.attempt(self._settings, tx, repeats=False)
-        try:
-            if not self._attempt.open(session, self.session, block=True):
-                outcome = self._attempt.answer()
-                self.replayed, self._result = True, outcome.value
-                stored = self._attempt.stored
-                self.record = stored.record if stored else None
-        except BaseException as error:
-            self._attempt.fail(session, error)
-            raise
+        run = BaseRun(self._settings, self._call)
+        self._attempt = run.block(session, self.session, joins=self._given is not None)
+        outcome = self._attempt.open(stays=True)
+        if outcome is not None:
+            self.replayed, self._result, self.record = True, outcome.value, self._attempt.replayed
 
     def _exit(self, session: Session, error: BaseException | None) -> None:
         if error is not None:
-            self._attempt.fail(session, error)
-        elif self.replayed:
-            self._attempt.undo(session)
+            self._attempt.fail(error)
         else:
-            try:
-                self._result = self._attempt.finish(session, self._result).value
-            except BaseException as fault:
-                self._attempt.fail(session, fault)
-                raise
+            self._result = self._attempt.close(self._result).value
 
 
 class Claim(_BaseClaim["Session"]):

@@ -10,11 +10,10 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-import tenacity
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import retry
-from .dialects import Fault
+from .claim.run import alone
+from .claim.verdict import Verdict
 from .model import PurgeReport
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def _steps(
         try:
             return records.lease(connection, owner, _LEASE)
         except SQLAlchemyError as error:
-            if Fault.BUSY in settings.dialect.faults_of(error):  # the other runner is inside a batch
+            if Verdict(error, settings.dialect).is_busy:  # the other runner is inside a batch
                 return False
             raise
 
@@ -88,8 +87,8 @@ def _checked(settings: Settings, batch: int, limit: int | None, pause: timedelta
     return _steps(settings, batch, limit, pause, progress)
 
 
-def _options(settings: Settings) -> dict[str, Any]:
-    return {**settings.dialect.begin_options(settings.wait), **settings.dialect.purge_options}
+def _batch(settings: Settings, step: Any) -> Any:
+    return alone(settings, step, options=settings.dialect.purge_options)
 
 
 def purge(
@@ -97,7 +96,6 @@ def purge(
 ) -> PurgeReport:
     """Run the steps; see `IdemTable.purge`."""
     steps = _checked(settings, batch, limit, pause, progress)
-    retrying = tenacity.Retrying(**retry.policy(settings.dialect, settings.attempts))
     resume: Any = steps.send
     value: Any = None
     while True:
@@ -109,7 +107,7 @@ def purge(
             if isinstance(step, float):
                 time.sleep(step)  # the pause between batches, outside every transaction
             else:
-                value = retrying(settings.binding.run, step, _options(settings))
+                value = _batch(settings, step)
             resume = steps.send
         except BaseException as error:
             resume, value = steps.throw, error
@@ -120,7 +118,6 @@ async def apurge(
 ) -> PurgeReport:
     """Run the steps; see `AsyncIdemTable.purge`."""
     steps = _checked(settings, batch, limit, pause, progress)
-    retrying = tenacity.AsyncRetrying(**retry.policy(settings.dialect, settings.attempts))
     resume: Any = steps.send
     value: Any = None
     while True:
@@ -132,7 +129,7 @@ async def apurge(
             if isinstance(step, float):
                 await asyncio.sleep(step)
             else:
-                value = await retrying(settings.binding.run, step, _options(settings))
+                value = await _batch(settings, step)
             resume = steps.send
         except BaseException as error:
             resume, value = steps.throw, error

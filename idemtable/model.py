@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from .errors import TokenError
 
 T_co = TypeVar("T_co", covariant=True)
 
 
 class Status(StrEnum):
-    """What a row says of its key; stored as the small integer ``code``."""
+    """What a row says of its key; stored as the small integer ``code``.
 
-    IN_PROGRESS = "in_progress"
+    The numbers are written out and never change: they are in users' tables.
+    """
+
+    code: int
+    """The number in the table."""
+
+    def __new__(cls, value: str, code: int) -> Status:
+        """Make a member of its name and its number."""
+        self = str.__new__(cls, value)
+        self._value_ = value
+        self.code = code
+        return self
+
+    IN_PROGRESS = "in_progress", 0
     """Claimed. Other transactions only ever see it when a function committed behind the library's back."""
-    COMPLETED = "completed"
-    FAILED = "failed"
+    COMPLETED = "completed", 1
+    FAILED = "failed", 2
     """An exception named in ``remember`` is the stored result."""
-    ISSUED = "issued"
+    ISSUED = "issued", 3
     """A one-time token that nobody has redeemed."""
-    SPENT = "spent"
+    SPENT = "spent", 4
     """A redeemed token; its result stands in the row."""
-    LOCK = "lock"
+    LOCK = "lock", 5
     """Not a key at all: a row that serves as a lock (the purge runner's lease, a lock by name)."""
-
-    @property
-    def code(self) -> int:
-        """The number in the table."""
-        return _CODES[self]
 
     @classmethod
     def from_code(cls, code: int) -> Status:
@@ -38,21 +51,12 @@ class Status(StrEnum):
         return _STATUSES[code]
 
 
-# Written out and never renumbered: these numbers are in users' tables.
-_CODES: Final[dict[Status, int]] = {
-    Status.IN_PROGRESS: 0,
-    Status.COMPLETED: 1,
-    Status.FAILED: 2,
-    Status.ISSUED: 3,
-    Status.SPENT: 4,
-    Status.LOCK: 5,
-}
-_STATUSES: Final[dict[int, Status]] = {code: status for status, code in _CODES.items()}
+_STATUSES: Final[dict[int, Status]] = {status.code: status for status in Status}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call's identity, what it carries, and how long it may wait and live."""
+    """One call's identity, what it carries, and how long its row may live."""
 
     id: UUID
     tenant: str | None
@@ -60,9 +64,10 @@ class Request:
     key: str | None
     """As it goes into the table: ``None`` under ``store_keys=False``."""
     fingerprint: bytes | None
-    owner: bytes
     ttl: int
     """Microseconds."""
+    owner: bytes = field(default_factory=partial(os.urandom, 16))
+    """Drawn anew for each call, and the same in all its attempts: proves whose a row is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,10 @@ class Stored:
     result: bytes | None
     now: datetime
 
+    def is_of(self, request: Request) -> bool:
+        """Say whether this very call wrote the row: its COMMIT had arrived, and only the answer was lost."""
+        return self.owner == request.owner
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T_co]):
@@ -103,7 +112,7 @@ class Outcome(Generic[T_co]):
     """When the replayed call ran; ``None`` for the first one."""
 
 
-# What `policy.decide` may answer.
+# What `policy` may decide. Whoever acts on a decision matches all of them, down to `assert_never`.
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +135,8 @@ class Reraise:
 
 
 @dataclass(frozen=True, slots=True)
-class InProgress:
-    """Somebody has claimed it and has not finished."""
+class Unfinished:
+    """A function committed behind the library's back and left no result: nobody knows what it did, so refuse."""
 
     stored: Stored
 
@@ -140,13 +149,25 @@ class Mismatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Refuse:
+    """The token is not good for this: refuse with an error of this class."""
+
+    error: type[TokenError]
+
+
+@dataclass(frozen=True, slots=True)
 class TakeOver:
-    """The row has expired and counts as absent: take it from this owner, then run."""
+    """The row has expired and counts as absent: take it from its owner, then run."""
 
     stored: Stored
 
 
-Decision = Won | Replay | Reraise | InProgress | Mismatch | TakeOver
+Answer = Replay | Reraise
+"""What an earlier call left."""
+Refusal = Unfinished | Mismatch | Refuse
+Settled = Won | Answer | Refusal
+"""What ends the look at a row; a `TakeOver` asks for another statement first."""
+Decision = Settled | TakeOver
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from .errors import ExpiredTokenError, SpentTokenError, TokenError, UnknownTokenError
-from .model import Decision, InProgress, Mismatch, Replay, Request, Reraise, Status, Stored, TakeOver, Won
+from .errors import ExpiredTokenError, SpentTokenError, UnknownTokenError
+from .model import Decision, Mismatch, Refuse, Replay, Request, Reraise, Status, Stored, TakeOver, Unfinished, Won
 
 
 def decide(stored: Stored | None, request: Request, now: datetime) -> Decision:
@@ -17,7 +17,7 @@ def decide(stored: Stored | None, request: Request, now: datetime) -> Decision:
         now: the database's time when the row was read. Never the application's: two machines disagree.
 
     Returns:
-        `Won`: run. `Replay`, `Reraise`: answer from the row. `InProgress`, `Mismatch`: refuse.
+        `Won`: run. `Replay`, `Reraise`: answer from the row. `Unfinished`, `Mismatch`: refuse.
         `TakeOver`: the row has expired; take it from its owner and run.
     """
     if stored is None:
@@ -27,11 +27,11 @@ def decide(stored: Stored | None, request: Request, now: datetime) -> Decision:
     # Before expiry: a row that was committed without a result says that a function broke out of its transaction and
     # may have left half an effect. Time does not heal that, so no ttl may let it run again; a person must (forget).
     if record.status is Status.IN_PROGRESS:
-        return InProgress(stored)
+        return Unfinished(stored)
 
     # Before the payload: an expired key is a new key, whoever used it for what.
     # But not a row of this very call, whose COMMIT had arrived while only the answer was lost.
-    if record.expires_at <= now and stored.owner != request.owner:
+    if record.expires_at <= now and not stored.is_of(request):
         return TakeOver(stored)
 
     if _differ(record.fingerprint, request.fingerprint):
@@ -43,10 +43,10 @@ def decide(stored: Stored | None, request: Request, now: datetime) -> Decision:
         case Status.FAILED:
             return Reraise(stored)
         case _:
-            return InProgress(stored)
+            return Unfinished(stored)
 
 
-def decide_token(stored: Stored | None, request: Request, *, replay: bool) -> Decision | type[TokenError]:
+def decide_token(stored: Stored | None, request: Request, *, replay: bool) -> Decision:
     """Say what a redemption may do that found its token not to be had, given the row that stands for the token.
 
     Args:
@@ -55,35 +55,35 @@ def decide_token(stored: Stored | None, request: Request, *, replay: bool) -> De
         replay: whether a second use may have the first one's result.
 
     Returns:
-        `Won`: it is to be had after all, try again. `Replay`, `Reraise`: answer from the row. `InProgress`: a function
-        broke out of its transaction. Or the class of the error to refuse with.
+        `Won`: it is to be had after all, try again. `Replay`, `Reraise`: answer from the row. `Unfinished`, `Refuse`:
+        refuse.
     """
     # Before everything else: to another subject even the state of a token is nothing to know.
     if stored is None or stored.record.tenant != request.tenant:
-        return UnknownTokenError
+        return Refuse(UnknownTokenError)
     record = stored.record
 
     # Its COMMIT had arrived and only the answer was lost. Neither the time since then nor replay=False may turn what
     # this very call has done into a refusal.
-    ours = stored.owner == request.owner
+    settling = stored.is_of(request)
 
     match record.status:
         case Status.IN_PROGRESS:
-            return InProgress(stored)
-        case Status.ISSUED | Status.SPENT | Status.FAILED if record.expires_at <= stored.now and not ours:
-            return ExpiredTokenError
+            return Unfinished(stored)
+        case Status.ISSUED | Status.SPENT | Status.FAILED if record.expires_at <= stored.now and not settling:
+            return Refuse(ExpiredTokenError)
         case Status.ISSUED:
             return Won()
-        case Status.SPENT | Status.FAILED if not ours and (
+        case Status.SPENT | Status.FAILED if not settling and (
             not replay or _differ(record.fingerprint, request.fingerprint)
         ):
-            return SpentTokenError
+            return Refuse(SpentTokenError)
         case Status.SPENT:
             return Replay(stored)
         case Status.FAILED:
             return Reraise(stored)
         case _:
-            return UnknownTokenError
+            return Refuse(UnknownTokenError)
 
 
 def _differ(one: bytes | None, other: bytes | None) -> bool:

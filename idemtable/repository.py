@@ -81,7 +81,7 @@ class Records:
         Args:
             holder: the owner that the row was issued with.
         """
-        return self.dialect.redeem(connection, self._values(request, wait) | {"stale": holder})
+        return self.dialect.redeem(connection, self._values(request, wait) | {"holder": holder})
 
     def issue(
         self, connection: Connection, scope: str, subject: str | None, tokens: Sequence[tuple[UUID, bytes]], ttl: int
@@ -164,7 +164,7 @@ class Records:
         """Delete at most `batch` expired rows that nobody holds; say how many."""
         return self.dialect.delete_expired(connection, batch)
 
-    def lock_row(self, connection: Connection, name: str, wait: float | None) -> bool:
+    def lock_name(self, connection: Connection, name: str, wait: float | None) -> bool:
         """Hold a lock by name until the transaction ends, waiting at most `wait` seconds; ``None``: as the database does.
 
         Returns:
@@ -175,7 +175,7 @@ class Records:
 
     def lease(self, connection: Connection, owner: bytes, ttl: int) -> bool:
         """Become the one purge runner; say whether this owner is it now. The row is committed by the caller."""
-        request = Request(_RUNNER, None, "idemtable.purge", None, None, owner, ttl)
+        request = Request(_RUNNER, None, "idemtable.purge", None, None, ttl, owner)
         if not self.claim(connection, request, 0):
             found = self.find(connection, _RUNNER)
             if found is None or not self.take_over(connection, request, found.owner, 0):

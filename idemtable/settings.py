@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from .codecs import JSON, Codec, register
+from .codecs import JSON, Codec, Results, Seal, register
 from .dialects import Dialect, find
 from .repository import Records
 from .schema import check_names
@@ -72,9 +72,10 @@ class Settings:
     table: str
     schema: str | None
     codec: Codec
+    seal: Seal | None
     records: Records
-    house: tuple[Any, ...]
-    """What two tables must share to be one: calls inside calls of the same house join its transaction."""
+    nest: tuple[Any, ...]
+    """What two tables must share for the calls of one to join the calls of the other."""
 
     @property
     def engine(self) -> Engine:
@@ -85,6 +86,10 @@ class Settings:
     def dialect(self) -> Dialect:
         """The ways of the engine's database."""
         return self.records.dialect
+
+    def results(self, returns: Any, scope: str) -> Results:
+        """Return what carries the results of one function or block of this table."""
+        return Results(returns, self.codec, self.max_result_bytes, scope)
 
     def records_of(self, connection: Connection) -> Records:
         """Return the statements in the words of a connection: a session handed over may have another driver."""
@@ -117,6 +122,7 @@ def validated(
     table: str,
     schema: str | None,
     codec: Codec | None,
+    seal: Seal | None,
 ) -> Settings:
     """Check every setting before the first call, and prepare the engine.
 
@@ -130,6 +136,8 @@ def validated(
         codec = JSON
     else:
         register(codec)
+    if seal is not None and not isinstance(seal, Seal):
+        raise TypeError(f"seal= takes an object with seal(data, context) and open(data, context), not {seal!r}")
     settings = Settings(
         binding=binding,
         ttl=checked_ttl(ttl),
@@ -140,8 +148,9 @@ def validated(
         table=table,
         schema=schema,
         codec=codec,
+        seal=seal,
         records=Records(dialect, table, schema),
-        house=(engine, table, schema),
+        nest=(engine, table, schema),
     )
     dialect.prepare(engine)
     return settings

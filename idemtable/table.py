@@ -6,31 +6,30 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, cast, overload
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
 
 from . import cleanup
 from .binding import Binding, is_async
 from .blocks import Claim
-from .codecs import Codec
+from .claim.call import identity
 from .guards import lock_name
 from .model import ALL, PurgeReport, Record, Stats
-from .settings import validated
 from .table_async import AsyncIdemTable
-from .table_base import WEEK, BaseTable, Options, Remember, identity
-from .tokens import RedisTokenStore, Tokens
-from .transactional import AsyncTransactional, Spec, Transactional, decorate
+from .table_base import BaseTable
+from .tokens import Tokens
+from .transactional import AsyncTransactional, Options, Remember, Spec, Transactional, decorate_keys
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-    from sqlalchemy.orm import Session, sessionmaker
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
 
-class IdemTable(BaseTable):
+class IdemTable(BaseTable[Engine | sessionmaker[Any], Session, Claim, Tokens]):
     """The table of keys, bound to an Engine or a sessionmaker.
 
     Args:
@@ -44,36 +43,16 @@ class IdemTable(BaseTable):
         table: the table's name, at most 48 letters, digits and underscores.
         schema: the schema's name, the same; ``None`` for the connection's own.
         codec: how results are stored; typed JSON by default.
+        seal: what makes stored results unreadable to whoever only has the table; see `idemtable.codecs.Seal`.
 
     Raises:
         ValueError: a setting is out of range.
         TypeError: a setting or the bind is of the wrong kind.
     """
 
-    def __init__(
-        self,
-        bind: Engine | sessionmaker[Any],
-        *,
-        ttl: timedelta = WEEK,
-        wait: timedelta = timedelta(seconds=5),
-        attempts: int = 8,
-        max_result_bytes: int = 262_144,
-        store_keys: bool = True,
-        table: str = "idemtable",
-        schema: str | None = None,
-        codec: Codec | None = None,
-    ) -> None:
-        self._settings = validated(
-            Binding(bind),
-            ttl=ttl,
-            wait=wait,
-            attempts=attempts,
-            max_result_bytes=max_result_bytes,
-            store_keys=store_keys,
-            table=table,
-            schema=schema,
-            codec=codec,
-        )
+    _binding = Binding
+    _claim = Claim
+    _tokens = Tokens
 
     def transactional(
         self,
@@ -109,63 +88,16 @@ class IdemTable(BaseTable):
             ValueError: at decoration, for a name that is no parameter.
             TypeError: at decoration, for a result type that cannot be stored.
         """
-        options = {"key": key, "tenant": tenant, "payload": payload, "ttl": ttl, "wait": wait}
-        options |= {"remember": remember, "returns": returns, "isolation_level": isolation_level}
-        return decorate(self._settings, scope, options)
-
-    def transaction(
-        self,
-        scope: str,
-        key: Any,
-        *,
-        tenant: Any = None,
-        payload: Any = None,
-        ttl: timedelta | None = None,
-        wait: timedelta | None = None,
-        returns: Any = None,
-    ) -> Claim:
-        """Claim a key for a block, in a transaction of its own that commits when the block ends.
-
-        Raises:
-            RetryTransactionError: the transaction must begin again or its outcome is unknown: enter the block again
-                with the same key.
-            IdempotencyError: what a decorated call raises.
-        """
-        return Claim(self._settings, self._call(scope, key, tenant, payload, ttl, wait, returns), None)
-
-    def claim(
-        self,
-        session: Session,
-        scope: str,
-        key: Any,
-        *,
-        tenant: Any = None,
-        payload: Any = None,
-        ttl: timedelta | None = None,
-        wait: timedelta | None = None,
-        returns: Any = None,
-    ) -> Claim:
-        """Claim a key for a block inside the caller's transaction, under a SAVEPOINT; the caller commits.
-
-        Raises:
-            RetryTransactionError: roll the transaction back and begin it again.
-            SessionNotUsableError: the session cannot carry a claim.
-            IdempotencyError: what a decorated call raises.
-        """
-        return Claim(self._settings, self._call(scope, key, tenant, payload, ttl, wait, returns), session)
-
-    def tokens(
-        self, scope: str, *, ttl: timedelta, replay: bool = True, store: RedisTokenStore | None = None
-    ) -> Tokens:
-        """Return the one-time tokens of a scope.
-
-        Args:
-            scope: a name for what a token is good for.
-            ttl: how long a token can be redeemed, and its result replayed, counted from its issue.
-            replay: whether a second use with the same payload gets the first one's result.
-            store: keep the tokens in Redis instead of the table; see `RedisTokenStore` for what that loses.
-        """
-        return Tokens(self._settings, scope, ttl=ttl, replay=replay, store=store)
+        options: Options = {
+            "tenant": tenant,
+            "payload": payload,
+            "ttl": ttl,
+            "wait": wait,
+            "remember": remember,
+            "returns": returns,
+            "isolation_level": isolation_level,
+        }
+        return decorate_keys(self._settings, scope, key, options)
 
     def lock_name(self, session: Session, name: Any, *, wait: timedelta | None = None) -> None:
         """Hold a lock that has no row of its own until the session's transaction ends; see `guards.lock_name`."""
@@ -173,12 +105,18 @@ class IdemTable(BaseTable):
 
     def get(self, scope: str, key: Any, *, tenant: Any = None) -> Record | None:
         """Return the record of a key, expired or not, or ``None``."""
-        return self._run(self._get(identity(scope, key, tenant)[0]))
+        return self._run(self._get(identity(scope, key, tenant)))
 
     def forget(self, scope: str, key: Any, *, tenant: Any = None) -> bool:
         """Remove the record of a key, so that its next use runs again; say whether there was one."""
-        id = identity(scope, key, tenant)[0]
-        return self._run(lambda connection: self._settings.records.forget(connection, id), writes=True)
+        return self._run(self._forget(identity(scope, key, tenant)), writes=True)
+
+    def records(self, scope: str | None = None, *, limit: int = 20) -> list[Record]:
+        """Return the newest records, of one scope or of all, at most `limit`: for a look at the table, not for programs.
+
+        They are sorted without an index, which takes its time on a table of millions.
+        """
+        return self._run(self._listing(scope, limit))
 
     def purge(
         self,
@@ -201,10 +139,8 @@ class IdemTable(BaseTable):
         Returns:
             What was done; ``busy=True`` at once when another runner is at work.
         """
-        try:
+        with self._explained():
             return cleanup.purge(self._settings, batch=batch, limit=limit, pause=pause, progress=progress)
-        except SQLAlchemyError as error:
-            raise self._translated(error) from error
 
     def stats(self) -> Stats:
         """Count the records."""
@@ -219,13 +155,10 @@ class IdemTable(BaseTable):
         self._settings.binding.run(self._check_schema)
 
     def _run(self, work: Callable[[Connection], T], *, writes: bool = False) -> T:
-        try:
-            # A read waits for nobody, which on SQLite means not to begin as a writer.
-            options = self._settings.dialect.begin_options(self._settings.wait) if writes else {}
+        # A read waits for nobody, which on SQLite means not to begin as a writer.
+        options = self._settings.dialect.begin_options(self._settings.wait) if writes else {}
+        with self._explained():
             return cast("T", self._settings.binding.run(work, options))
-        except SQLAlchemyError as error:
-            meaning = self._translated(error)
-            raise meaning from (error if meaning is not error else error.__cause__)
 
 
 @overload

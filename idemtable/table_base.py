@@ -1,70 +1,134 @@
-"""What the sync and the async table share: the call of a block, errors in plain words, looking up a record."""
+"""What the sync and the async table share: the settings, the blocks, and what a verb does on a connection."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
 from . import schema as schemas
-from .claim import Call
-from .codecs import Results
+from .claim.call import Keys
+from .claim.verdict import explained
 from .guards import StateMachine
-from .keys import checked_key, checked_scope, checked_tenant, digest, fingerprint
-from .model import Record, Request
-from .settings import Settings, checked_ttl, checked_wait
-from .transaction import explain
-from .transactional import Spec
+from .settings import validated
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from uuid import UUID
 
     from sqlalchemy import Connection
-    from sqlalchemy.exc import SQLAlchemyError
 
-Remember = tuple[type[Exception], ...]
+    from .codecs import Codec, Seal
+    from .model import Record
+    from .tokens import RedisTokenStore
 
-
-class Options(TypedDict, total=False):
-    """What `IdemTable.transactional` takes beside scope and key."""
-
-    tenant: Spec | None
-    payload: Any
-    ttl: timedelta | None
-    wait: timedelta | None
-    remember: Remember
-    returns: Any
-    isolation_level: str | None
-
+BindT = TypeVar("BindT")
+SessionT = TypeVar("SessionT")
+ClaimT = TypeVar("ClaimT")
+TokensT = TypeVar("TokensT")
 
 WEEK: Final = timedelta(days=7)
 """A Friday's bug is found on Monday, and queues keep dead letters for days: the key must outlive the last retry."""
 
 
-class BaseTable:
-    """The settings, and what both colours do with them."""
+class BaseTable(Generic[BindT, SessionT, ClaimT, TokensT]):
+    """A table in one colour: the types of its bind, sessions, blocks and tokens are all that differs up to here."""
 
-    _settings: Settings
+    _binding: ClassVar[type[Any]]
+    _claim: ClassVar[type[Any]]
+    _tokens: ClassVar[type[Any]]
+
+    def __init__(
+        self,
+        bind: BindT,
+        *,
+        ttl: timedelta = WEEK,
+        wait: timedelta = timedelta(seconds=5),
+        attempts: int = 8,
+        max_result_bytes: int = 262_144,
+        store_keys: bool = True,
+        table: str = "idemtable",
+        schema: str | None = None,
+        codec: Codec | None = None,
+        seal: Seal | None = None,
+    ) -> None:
+        self._settings = validated(
+            self._binding(bind),
+            ttl=ttl,
+            wait=wait,
+            attempts=attempts,
+            max_result_bytes=max_result_bytes,
+            store_keys=store_keys,
+            table=table,
+            schema=schema,
+            codec=codec,
+            seal=seal,
+        )
 
     def __repr__(self) -> str:
         name = ".".join(part for part in (self._settings.schema, self._settings.table) if part)
         return f"{type(self).__name__}({self._settings.engine.url!r}, table={name!r})"
 
-    def _call(self, scope: str, key: Any, tenant: Any, payload: Any, ttl: Any, wait: Any, returns: Any) -> Call:
-        settings = self._settings
-        id, named_tenant, named_key = identity(scope, key, tenant)
-        request = Request(
-            id,
-            named_tenant,
-            scope,
-            named_key if settings.store_keys else None,
-            None if payload is None else fingerprint(payload),
-            os.urandom(16),
-            settings.ttl if ttl is None else checked_ttl(ttl),
-        )
-        results = Results(Any if returns is None else returns, settings.codec, settings.max_result_bytes, scope)
-        return Call(request, results, settings.wait if wait is None else checked_wait(wait))
+    def transaction(
+        self,
+        scope: str,
+        key: Any,
+        *,
+        tenant: Any = None,
+        payload: Any = None,
+        ttl: timedelta | None = None,
+        wait: timedelta | None = None,
+        returns: Any = None,
+    ) -> ClaimT:
+        """Claim a key for a block, in a transaction of its own that commits when the block ends.
+
+        On `AsyncIdemTable` the block is an ``async with``.
+
+        Raises:
+            RetryTransactionError: the transaction must begin again or its outcome is unknown: enter the block again
+                with the same key.
+            IdempotencyError: what a decorated call raises.
+        """
+        return self._block(None, Keys(self._settings, scope, returns, ttl=ttl, wait=wait), key, tenant, payload)
+
+    def claim(
+        self,
+        session: SessionT,
+        scope: str,
+        key: Any,
+        *,
+        tenant: Any = None,
+        payload: Any = None,
+        ttl: timedelta | None = None,
+        wait: timedelta | None = None,
+        returns: Any = None,
+    ) -> ClaimT:
+        """Claim a key for a block inside the caller's transaction, under a SAVEPOINT; the caller commits.
+
+        On `AsyncIdemTable` the block is an ``async with``.
+
+        Raises:
+            RetryTransactionError: roll the transaction back and begin it again.
+            SessionNotUsableError: the session cannot carry a claim.
+            IdempotencyError: what a decorated call raises.
+        """
+        return self._block(session, Keys(self._settings, scope, returns, ttl=ttl, wait=wait), key, tenant, payload)
+
+    def _block(self, session: SessionT | None, asks: Keys, key: Any, tenant: Any, payload: Any) -> ClaimT:
+        return cast("ClaimT", self._claim(self._settings, asks.block(key, tenant, payload), session))
+
+    def tokens(
+        self, scope: str, *, ttl: timedelta, replay: bool = True, store: RedisTokenStore | None = None
+    ) -> TokensT:
+        """Return the one-time tokens of a scope.
+
+        Args:
+            scope: a name for what a token is good for.
+            ttl: how long a token can be redeemed, and its result replayed, counted from its issue.
+            replay: whether a second use with the same payload gets the first one's result.
+            store: keep the tokens in Redis instead of the table; see `RedisTokenStore` for what that loses.
+        """
+        return cast("TokensT", self._tokens(self._settings, scope, ttl=ttl, replay=replay, store=store))
 
     def machine(self, column: Any, transitions: Mapping[Any, Collection[Any]]) -> StateMachine:
         """Return a `StateMachine` that remembers events in this table.
@@ -75,8 +139,10 @@ class BaseTable:
         """
         return StateMachine(column, transitions, idem=self)
 
-    def _translated(self, error: SQLAlchemyError) -> Exception:
-        return explain(error, self._settings.dialect, self._settings, "idemtable", repeats=True) or error
+    # --- what a verb does, for each colour to run in its way -----------------------------------------------------------
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self._settings, "idemtable")
 
     def _get(self, id: UUID) -> Callable[[Connection], Record | None]:
         def work(connection: Connection) -> Record | None:
@@ -85,15 +151,14 @@ class BaseTable:
 
         return work
 
+    def _forget(self, id: UUID) -> Callable[[Connection], bool]:
+        return lambda connection: self._settings.records.forget(connection, id)
+
+    def _listing(self, scope: str | None, limit: int) -> Callable[[Connection], list[Record]]:
+        return lambda connection: self._settings.records.latest(connection, scope, limit)
+
     def _create_all(self, connection: Connection) -> None:
         schemas.create_all(connection, self._settings.table, self._settings.schema)
 
     def _check_schema(self, connection: Connection) -> None:
         schemas.require(connection, self._settings.table, self._settings.schema)
-
-
-def identity(scope: str, key: Any, tenant: Any) -> tuple[UUID, str | None, str]:
-    """Return the id of a key, with its tenant and itself as checked text."""
-    named_key = checked_key(key)
-    named_tenant = None if tenant is None else checked_tenant(tenant)
-    return digest(named_tenant, checked_scope(scope), named_key), named_tenant, named_key

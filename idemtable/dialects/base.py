@@ -12,7 +12,6 @@ from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import IdempotencyError, RetryTransactionError
 from ..model import Status
 from .statement import Statement
 
@@ -67,7 +66,7 @@ class Dialect(ABC):
         WHERE id = :id AND owner = :stale AND expires_at <= {{now}}"""
     REDEEM: ClassVar[str] = f"""
         UPDATE {{table}} SET fingerprint = :fingerprint, status = {Status.IN_PROGRESS.code}, owner = :owner
-        WHERE id = :id AND owner = :stale AND status = {Status.ISSUED.code} AND expires_at > {{now}}"""
+        WHERE id = :id AND owner = :holder AND status = {Status.ISSUED.code} AND expires_at > {{now}}"""
     ISSUE: ClassVar[str] = """
         INSERT INTO {table} (id, tenant, scope, owner, status, created_at, expires_at) VALUES {rows}"""
     ISSUED: ClassVar[str] = f"(:id{{n}}, :tenant, :scope, :owner{{n}}, {Status.ISSUED.code}, {{now}}, {{later}})"
@@ -201,35 +200,12 @@ class Dialect(ABC):
         return isinstance(error, self._driver_errors)
 
     def fault(self, error: BaseException) -> Fault | None:
-        """Say what one error means, without its causes."""
+        """Say what one error means, without what led to it (see `claim.verdict`)."""
         if not self.is_driver_error(error):
             return None
         if getattr(error, "connection_invalidated", False):
             return Fault.UNKNOWN
         return self.faults.get(self.code(getattr(error, "orig", None) or error))
-
-    def chain(self, error: BaseException | None, before: BaseException | None = None) -> Iterator[BaseException]:
-        """Yield an error and all that led to it, but for what was being handled `before` the call began.
-
-        ``__context__`` too: after a deadlock MySQL has forgotten the savepoint, and what reaches the caller is 1305,
-        with the 1213 behind it. Python also hangs there what the caller was handling: a call made again inside
-        ``except OperationalError`` is not to blame for that error.
-        """
-        seen = set() if before is None else {id(one) for one in self.chain(before)}
-        rest = [error]
-        while rest:
-            one = rest.pop()
-            if one is None or id(one) in seen:
-                continue
-            seen.add(id(one))
-            yield one
-            # An answer of our own has told already what the database's error behind it means.
-            if one is error or not isinstance(one, IdempotencyError) or isinstance(one, RetryTransactionError):
-                rest += [one.__cause__, one.__context__, getattr(one, "orig", None)]
-
-    def faults_of(self, error: BaseException, before: BaseException | None = None) -> set[Fault]:
-        """Return what an error and all that led to it mean, but for what was being handled `before`."""
-        return {fault for one in self.chain(error, before) if (fault := self.fault(one)) is not None}
 
 
 COLUMNS = "id, tenant, scope, {key}, fingerprint, status, owner, created_at, expires_at"

@@ -83,7 +83,7 @@ class PostgreSQL(Dialect):
         UPDATE {{table}} AS t SET fingerprint = CAST(:fingerprint AS bytea), status = {Status.IN_PROGRESS.code},
             owner = CAST(:owner AS bytea)
         FROM before
-        WHERE t.id = CAST(:id AS uuid) AND t.owner = CAST(:stale AS bytea)
+        WHERE t.id = CAST(:id AS uuid) AND t.owner = CAST(:holder AS bytea)
             AND t.status = {Status.ISSUED.code} AND t.expires_at > {{now}}
         RETURNING set_config('lock_timeout', before.timeout, true)"""
     EXPIRED = f"""DELETE FROM {{table}} WHERE id = ANY(ARRAY(

@@ -170,7 +170,9 @@ class SQLite(Dialect):
         configure_sqlite(engine)
 
     def begin_options(self, wait: float) -> dict[str, Any]:
-        return {_IMMEDIATE: round(wait * 1000)}
+        # In steps of ten milliseconds: what a call has left of five seconds after some microseconds is the usual time-out
+        # still, and needs no PRAGMA.
+        return {_IMMEDIATE: round(wait * 100) * 10}
 
     def join(self, connection: Connection, wait: float) -> None:
         # A deferred transaction that reads first can be refused its first write at once, however long it may wait.

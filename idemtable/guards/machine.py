@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -13,12 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 import sqlalchemy as sa
 from sqlalchemy.orm import QueryableAttribute
 
-from ..claim import Attempt, Call
-from ..codecs import Results
+from ..claim.call import Keys
+from ..claim.run import Run
 from ..errors import IllegalTransitionError
-from ..keys import MAX_BYTES, checked_key, digest, fingerprint
-from ..model import Request
-from ..transaction import Joined
+from ..keys import MAX_BYTES, checked_key, fingerprint
 from ._diagram import diagram
 from ._rows import Rows, dispatch
 
@@ -258,27 +255,15 @@ class StateMachine:
         name = json.dumps([*map(str, key), event], ensure_ascii=False)
         if len(name.encode()) > MAX_BYTES:
             name = sha256(name.encode()).hexdigest()
-        request = Request(
-            digest(None, scope, name),
-            None,
-            scope,
-            name if settings.store_keys else None,
-            fingerprint(_label(to)),
-            os.urandom(16),
-            settings.ttl,
-        )
-        results = Results(str, settings.codec, settings.max_result_bytes, scope)
-        attempt = Attempt(settings, Joined(settings), Call(request, results, settings.wait), repeats=False)
-        try:
-            if not attempt.open(session, joinable):
-                before = attempt.answer().value
-                return Advance(False, self._by_label.get(before, before))
-            advance = self._move(session, rows, key, to)
-            attempt.finish(session, _label(advance.state_before))
-        except BaseException as error:
-            attempt.fail(session, error)
-            raise
-        return advance
+        call = Keys(settings, scope, str).call(name, None, fingerprint(_label(to)))
+        moved: list[Advance] = []
+
+        def move(session: Session) -> str:
+            moved.append(self._move(session, rows, key, to))
+            return _label(moved[0].state_before)
+
+        before = Run(settings, call).inside(session, move, joinable).value
+        return moved[0] if moved else Advance(False, self._by_label.get(before, before))
 
     def diagram(self) -> str:
         """Return the machine as the text of a Mermaid state diagram, the same in every process."""

@@ -11,11 +11,11 @@ from sqlalchemy import and_, inspect, or_, select
 from sqlalchemy.exc import DBAPIError, NoResultFound
 from sqlalchemy.orm import selectinload
 
-from ..dialects import Dialect, Fault
+from ..claim.verdict import Verdict, explained
+from ..dialects import Dialect
 from ..errors import RowLockedError, SessionNotUsableError
 from ..keys import checked_key
 from ..settings import checked_wait
-from ..transaction import explain
 from ._rows import Rows, dispatch
 
 if TYPE_CHECKING:
@@ -158,15 +158,11 @@ def lock_name(
         records = settings.records_of(connection)
         if why := records.dialect.unlockable(connection):
             raise SessionNotUsableError(f"the session cannot hold a lock: {why}")
-        with _refusals(records.dialect, "this name"):
-            try:
-                free = records.lock_row(connection, text, seconds)
-            except DBAPIError as error:
-                if Fault.BUSY not in records.dialect.faults_of(error) and (
-                    meaning := explain(error, records.dialect, settings, "lock_name", repeats=True)
-                ):
-                    raise meaning from error
-                raise
+        with (
+            explained(settings, "lock_name", records.dialect),
+            _refusals(records.dialect, "this name"),
+        ):
+            free = records.lock_name(connection, text, seconds)
         if not free:
             raise _refusal("this name")
 
@@ -178,8 +174,7 @@ def _refusals(dialect: Dialect, what: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        faults = dialect.faults_of(error)
-        if Fault.BUSY in faults and not faults & {Fault.RESTART, Fault.UNKNOWN}:
+        if Verdict(error, dialect).is_busy:
             raise _refusal(what) from error
         raise
 

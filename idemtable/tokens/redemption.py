@@ -1,25 +1,21 @@
-"""Redeeming a token: the protocol of a claim, with a conditional UPDATE for its first statement."""
+"""Tokens and what they are known by; redemptions: calls whose key is a token."""
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ..claim import Attempt, Call
-from ..errors import InvalidKeyError, KeyRejectedError, LostClaimError, MissingKeyError, TokenError
+from ..claim.call import Asks, Call
+from ..claim.kinds import Kind, StoredToken, Token, TokenStore
+from ..errors import InvalidKeyError, KeyRejectedError, MissingKeyError
 from ..keys import checked_key, digest
-from ..model import InProgress, Replay, Request, Status
-from ..policy import decide_token
+from ..model import Request
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from ..model import Decision, Outcome, Stored
     from ..settings import Settings
-    from ..transaction import Transaction
 
 _BYTES: Final = 32
 """256 bits. ASVS asks for 128 of them; a UUID has 122. More than any guesser needs, and the row's id keeps 128."""
@@ -52,7 +48,7 @@ def holder(scope: str, token: str, subject: str | None) -> bytes:
     return digest(subject, _HOLDER + scope, token).bytes
 
 
-def checked_token(token: object) -> str:
+def checked_token(token: object, where: str = "the call") -> str:
     """Return the token, or for what cannot be one of ours an empty text that no row stands for.
 
     A malformed token is not refused early: it gets the answer of an unknown one, after the same statements. ``None`` is
@@ -63,7 +59,7 @@ def checked_token(token: object) -> str:
         MissingKeyError: `token` is ``None``.
     """
     if token is None:
-        raise MissingKeyError("the call has no token: send the one that was issued")
+        raise MissingKeyError(f"{where} has no token: send the one that was issued")
     return token if isinstance(token, str) and _TOKEN.fullmatch(token) else ""
 
 
@@ -83,64 +79,35 @@ def checked_subject(subject: object) -> str:
         ) from None
 
 
-def request(scope: str, token: object, subject: str | None, fingerprint: bytes | None) -> tuple[Request, bytes]:
-    """Return what a redemption asks for, and the holder that the token's row must have been issued with."""
-    text = checked_token(token)
-    asked = Request(
-        identity(scope, text),
-        subject,
-        scope,
-        None,  # the token itself is stored nowhere
-        fingerprint,
-        os.urandom(16),
-        0,  # a token's life began when it was issued
-    )
-    return asked, holder(scope, text, subject)
+class Redemptions(Asks):
+    """Calls that consume a token.
 
+    Args:
+        store: where tokens live instead of in the table.
+        replay: whether a second use may have the first one's result.
+    """
 
-def refusal(error: type[TokenError], scope: str) -> TokenError:
-    """Return the error; the text is the same for all classes, for it may end in an HTTP body."""
-    return error(f"{scope}: this token is not valid, ask for a new one", scope=scope)
+    words = ("token", "subject")
+    key = staticmethod(checked_token)
+    tenant = staticmethod(checked_subject)
 
+    def __init__(
+        self,
+        settings: Settings,
+        scope: str,
+        returns: Any = None,
+        *,
+        store: TokenStore | None,
+        replay: bool,
+        **rest: Any,
+    ) -> None:
+        super().__init__(settings, scope, returns, **rest)
+        self._store = store
+        self._replay = replay
 
-@dataclass(slots=True, kw_only=True)
-class Redemption(Call):
-    """A call whose key is a token."""
-
-    holder: bytes
-    replay: bool
-
-    def attempt(self, settings: Settings, transaction: Transaction, *, repeats: bool) -> Attempt:
-        """Return one attempt at this redemption."""
-        return TokenAttempt(settings, transaction, self, repeats=repeats)
-
-
-class TokenAttempt(Attempt):
-    """One transaction of one redemption."""
-
-    completed: ClassVar[Status] = Status.SPENT
-    _call: Redemption
-
-    def _take(self, stale: bytes | None, wait: float) -> bool:
-        return self._tx.records.redeem(self._tx.connection, self._call.request, self._call.holder, wait)
-
-    def _decide(self, stored: Stored | None) -> Decision:
-        scope = self._call.request.scope
-        decision = decide_token(stored, self._call.request, replay=self._call.replay)
-        if isinstance(decision, type):
-            raise refusal(decision, scope)
-        if isinstance(decision, InProgress):
-            raise LostClaimError(
-                f"{scope}: an earlier call with this token committed inside its function and left no result. It will "
-                f"not run again: find out what it did, then revoke the token",
-                scope=scope,
-            )
-        return decision
-
-    def answer(self) -> Outcome[Any]:
-        """Give what the first redemption left; see `Attempt.answer`."""
-        outcome = super().answer()
-        if isinstance(self.decision, Replay) and outcome.replayed:
-            # The row is as old as the token: when the call ran is when it was completed.
-            return replace(outcome, created_at=self.decision.stored.record.completed_at)
-        return outcome
+    def call(self, key: str, tenant: str | None, fingerprint: bytes | None) -> Call:
+        # The token itself is stored nowhere; its life began when it was issued.
+        request = Request(identity(self.scope, key), tenant, self.scope, None, fingerprint, ttl=0)
+        held = holder(self.scope, key, tenant)
+        kind: Kind = Token(held, replay=self._replay) if self._store is None else StoredToken(held, self._store)
+        return Call(request, kind, self._results, self._wait, self._remember)

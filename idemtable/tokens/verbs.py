@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Generic, ParamSpec, TypeVar, Unpack, cast
 
-import tenacity
-from sqlalchemy.exc import SQLAlchemyError
-
-from .. import retry
 from ..binding import AsyncBinding, sync_session
 from ..blocks import AsyncClaim, Claim
-from ..codecs import Results
-from ..keys import checked_scope, fingerprint
-from ..model import ALL
-from ..settings import Settings, checked_ttl, checked_wait
-from ..transaction import Joined, explain
-from ..transactional import AsyncTransactional, Spec, Transactional, decorate, decorate_async
-from .functions import AsyncTokenFunction, TokenFunction
-from .redemption import Redemption, checked_subject, checked_token, holder, identity, new_token, request
-from .redis import RedisTokenStore, StoreRedemption
+from ..claim.run import alone
+from ..claim.transaction import Joined
+from ..claim.verdict import explained
+from ..keys import checked_scope
+from ..settings import Settings, checked_ttl
+from ..transactional import AsyncTransactional, CommonOptions, Spec, Transactional, decorate
+from .redemption import Redemptions, checked_subject, checked_token, holder, identity, new_token
+from .redis import RedisTokenStore
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -31,20 +25,26 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
-    from ..claim import Call
+    from ..model import Record
     from ..repository import Records
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-Remember = tuple[type[Exception], ...]
+SessionT = TypeVar("SessionT")
+ClaimT = TypeVar("ClaimT")
 Work = Callable[["Records", "Connection"], T]
 
 _MOST: Final = 100_000
 """How many tokens one call may issue: a second's work, and a slip of the keyboard stays harmless."""
 
 
-class _BaseTokens:
+class BaseTokens(Generic[SessionT, ClaimT]):
+    """What both colours share: the types of the sessions and blocks are all that differs."""
+
+    _claim: ClassVar[type[Any]]
+    _session: ClassVar[str]
+
     def __init__(
         self,
         settings: Settings,
@@ -70,33 +70,36 @@ class _BaseTokens:
 
     # --- redeeming ----------------------------------------------------------------------------------------------------
 
-    def _redemption(
-        self, token: Any, subject: str | None, carried: bytes | None, results: Results, wait: float,
-        remember: Remember = (), *, replay: bool,
-    ) -> Call:  # fmt: skip
-        asked, held = request(self._scope, token, subject, carried)
-        if self._store is not None:
-            return StoreRedemption(asked, results, wait, holder=held, store=self._store)
-        return Redemption(asked, results, wait, remember, holder=held, replay=replay)
+    def redeem(
+        self,
+        session: SessionT,
+        token: Any,
+        *,
+        subject: Any = None,
+        payload: Any = None,
+        returns: Any = None,
+        wait: timedelta | None = None,
+    ) -> ClaimT:
+        """Redeem a token for a block inside the caller's transaction, under a SAVEPOINT; the caller commits.
 
-    def _options(self, replay: bool | None, remember: Any, token: Spec, subject: Spec | None, **rest: Any) -> Any:
+        Raises:
+            UnknownTokenError, ExpiredTokenError, SpentTokenError, RetryTransactionError (roll the transaction back and
+            begin it again; also where its snapshot is older than the token), and what `IdemTable.claim` raises.
+        """
+        sync_session(session, self._session)
+        asks = self._asks(returns, replay=self._replay, wait=wait)
+        return cast("ClaimT", self._claim(self._settings, asks.block(token, subject, payload), session))
+
+    def _asks(self, returns: Any, *, replay: bool, **options: Any) -> Redemptions:
+        return Redemptions(self._settings, self._scope, returns, store=self._store, replay=replay, **options)
+
+    def _decorator(self, token: Spec, subject: Spec | None, replay: bool | None, options: CommonOptions) -> Any:
         if self._store is not None and replay:
             raise ValueError("a store keeps no results: a second use cannot be replayed, leave replay=True out")
-        if self._store is not None and remember != ():
+        if self._store is not None and options.get("remember", ()) != ():
             raise ValueError("a store keeps no results: an exception cannot be remembered, leave remember= out")
-        redeem = partial(self._redemption, replay=self._replay if replay is None else bool(replay))
-        return {"redeem": redeem, "key": token, "tenant": subject, "remember": remember, **rest}
-
-    def _block(self, token: Any, subject: Any, payload: Any, returns: Any, wait: timedelta | None) -> Call:
-        settings = self._settings
-        return self._redemption(
-            token,
-            None if subject is None else checked_subject(subject),
-            None if payload is None else fingerprint(payload),
-            Results(Any if returns is None else returns, settings.codec, settings.max_result_bytes, self._scope),
-            settings.wait if wait is None else checked_wait(wait),
-            replay=self._replay,
-        )
+        asks = partial(self._asks, replay=self._replay if replay is None else bool(replay))
+        return decorate(self._settings, asks, options, key=token, tenant=subject, takes=CommonOptions)
 
     # --- issuing and revoking -----------------------------------------------------------------------------------------
 
@@ -121,6 +124,9 @@ class _BaseTokens:
         id = identity(self._scope, checked_token(token))
         return lambda records, connection: records.forget(connection, id)
 
+    def _listing(self, limit: int) -> Callable[[Connection], list[Record]]:
+        return lambda connection: self._settings.records.tokens(connection, self._scope, limit)
+
     def _issued_by(self, store: RedisTokenStore, count: int, subject: Any, session: Any) -> tuple[list[str], Any]:
         """Return tokens and what the store's client returned."""
         _refuse(session)
@@ -132,17 +138,19 @@ class _BaseTokens:
         return store.revoke(identity(self._scope, checked_token(token)))
 
     def _inside(self, session: Session, work: Work[T]) -> T:
-        """Run in the caller's transaction, under a SAVEPOINT: an error of ours leaves it as it was."""
-        tx = Joined(self._settings)
-        with _explained(self._settings, self._scope, repeats=False):
+        """Run in the caller's transaction, under a SAVEPOINT: an error leaves it as it was."""
+        tx = Joined(self._settings, session)
+        with explained(self._settings, self._scope, repeats=False):
             try:
-                tx.begin(session, self._settings.wait)
-                value = work(tx.records, tx.connection)
-                tx.commit()
+                value = tx.enter(lambda: work(tx.records, tx.connection), self._settings.wait)
+                tx.leave(lambda: True)
             except BaseException:
                 tx.rollback()
                 raise
         return value
+
+    def _alone(self, work: Work[T]) -> Any:
+        return alone(self._settings, lambda connection: work(self._settings.records, connection))
 
 
 def _refuse(session: object) -> None:
@@ -150,24 +158,7 @@ def _refuse(session: object) -> None:
         raise ValueError("tokens in a store do not commit with a session: leave session= out")
 
 
-@contextmanager
-def _explained(settings: Settings, scope: str, *, repeats: bool) -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        if meaning := explain(error, settings.dialect, settings, scope, repeats=repeats):
-            raise meaning from error
-        raise
-
-
-def _alone(settings: Settings, work: Work[T], retrying: Any) -> Any:
-    """Run in short transactions of its own, until one commits; with an async table, an awaitable."""
-    attempts = retrying(**retry.policy(settings.dialect, settings.attempts))
-    options = settings.dialect.begin_options(settings.wait)
-    return attempts(settings.binding.run, lambda connection: work(settings.records, connection), options)
-
-
-class Tokens(_BaseTokens):
+class Tokens(BaseTokens["Session", Claim]):
     """One-time tokens of one scope; made by `IdemTable.tokens`.
 
     Args:
@@ -181,6 +172,9 @@ class Tokens(_BaseTokens):
     Raises:
         ValueError, TypeError: an argument is out of its range, or the store is of the other colour.
     """
+
+    _claim = Claim
+    _session = "Session"
 
     def issue(self, subject: Any = None, session: Session | None = None) -> str:
         """Return a new token: 43 letters, digits, ``-`` and ``_`` with 256 random bits. Only its hash is stored.
@@ -221,16 +215,7 @@ class Tokens(_BaseTokens):
         return self._run(self._revoking(token), session)
 
     def transactional(
-        self,
-        *,
-        token: Spec,
-        subject: Spec | None = None,
-        payload: Any = ALL,
-        wait: timedelta | None = None,
-        remember: Remember = (),
-        returns: Any = None,
-        isolation_level: str | None = None,
-        replay: bool | None = None,
+        self, *, token: Spec, subject: Spec | None = None, replay: bool | None = None, **options: Unpack[CommonOptions]
     ) -> Callable[[Callable[Concatenate[Session, P], R]], Transactional[P, R]]:
         """Decorate a function so that it consumes a token, writes, and stores its result in one transaction.
 
@@ -239,46 +224,33 @@ class Tokens(_BaseTokens):
         Args:
             token: a parameter's name, a dotted path into one, or a callable given the call's arguments.
             subject: the same for whom the token was issued to; ``None`` for tokens without a subject.
-            payload, wait, remember, returns, isolation_level: those of `IdemTable.transactional`.
             replay: instead of the tokens' own.
+            options: ``payload``, ``wait``, ``remember``, ``returns`` and ``isolation_level``, those of
+                `IdemTable.transactional`.
 
         Raises:
             ValueError, TypeError: at decoration. A call raises UnknownTokenError, ExpiredTokenError, SpentTokenError,
             MissingKeyError (the token is ``None``), InvalidKeyError (the subject), and what a decorated call raises.
         """
-        rest = {"payload": payload, "wait": wait, "returns": returns, "isolation_level": isolation_level}
-        return decorate(
-            self._settings, self._scope, self._options(replay, remember, token, subject, **rest), TokenFunction
-        )
+        return self._decorator(token, subject, replay, options)  # type: ignore[no-any-return]
 
-    def redeem(
-        self,
-        session: Session,
-        token: Any,
-        *,
-        subject: Any = None,
-        payload: Any = None,
-        returns: Any = None,
-        wait: timedelta | None = None,
-    ) -> Claim:
-        """Redeem a token for a block inside the caller's transaction, under a SAVEPOINT; the caller commits.
-
-        Raises:
-            UnknownTokenError, ExpiredTokenError, SpentTokenError, RetryTransactionError (roll the transaction back and
-            begin it again; also where its snapshot is older than the token), and what `IdemTable.claim` raises.
-        """
-        sync_session(session, "Session")
-        return Claim(self._settings, self._block(token, subject, payload, returns, wait), session)
+    def records(self, *, limit: int = 20) -> list[Record]:
+        """Return the newest tokens of this scope that stand in the table, issued and spent, at most `limit`."""
+        with explained(self._settings, self._scope):
+            return self._settings.binding.run(self._listing(limit))  # type: ignore[return-value]
 
     def _run(self, work: Work[T], session: Session | None) -> T:
         if session is not None:
             return self._inside(sync_session(session, "Session"), work)
-        with _explained(self._settings, self._scope, repeats=True):
-            return cast("T", _alone(self._settings, work, tenacity.Retrying))
+        with explained(self._settings, self._scope):
+            return cast("T", self._alone(work))
 
 
-class AsyncTokens(_BaseTokens):
+class AsyncTokens(BaseTokens["AsyncSession", AsyncClaim]):
     """One-time tokens of one scope; made by `AsyncIdemTable.tokens`. Arguments and errors are those of `Tokens`."""
+
+    _claim = AsyncClaim
+    _session = "AsyncSession"
 
     async def issue(self, subject: Any = None, session: AsyncSession | None = None) -> str:
         """Return a new token; see `Tokens.issue`."""
@@ -299,40 +271,19 @@ class AsyncTokens(_BaseTokens):
         return await self._run(self._revoking(token), session)
 
     def transactional(
-        self,
-        *,
-        token: Spec,
-        subject: Spec | None = None,
-        payload: Any = ALL,
-        wait: timedelta | None = None,
-        remember: Remember = (),
-        returns: Any = None,
-        isolation_level: str | None = None,
-        replay: bool | None = None,
+        self, *, token: Spec, subject: Spec | None = None, replay: bool | None = None, **options: Unpack[CommonOptions]
     ) -> Callable[[Callable[Concatenate[AsyncSession, P], Awaitable[R]]], AsyncTransactional[P, R]]:
         """Decorate an async function so that it consumes a token; see `Tokens.transactional`."""
-        rest = {"payload": payload, "wait": wait, "returns": returns, "isolation_level": isolation_level}
-        return decorate_async(
-            self._settings, self._scope, self._options(replay, remember, token, subject, **rest), AsyncTokenFunction
-        )
+        return self._decorator(token, subject, replay, options)  # type: ignore[no-any-return]
 
-    def redeem(
-        self,
-        session: AsyncSession,
-        token: Any,
-        *,
-        subject: Any = None,
-        payload: Any = None,
-        returns: Any = None,
-        wait: timedelta | None = None,
-    ) -> AsyncClaim:
-        """Redeem a token for an ``async with`` block inside the caller's transaction; see `Tokens.redeem`."""
-        sync_session(session, "AsyncSession")
-        return AsyncClaim(self._settings, self._block(token, subject, payload, returns, wait), session)
+    async def records(self, *, limit: int = 20) -> list[Record]:
+        """Return the newest tokens of this scope that stand in the table; see `Tokens.records`."""
+        with explained(self._settings, self._scope):
+            return await cast("Awaitable[list[Record]]", self._settings.binding.run(self._listing(limit)))
 
     async def _run(self, work: Work[T], session: AsyncSession | None) -> T:
         if session is not None:
             sync_session(session, "AsyncSession")
             return await session.run_sync(self._inside, work)
-        with _explained(self._settings, self._scope, repeats=True):
-            return cast("T", await _alone(self._settings, work, tenacity.AsyncRetrying))
+        with explained(self._settings, self._scope):
+            return cast("T", await self._alone(work))

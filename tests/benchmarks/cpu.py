@@ -33,11 +33,11 @@ def measure(calls: int = 4000) -> float:
     def decorated(session: Session, key: str, amount: int, note: str) -> dict[str, int]:
         return {"entry": 1}
 
-    request = Request(UUID(int=0), None, "cpu", "k", b"f" * 32, b"o" * 16, 1_000_000)
+    request = Request(UUID(int=0), None, "cpu", "k", b"f" * 32, 1_000_000, b"o" * 16)
 
     def by_hand(number: int) -> None:
         id = UUID(bytes=number.to_bytes(16, "big"))
-        mine = Request(id, None, "cpu", "k", request.fingerprint, request.owner, request.ttl)
+        mine = Request(id, None, "cpu", "k", request.fingerprint, request.ttl, request.owner)
         with new_session() as session:
             session.begin()
             connection = session.connection(execution_options=options)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import tenacity
 
-from idemtable import RetryTransactionError, retry
+from idemtable import RetryTransactionError
+from idemtable.claim import retry
 from tests.conftest import house_of
 from tests.faults.lines import DRIVERS, Line, through_a_proxy
 from tests.faults.proxy import Way

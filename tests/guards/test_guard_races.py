@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from idemtable import retry
+from idemtable.claim.verdict import Verdict
 from idemtable.errors import RowLockedError, StaleVersionError
 from idemtable.guards import Advance, StateMachine, compare_and_set, lock, lock_name, retry_stale
 from tests.guards.conftest import CALLERS, Counted, Order, Shop
@@ -32,7 +32,7 @@ def take_name(shop: Shop, held: Held, name: str, **options: Any) -> None:
 
 
 def restartable(shop: Shop, error: BaseException) -> bool:
-    return retry.restarts(error, settings(shop).dialect)
+    return Verdict(error, settings(shop).dialect).restarts
 
 
 # --- optimistic -------------------------------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import LostClaimError
+from idemtable.claim.transaction import Joined
 from idemtable.dialects.base import Dialect, Fault
 from idemtable.dialects.mysql import MySQL
 from idemtable.dialects.postgresql import PostgreSQL
 from idemtable.repository import Records
-from idemtable.transaction import Joined
 from tests.conftest import house_of
 from tests.faults.lines import through_a_proxy
 from tests.houses import House, effect

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from idemtable import AsyncIdemTable, LostClaimError, ReentrantCallError, frames
+from idemtable import AsyncIdemTable, LostClaimError, ReentrantCallError
+from idemtable.claim import nesting
 from tests.conftest import BACKENDS, house_of
 from tests.houses import Effect, House
 
@@ -252,7 +253,7 @@ def test_a_call_whose_turn_comes_after_the_end_has_a_transaction_of_its_own(hous
 
         @idem.transactional("outer", key="key")
         async def outer(session: AsyncSession, key: str) -> str:
-            frame = frames.enclosing((idem._settings.engine, "idemtable", None))
+            frame = nesting.enclosing((idem._settings.engine, "idemtable", None))
             assert frame is not None
             await frame.turn().acquire()  # somebody's turn, so that the next one has to wait
             tasks.append(asyncio.create_task(inner("late")))

@@ -13,7 +13,6 @@ import pytest
 from idemtable import (
     InvalidKeyError,
     MissingKeyError,
-    Record,
     SchemaError,
     SessionNotUsableError,
     Status,
@@ -203,21 +202,17 @@ def test_the_statistics_count_tokens(house: House, tokens: Any) -> None:
     assert (stats.by_scope, stats.by_status) == ({"checkout": 3}, {Status.ISSUED: 3})
 
 
-def listed(house: House, scope: str) -> list[Record]:
-    return house.idem._run(lambda connection: house.idem._settings.records.tokens(connection, scope, 10))
-
-
 def test_the_list_shows_tokens_of_one_scope_without_the_tokens(sync_house: House) -> None:
     tokens, other = desk(sync_house), desk(sync_house, "other")
     token = tokens.issue("user:7")
     other.issue()
 
-    (record,) = listed(sync_house, "checkout")
+    (record,) = tokens.records(limit=10)
     assert (record.status, record.tenant, record.key, record.scope) == (Status.ISSUED, "user:7", None, "checkout")
     assert token not in repr(record)
     tokens.revoke(token)
-    assert listed(sync_house, "checkout") == []
-    assert len(listed(sync_house, "other")) == 1
+    assert tokens.records(limit=10) == []
+    assert len(other.records()) == 1
 
 
 def test_the_list_leaves_out_keys_of_the_same_scope(sync_house: House) -> None:
@@ -226,8 +221,9 @@ def test_the_list_leaves_out_keys_of_the_same_scope(sync_house: House) -> None:
         return 1
 
     plain("k")
-    desk(sync_house).issue()
-    assert len(listed(sync_house, "checkout")) == 1
+    tokens = desk(sync_house)
+    tokens.issue()
+    assert len(tokens.records()) == 1
 
 
 def test_without_the_table_the_error_is_the_cure(sync_house: House) -> None:

@@ -8,12 +8,12 @@ from uuid import UUID
 import pytest
 
 from idemtable import ExpiredTokenError, SpentTokenError, UnknownTokenError
-from idemtable.model import InProgress, Record, Replay, Request, Reraise, Status, Stored, Won
+from idemtable.model import Record, Refuse, Replay, Request, Reraise, Status, Stored, Unfinished, Won
 from idemtable.policy import decide_token
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-REQUEST = Request(UUID(int=1), "user:7", "checkout", None, b"f", b"mine", 0)
+REQUEST = Request(UUID(int=1), "user:7", "checkout", None, b"f", 0, b"mine")
 
 
 def stored(
@@ -28,26 +28,26 @@ def stored(
 
 
 def test_no_row_is_unknown() -> None:
-    assert decide_token(None, REQUEST, replay=True) is UnknownTokenError
+    assert decide_token(None, REQUEST, replay=True) == Refuse(UnknownTokenError)
 
 
 @pytest.mark.parametrize("status", Status)
 @pytest.mark.parametrize("subject", [None, "user:8", "user:7 ", "USER:7"])
 @pytest.mark.parametrize("left", [SECOND, -SECOND])
 def test_to_another_subject_every_token_is_unknown(status: Status, subject: str | None, left: timedelta) -> None:
-    assert decide_token(stored(status, subject, left), REQUEST, replay=True) is UnknownTokenError
+    assert decide_token(stored(status, subject, left), REQUEST, replay=True) == Refuse(UnknownTokenError)
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.LOCK])
 def test_what_is_no_token_is_unknown(status: Status) -> None:
-    assert decide_token(stored(status), REQUEST, replay=True) is UnknownTokenError
+    assert decide_token(stored(status), REQUEST, replay=True) == Refuse(UnknownTokenError)
 
 
 @pytest.mark.parametrize("status", [Status.ISSUED, Status.SPENT, Status.FAILED])
 @pytest.mark.parametrize("left", [timedelta(), -SECOND])
 @pytest.mark.parametrize("carried", [b"f", b"other", None])
 def test_a_token_at_the_end_of_its_time_is_expired(status: Status, left: timedelta, carried: bytes | None) -> None:
-    assert decide_token(stored(status, left=left, carried=carried), REQUEST, replay=True) is ExpiredTokenError
+    assert decide_token(stored(status, left=left, carried=carried), REQUEST, replay=True) == Refuse(ExpiredTokenError)
 
 
 def test_a_token_that_is_still_there_is_tried_again() -> None:
@@ -57,7 +57,7 @@ def test_a_token_that_is_still_there_is_tried_again() -> None:
 @pytest.mark.parametrize("left", [SECOND, -SECOND])
 def test_a_row_without_a_result_never_runs_again(left: timedelta) -> None:
     row = stored(Status.IN_PROGRESS, left=left)
-    assert decide_token(row, REQUEST, replay=True) == InProgress(row)
+    assert decide_token(row, REQUEST, replay=True) == Unfinished(row)
 
 
 @pytest.mark.parametrize(("status", "answer"), [(Status.SPENT, Replay), (Status.FAILED, Reraise)])
@@ -65,12 +65,12 @@ def test_a_row_without_a_result_never_runs_again(left: timedelta) -> None:
 def test_the_same_payload_replays(status: Status, answer: type, carried: bytes | None) -> None:
     row = stored(status, carried=carried)
     assert decide_token(row, REQUEST, replay=True) == answer(row)
-    assert decide_token(row, REQUEST, replay=False) is SpentTokenError
+    assert decide_token(row, REQUEST, replay=False) == Refuse(SpentTokenError)
 
 
 @pytest.mark.parametrize("status", [Status.SPENT, Status.FAILED])
 def test_another_payload_is_spent(status: Status) -> None:
-    assert decide_token(stored(status, carried=b"other"), REQUEST, replay=True) is SpentTokenError
+    assert decide_token(stored(status, carried=b"other"), REQUEST, replay=True) == Refuse(SpentTokenError)
 
 
 @pytest.mark.parametrize("left", [SECOND, -SECOND])

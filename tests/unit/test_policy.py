@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idemtable.model import (
-    InProgress,
     Mismatch,
     Record,
     Replay,
@@ -20,6 +19,7 @@ from idemtable.model import (
     Status,
     Stored,
     TakeOver,
+    Unfinished,
     Won,
 )
 from idemtable.policy import decide
@@ -30,7 +30,7 @@ TICK = timedelta(microseconds=1)
 
 
 def request(fingerprint: bytes | None) -> Request:
-    return Request(UUID(int=1), None, "scope", "key", fingerprint, b"me", 1)
+    return Request(UUID(int=1), None, "scope", "key", fingerprint, 1, b"me")
 
 
 def stored(status: Status, fingerprint: bytes | None, expires_at: datetime, now: datetime = NOW) -> Stored:
@@ -56,7 +56,7 @@ def test_every_combination_is_decided_as_the_table_says(
 ) -> None:
     row = stored(status, theirs, NOW if expired else NOW + TICK)
     if status is Status.IN_PROGRESS:
-        expected: object = InProgress(row)
+        expected: object = Unfinished(row)
     elif expired:
         expected = TakeOver(row)
     elif ours and theirs and ours != theirs:
@@ -66,7 +66,7 @@ def test_every_combination_is_decided_as_the_table_says(
     elif status is Status.FAILED:
         expected = Reraise(row)
     else:
-        expected = InProgress(row)
+        expected = Unfinished(row)
     assert decide(row, request(ours), NOW) == expected
 
 
@@ -79,7 +79,7 @@ def test_a_call_never_wins_while_a_row_stands(row: Stored, call: Request, now: d
 def test_a_row_in_progress_never_runs_whatever_its_age(row: Stored, call: Request, now: datetime) -> None:
     decision = decide(row, call, now)
     if row.record.status is Status.IN_PROGRESS:
-        assert decision == InProgress(row)
+        assert decision == Unfinished(row)
 
 
 @given(STORED, REQUESTS, TIMES)

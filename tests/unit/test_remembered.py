@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idemtable import ResultNotSerializableError, ResultUnreadableError
-from idemtable.remembered import pack, unpack
+from idemtable.codecs.exceptions import pack, unpack
 
 
 class Declined(Exception):

@@ -1,4 +1,4 @@
-"""Which calls are running around this one: the stack that makes an inner call join and a key not wait for itself."""
+"""Which calls run around this one: the stack that makes an inner call join and a key not wait for itself."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import asyncio
 import threading
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from .errors import ReentrantCallError
+from ..errors import ReentrantCallError
+
+if TYPE_CHECKING:
+    from ..model import Request
 
 _innermost: ContextVar[Frame | None] = ContextVar("idemtable_frame", default=None)
 
@@ -18,7 +21,7 @@ _innermost: ContextVar[Frame | None] = ContextVar("idemtable_frame", default=Non
 class Frame:
     """One running call: its table, its key's id, the session it works in."""
 
-    house: tuple[Any, ...]
+    nest: tuple[Any, ...]
     id: UUID
     session: Any
     outer: Frame | None
@@ -43,9 +46,9 @@ class Frame:
         return self.alock
 
 
-def push(house: tuple[Any, ...], id: UUID, session: Any, owned: bool = True) -> Frame:
+def push(nest: tuple[Any, ...], id: UUID, session: Any, owned: bool = True) -> Frame:
     """Enter a call."""
-    frame = Frame(house, id, session, _innermost.get(), owned=owned)
+    frame = Frame(nest, id, session, _innermost.get(), owned=owned)
     _innermost.set(frame)
     return frame
 
@@ -58,22 +61,23 @@ def pop(frame: Frame) -> None:
         _innermost.set(frame.outer)
 
 
-def enclosing(house: tuple[Any, ...]) -> Frame | None:
+def enclosing(nest: tuple[Any, ...]) -> Frame | None:
     """Return the innermost running call of a table, or ``None``."""
     frame = _innermost.get()
     while frame is not None:
-        if frame.open and frame.house == house:
+        if frame.open and frame.nest == nest:
             return frame
         frame = frame.outer
     return None
 
 
-def refuse_reentry(house: tuple[Any, ...], id: UUID, scope: str) -> None:
+def refuse_reentry(nest: tuple[Any, ...], request: Request) -> None:
     """Raise ReentrantCallError if a call around this one holds the same key: waiting for it would never end."""
     frame = _innermost.get()
     while frame is not None:
-        if frame.open and frame.house == house and frame.id == id:
+        if frame.open and frame.nest == nest and frame.id == request.id:
             raise ReentrantCallError(
-                f"{scope} was called inside itself with the same key: give the inner call a key of its own", scope=scope
+                f"{request.scope} was called inside itself with the same key: give the inner call a key of its own",
+                scope=request.scope,
             )
         frame = frame.outer

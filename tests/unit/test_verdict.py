@@ -1,4 +1,4 @@
-"""Which errors restart a transaction: found by code along orig, __cause__ and __context__, and nothing else."""
+"""What an error means to a call: found by code along orig, __cause__ and __context__, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from idemtable import InProgressError, LostClaimError, RetryTransactionError
+from idemtable.claim.retry import policy
+from idemtable.claim.verdict import Verdict, chain
 from idemtable.dialects import Fault, find
-from idemtable.retry import is_lost, policy, restarts
 
 pymysql = pytest.importorskip("pymysql")
 psycopg = pytest.importorskip("psycopg")
@@ -22,6 +23,10 @@ DIALECTS = {
     "mysql": find(mysql.dialect(), "idemtable", None),
     "sqlite": find(sqlite.dialect(), "idemtable", None),
 }
+
+
+def restarts(error: BaseException, dialect: Any) -> bool:
+    return Verdict(error, dialect).restarts
 
 
 def raw(kind: str, code: Any) -> Exception:
@@ -66,13 +71,13 @@ def test_errors_of_the_application_do_not_restart_whatever_they_look_like(kind: 
     error = LookupError(1213, "looks like a deadlock")
     error.sqlstate = "40001"  # type: ignore[attr-defined]
     assert not restarts(error, DIALECTS[kind])
-    assert DIALECTS[kind].faults_of(error) == set()
+    assert Verdict(error, DIALECTS[kind]).faults == set()
 
 
 def test_an_invalidated_connection_is_lost_whatever_its_code() -> None:
     for kind, dialect in DIALECTS.items():
         error = DBAPIError("SELECT 1", {}, raw(kind, None), connection_invalidated=True)
-        assert is_lost(error, dialect)
+        assert Verdict(error, dialect).is_lost
         assert restarts(error, dialect)
 
 
@@ -90,7 +95,7 @@ def test_the_cause_is_found_along_orig_cause_and_context() -> None:
             return error
 
     assert restarts(chained(), dialect)
-    assert dialect.faults_of(chained()) == {Fault.RESTART, Fault.DEAD}
+    assert Verdict(chained(), dialect).faults == {Fault.RESTART, Fault.DEAD}
 
     translated = LookupError("business")
     translated.__cause__ = wrapped("mysql", 1213)
@@ -103,7 +108,7 @@ def test_a_chain_that_bites_its_tail_ends() -> None:
     error, other = LookupError(), LookupError()
     error.__context__, other.__context__ = other, error
     assert not restarts(error, DIALECTS["mysql"])
-    assert len(list(DIALECTS["mysql"].chain(error))) == 2
+    assert len(list(chain(error))) == 2
 
 
 def test_the_drivers_own_error_counts_without_sqlalchemys_round_it() -> None:
@@ -123,8 +128,8 @@ def test_psycopgs_broken_connection_without_a_code_is_lost() -> None:
 
     dialect = find(create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none").dialect, "idemtable", None)
     error = OperationalError("SELECT 1", {}, psycopg.OperationalError("the connection is lost"))
-    assert is_lost(error, dialect)
-    assert not is_lost(IntegrityError("", {}, psycopg.errors.UniqueViolation()), dialect)
+    assert Verdict(error, dialect).is_lost
+    assert not Verdict(IntegrityError("", {}, psycopg.errors.UniqueViolation()), dialect).is_lost
 
 
 def test_an_answer_of_the_library_never_restarts_but_a_joined_calls_request_does() -> None:
@@ -149,7 +154,7 @@ def run(kind: str, errors: list[Exception], attempts: int) -> tuple[int, list[fl
             raise errors.pop(0)
         return "done"
 
-    tenacity.Retrying(**policy(DIALECTS[kind], attempts), sleep=sleeps.append)(call)
+    tenacity.Retrying(**policy(attempts, lambda error: Verdict(error, DIALECTS[kind])), sleep=sleeps.append)(call)
     return calls, sleeps
 
 
@@ -170,3 +175,31 @@ def test_a_deadlock_is_tried_again_at_once_and_a_lost_server_is_given_time() -> 
     assert near[0] <= 0.02
     assert 4 <= sum(far) <= 8  # a server that was killed is back by then, a client has not given up yet
     assert far == sorted(far)
+
+
+def test_what_the_caller_was_handling_is_not_this_calls() -> None:
+    dialect = DIALECTS["mysql"]
+    handled = wrapped("mysql", 1213)
+    error = LookupError("business")
+    error.__context__ = handled
+    assert restarts(error, dialect)
+    assert not Verdict(error, dialect, handled).restarts
+    assert Verdict(error, dialect, handled).is_the_functions
+
+
+@pytest.mark.parametrize(
+    ("code", "asked"),
+    [
+        (1205, "is_busy"),
+        (1213, "is_gone"),
+        (2013, "is_lost"),
+        (1305, "is_dead"),
+        (1290, "is_elsewhere"),
+    ],
+)
+def test_each_question_has_its_errors(code: int, asked: str) -> None:
+    questions = ("is_busy", "is_gone", "is_lost", "is_dead", "is_elsewhere")
+    verdict = Verdict(wrapped("mysql", code), DIALECTS["mysql"])
+    yes = {question for question in questions if getattr(verdict, question)}
+    assert yes == ({asked, "is_gone"} if asked == "is_lost" else {asked})
+    assert not verdict.is_the_functions

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from .errors import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError
+from ..errors import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError
 
 CODEC: Final = "exception"
 

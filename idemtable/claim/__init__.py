@@ -1,0 +1,17 @@
+"""The engine: one call, from the key to COMMIT.
+
+====================  ================================================================================================
+`call`                what is asked: a request, what kind of thing it claims, how its result travels
+`course`              one call under way: how often it began, how long it may still wait
+`run`                 attempts until there is an answer; **the only loop**, sync and async. Everything else calls it
+`attempt`             one transaction of one call: settle, let the business run, store, commit; or give back
+`settle`              its beginning: claim, or find out what stands in the way, and answer from it
+`kinds`               what is claimed: a key, a token, a token in a store. *Takes, decides, keeps, gives back*
+`transaction`         where: a transaction of its own, or a savepoint in the caller's
+`nesting`             which calls run around this one
+`verdict`, `retry`    what an error means to this call; how often and how far apart attempts follow each other
+`steps`               the named points on the way, for whoever listens
+====================  ================================================================================================
+
+The logic is sync, on a sync Session. The async colour differs in `run.AsyncRun` alone.
+"""

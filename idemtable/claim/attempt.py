@@ -1,0 +1,269 @@
+"""One attempt at a call: one transaction, from the claim to COMMIT, on a sync Session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never, final
+
+from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceClosedError, SQLAlchemyError
+
+from ..codecs import exceptions, sealed
+from ..errors import LostClaimError, TransactionError
+from ..model import Answer, Mismatch, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won
+from . import nesting, steps
+from .settle import give, settle
+from .steps import Step
+from .transaction import is_open
+from .verdict import begin_again, broken_out
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import SessionTransaction
+
+    from ..model import Record
+    from .course import Course
+    from .transaction import Transaction
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """What a business returns that wants its writes undone and its key free, without raising: the value is given on."""
+
+    value: Any
+
+
+@final
+class Attempt:
+    """One transaction of one call.
+
+    Args:
+        course: the call, and what it has behind it.
+        transaction: its own, or a savepoint in the caller's.
+        joinable: the session that calls inside get: the transaction's, or the AsyncSession round it.
+        repeats: whether what holds this attempt can begin another one. If not, what would restart the transaction
+            leaves as RetryTransactionError.
+    """
+
+    def __init__(self, course: Course, transaction: Transaction, joinable: Any, *, repeats: bool) -> None:
+        course.attempts += 1
+        self._course = course
+        self._call = course.call
+        self._number = course.attempts
+        self._tx = transaction
+        self._joinable = joinable
+        self._repeats = repeats
+        self._frame: nesting.Frame | None = None
+        self._work: SessionTransaction | None = None
+        """The savepoint round the business, where an exception of it may have to be remembered."""
+        self._answer: Answer | None = None
+        self._reserved = False
+        self._leaving = False
+
+    @property
+    def replayed(self) -> Record | None:
+        """The row that this attempt was answered from."""
+        return None if self._answer is None else self._answer.stored.record
+
+    # --- the way in -------------------------------------------------------------------------------------------------------
+
+    def open(self, *, stays: bool = False) -> Outcome[Any] | None:
+        """Begin and claim.
+
+        Args:
+            stays: whether the body runs even where there is nothing to do, as that of a block does. Then it gets a
+                transaction to read in, and what it writes is rolled back.
+
+        Returns:
+            ``None`` if the business is to run; otherwise what an earlier call left.
+
+        Raises:
+            InProgressError, FingerprintMismatchError, LostClaimError, TokenError, ResultUnreadableError,
+            SessionNotUsableError, SchemaError, RetryTransactionError (joined), or the remembered exception. Everything
+            is undone then.
+        """
+        try:
+            return self._open(stays)
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def _open(self, stays: bool) -> Outcome[Any] | None:
+        course, call, tx = self._course, self._call, self._tx
+        if call.kind.reserves:
+            call.kind.reserve(call.request)
+            self._reserved = True
+        decision = settle(course, tx, self._tell, repeats=self._repeats)
+        match decision:
+            case Won():
+                self._tell(Step.CLAIMED)
+                if call.remember:
+                    self._work = tx.session.begin_nested()
+            case Replay() | Reraise():
+                self._answer = decision
+                if stays:
+                    tx.restart(_nothing, course.remaining())
+                else:
+                    tx.rollback()
+            case Mismatch() | Unfinished() | Refuse():
+                raise call.kind.refusal(decision, call.request.scope)
+            case _:
+                assert_never(decision)
+        if stays or self._answer is None:
+            self._frame = nesting.push(course.settings.nest, call.request.id, self._joinable, tx.owned)
+        if self._answer is None:
+            self._tell(Step.RUNNING)
+            return None
+        self._tell(Step.REPLAYED)
+        return give(course, self._answer, self._number)
+
+    # --- the way out ------------------------------------------------------------------------------------------------------
+
+    def close(self, value: Any) -> Outcome[Any]:
+        """Store what the business gave and commit; or end a block that was answered, and undo what its body wrote.
+
+        Raises:
+            ResultNotSerializableError, ResultTooLargeError: before COMMIT. LostClaimError: nothing is committed here.
+            Everything is undone then.
+        """
+        try:
+            if self._answer is not None:
+                return self._undo(value)
+            self._tell(Step.RAN)
+            if isinstance(value, RollBack):
+                outcome = self._undo(value.value)
+                self._give_back()
+                return outcome
+            return self._store(value)
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def _undo(self, value: Any) -> Outcome[Any]:
+        self._leave()
+        if not self._tx.held():
+            raise broken_out(self._call.request.scope)
+        self._tx.rollback()
+        return Outcome(value, False, self._number, None)
+
+    def _store(self, value: Any) -> Outcome[Any]:
+        call, tx = self._call, self._tx
+        if not tx.intact(self._work):
+            raise broken_out(call.request.scope)
+        if self._frame is not None and self._frame.inside:
+            # COMMIT would go through the savepoint of a call that is in the middle of its work.
+            raise LostClaimError(
+                f"{call.request.scope}: a call made inside it is still running: await it before returning",
+                scope=call.request.scope,
+            )
+        try:
+            tx.session.flush()
+        except PendingRollbackError as error:  # an earlier flush failed and was swallowed
+            raise broken_out(call.request.scope) from error
+        if self._work is not None:
+            self._checked(self._work.commit)
+            self._work = None
+        data, decoded = call.results.pack(value)
+        self._commit(call.kind.status, call.results.codec, data)
+        return Outcome(decoded, False, self._number, None)
+
+    def _commit(self, status: Status, codec: str, data: bytes) -> None:
+        """Leave the transaction with an outcome in the row."""
+        call, tx = self._call, self._tx
+        if (seal := self._course.settings.seal) is not None:
+            data = sealed(seal, data, call.request, codec, status)
+
+        def keep() -> bool:
+            kept = self._checked(lambda: call.kind.keep(tx, call.request, status, codec, data))
+            if kept:
+                self._tell(Step.STORED)
+                # From here on nobody can say for sure that nothing was committed.
+                self._leaving = tx.owned
+            return kept
+
+        if not tx.leave(keep):
+            raise broken_out(call.request.scope)
+        self._leave()
+        self._tell(Step.COMMITTED)
+
+    def fail(self, error: BaseException) -> None:
+        """Undo everything, or remember the exception if it was named; return for the caller to raise it again.
+
+        Raises:
+            RetryTransactionError: for what would restart the transaction, where nobody here can.
+            TransactionError: COMMIT failed, and calling again would not tell whether it arrived.
+        """
+        verdict = self._course.judged(error, self._tx.records.dialect)
+        try:
+            if self._work is not None and isinstance(error, self._call.remember) and verdict.is_the_functions:
+                self._remember(error)
+                return
+        except Exception:
+            self._abandon()
+            raise
+        self._abandon()
+        if not verdict.is_gone or not isinstance(error, Exception):
+            return
+        scope = self._call.request.scope
+        if self._leaving and not self._call.kind.settles:
+            raise TransactionError(
+                f"{scope}: COMMIT failed or its answer was lost, and the token is spent: look whether the effect is "
+                f"there before you issue another",
+                scope=scope,
+            ) from error
+        if not self._repeats:
+            raise begin_again(scope) from error
+
+    def _remember(self, error: Exception) -> None:
+        assert self._work is not None
+        data = exceptions.pack(error, self._call.request.scope, self._course.settings.max_result_bytes)
+        # The savepoint may be inactive: a failed flush has undone it, but the session is in it until it is left.
+        if not self._tx.intact() or not is_open(self._tx.session, self._work):
+            raise broken_out(self._call.request.scope) from error
+        self._checked(self._work.rollback)
+        self._work = None
+        self._commit(Status.FAILED, exceptions.CODEC, data)
+
+    def _abandon(self) -> None:
+        self._leave()
+        # What is being raised matters more than a look or a rollback that finds the connection or the savepoint gone.
+        uncommitted = False
+        with suppress(Exception):
+            uncommitted = not self._leaving and self._tx.is_uncommitted()
+        with suppress(Exception):
+            self._tx.rollback()
+        if uncommitted:
+            with suppress(Exception):  # what was reserved stays spent
+                self._give_back()
+
+    def _give_back(self) -> None:
+        if self._reserved:
+            self._reserved = False
+            self._call.kind.give_back(self._call.request)
+        self._tell(Step.GAVE_BACK)
+
+    def _leave(self) -> None:
+        if self._frame is not None:
+            nesting.pop(self._frame)
+            self._frame = None
+
+    def _checked(self, step: Callable[[], T]) -> T:
+        """Run a step of our own after the business: a transaction that is dead by now was killed and that swallowed."""
+        try:
+            return step()
+        except (InvalidRequestError, ResourceClosedError) as error:
+            raise broken_out(self._call.request.scope) from error
+        except SQLAlchemyError as error:
+            if self._course.judged(error, self._tx.records.dialect).is_dead:
+                raise broken_out(self._call.request.scope) from error
+            raise
+
+    def _tell(self, step: Step) -> None:
+        if steps.listeners:
+            steps.tell(step, self._call.request, self._number, self._tx.owned)
+
+
+def _nothing() -> None:
+    """Be the first statement of a transaction in which nothing is claimed."""

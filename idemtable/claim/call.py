@@ -1,0 +1,113 @@
+"""One call, and what the calls of one scope have in common: the one place where requests are made."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..keys import checked_key, checked_scope, checked_tenant, digest, fingerprint
+from ..model import Request
+from ..settings import checked_ttl, checked_wait
+from .kinds import KEY
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+    from uuid import UUID
+
+    from ..codecs import Results
+    from ..settings import Settings
+    from .kinds import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: what it asks for, what kind of thing that is, how its result travels, how long it may wait."""
+
+    request: Request
+    kind: Kind
+    results: Results
+    wait: float
+    """Seconds."""
+    remember: tuple[type[Exception], ...] = ()
+
+
+class Asks(ABC):
+    """What the calls of one scope ask with, checked before the first of them.
+
+    Args:
+        settings: of the table.
+        scope: a name that the program chose.
+        returns: the type of the results; ``None`` where nobody said.
+        wait: instead of the table's.
+        remember: exceptions that are results.
+
+    Raises:
+        TypeError, ValueError: one of them cannot be.
+    """
+
+    words: ClassVar[tuple[str, str]]
+    """What the program calls the two arguments that say who a call is."""
+
+    def __init__(
+        self, settings: Settings, scope: str, returns: Any = None, *, wait: timedelta | None = None, remember: Any = ()
+    ) -> None:
+        self._settings = settings
+        self.scope = checked_scope(scope)
+        self._wait = settings.wait if wait is None else checked_wait(wait)
+        self._remember = _checked_remember(remember)
+        self._results = settings.results(Any if returns is None else returns, self.scope)
+
+    @abstractmethod
+    def key(self, key: Any, /, where: str = "the call") -> str:
+        """Return the first word as text, or raise a KeyRejectedError."""
+
+    @abstractmethod
+    def tenant(self, tenant: Any, /) -> str:
+        """Return the second word as text, or raise a KeyRejectedError; not asked where there is none."""
+
+    @abstractmethod
+    def call(self, key: str, tenant: str | None, fingerprint: bytes | None) -> Call:
+        """Return one call, of words that were checked."""
+
+    def block(self, key: Any, tenant: Any, payload: Any) -> Call:
+        """Return one call, of what a block was given."""
+        return self.call(
+            self.key(key),
+            None if tenant is None else self.tenant(tenant),
+            None if payload is None else fingerprint(payload),
+        )
+
+
+class Keys(Asks):
+    """Calls whose key the client made. `ttl`: instead of the table's."""
+
+    words = ("key", "tenant")
+    key = staticmethod(checked_key)
+    tenant = staticmethod(checked_tenant)
+
+    def __init__(
+        self, settings: Settings, scope: str, returns: Any = None, *, ttl: timedelta | None = None, **rest: Any
+    ) -> None:
+        super().__init__(settings, scope, returns, **rest)
+        self._ttl = settings.ttl if ttl is None else checked_ttl(ttl)
+
+    def call(self, key: str, tenant: str | None, fingerprint: bytes | None) -> Call:
+        scope = self.scope
+        shown = key if self._settings.store_keys else None
+        request = Request(digest(tenant, scope, key), tenant, scope, shown, fingerprint, self._ttl)
+        return Call(request, KEY, self._results, self._wait, self._remember)
+
+
+def identity(scope: str, key: Any, tenant: Any) -> UUID:
+    """Return the primary key of what somebody names."""
+    text = checked_key(key)
+    return digest(None if tenant is None else checked_tenant(tenant), checked_scope(scope), text)
+
+
+def _checked_remember(remember: object) -> tuple[type[Exception], ...]:
+    classes = remember if isinstance(remember, tuple) else (remember,)
+    for cls in classes:
+        if not (isinstance(cls, type) and issubclass(cls, Exception)):
+            raise TypeError(f"remember= takes a tuple of exception classes, not {remember!r}")
+    return classes

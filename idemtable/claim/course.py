@@ -1,0 +1,50 @@
+"""One call under way: what every attempt at it shares."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from .verdict import Verdict
+
+if TYPE_CHECKING:
+    from ..dialects import Dialect
+    from ..settings import Settings
+    from .call import Call
+
+
+class Course:
+    """What one call asks, how often it began, how long it may still wait, what its caller was handling.
+
+    Made when the call begins: from then on its time runs.
+
+    Args:
+        settings: of the table.
+        call: what is asked.
+    """
+
+    def __init__(self, settings: Settings, call: Call) -> None:
+        self.settings = settings
+        self.call = call
+        self.attempts = 0
+        """How many transactions have begun."""
+        self._deadline = time.monotonic() + call.wait
+        self._handled = sys.exc_info()[1]
+        self._verdict: Verdict | None = None
+
+    def remaining(self) -> float:
+        """Return the seconds that may still be spent waiting."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def judged(self, error: BaseException, dialect: Dialect | None = None) -> Verdict:
+        """Return what an error means to this call; the same verdict for whoever asks again.
+
+        Args:
+            error: what was raised.
+            dialect: of the connection, if it may be another than the table's.
+        """
+        verdict = self._verdict
+        if verdict is None or verdict.error is not error:
+            verdict = self._verdict = Verdict(error, dialect or self.settings.dialect, self._handled)
+        return verdict

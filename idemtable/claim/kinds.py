@@ -1,0 +1,181 @@
+"""What can be claimed: each kind *takes, decides, keeps and gives back*, and an attempt does not ask which it is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, assert_never
+
+from ..binding import awaited
+from ..errors import FingerprintMismatchError, IdempotencyError, LostClaimError, TokenError
+from ..model import Decision, Mismatch, Refuse, Status, Stored, Unfinished, Won
+from ..policy import decide, decide_token
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from ..model import Refusal, Request
+    from .transaction import Transaction
+
+
+class Kind(ABC):
+    """A thing that one call may have."""
+
+    status: ClassVar[Status]
+    """Of a row that holds its result."""
+    settles: ClassVar[bool] = True
+    """Whether calling again tells whether a COMMIT without an answer arrived: the row is there or it is not."""
+    reserves: ClassVar[bool] = False
+    """Whether something must be had before the transaction begins, and be given back if nothing comes of it."""
+    noun: ClassVar[str]
+    cure: ClassVar[str]
+
+    def reserve(self, request: Request) -> None:
+        """Take what must be had before the transaction begins.
+
+        Raises:
+            TokenError: it is not to be had; the database is not asked.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
+        """Try to make it the request's own, waiting at most `wait` seconds for whoever is about to.
+
+        Args:
+            stale: the owner to take an expired row over from, or ``None`` to take it from nobody.
+
+        Returns:
+            Whether it is the request's own. If not, a row says why.
+        """
+
+    @abstractmethod
+    def decide(self, stored: Stored | None, request: Request) -> Decision:
+        """Say what the row means that was there instead."""
+
+    def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes) -> bool:
+        """Store an outcome; say whether it still was the request's own."""
+        return tx.records.store(tx.connection, request, status, codec, data)
+
+    def give_back(self, request: Request) -> None:
+        """Return, once the transaction was undone, what was reserved before it."""
+        raise NotImplementedError
+
+    def ran_at(self, stored: Stored) -> datetime | None:
+        """Return when the call ran that left this row."""
+        return stored.record.created_at
+
+    def refusal(self, decision: Refusal, scope: str) -> IdempotencyError:
+        """Return the error of a decision to refuse."""
+        match decision:
+            case Mismatch():
+                return FingerprintMismatchError(
+                    f"{scope}: this {self.noun} was used before with another payload; use a new {self.noun} for a new "
+                    f"request",
+                    scope=scope,
+                )
+            case Unfinished():
+                return LostClaimError(
+                    f"{scope}: an earlier call with this {self.noun} committed inside its function and left no result. "
+                    f"It will not run again: find out what it did, then {self.cure}",
+                    scope=scope,
+                )
+            case Refuse(error):
+                return bad_token(error, scope)
+            case _:
+                assert_never(decision)
+
+
+class Key(Kind):
+    """A key that the client made: whoever inserts its row has it."""
+
+    status = Status.COMPLETED
+    noun, cure = "key", "forget the key"
+
+    def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
+        if stale is None:
+            return tx.records.claim(tx.connection, request, wait)
+        return tx.records.take_over(tx.connection, request, stale, wait)
+
+    def decide(self, stored: Stored | None, request: Request) -> Decision:
+        return Won() if stored is None else decide(stored, request, stored.now)
+
+
+KEY: Final = Key()
+
+
+class Token(Kind):
+    """A token that the server issued: its row is there, and whoever changes it has it.
+
+    Args:
+        holder: the owner that the row was issued with.
+        replay: whether a second use may have the first one's result.
+    """
+
+    status = Status.SPENT
+    noun, cure = "token", "revoke the token"
+
+    def __init__(self, holder: bytes, *, replay: bool) -> None:
+        self._holder = holder
+        self._replay = replay
+
+    def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
+        return tx.records.redeem(tx.connection, request, self._holder, wait)
+
+    def decide(self, stored: Stored | None, request: Request) -> Decision:
+        return decide_token(stored, request, replay=self._replay)
+
+    def ran_at(self, stored: Stored) -> datetime | None:
+        return stored.record.completed_at  # the row is as old as the token
+
+
+class TokenStore(Protocol):
+    """Where tokens can live instead of in the table. With an async client what each method returns is awaitable."""
+
+    def redeem(self, id: UUID, holder: bytes, use: bytes) -> Any:
+        """Spend a token for a use, a random name for it; return what `refusal` understands."""
+
+    def refusal(self, answer: Any) -> type[TokenError] | None:
+        """Return the error that an answer of `redeem` means, or ``None`` for a token that was spent for this use."""
+
+    def give_back(self, id: UUID, use: bytes) -> Any:
+        """Make a token usable again if it was this use that spent it."""
+
+
+class StoredToken(Kind):
+    """A token in a store: spent before the transaction begins, given back if nothing came of it.
+
+    No row says what a COMMIT did whose answer was lost.
+    """
+
+    status = Status.SPENT
+    settles = False
+    reserves = True
+    noun, cure = "token", "issue another"
+
+    def __init__(self, holder: bytes, store: TokenStore) -> None:
+        self._holder = holder
+        self._store = store
+
+    def reserve(self, request: Request) -> None:
+        error = self._store.refusal(awaited(self._store.redeem(request.id, self._holder, request.owner)))
+        if error is not None:
+            raise bad_token(error, request.scope)
+
+    def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
+        tx.watch()
+        return True
+
+    def decide(self, stored: Stored | None, request: Request) -> Decision:
+        raise AssertionError("a token that was reserved is taken")
+
+    def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes) -> bool:
+        return True
+
+    def give_back(self, request: Request) -> None:
+        awaited(self._store.give_back(request.id, request.owner))
+
+
+def bad_token(error: type[TokenError], scope: str) -> TokenError:
+    """Return the error; the text is the same for all classes, for it may end in an HTTP body."""
+    return error(f"{scope}: this token is not valid, ask for a new one", scope=scope)

@@ -1,0 +1,97 @@
+"""The beginning of an attempt: claim, or find out what stands in the way and give what an earlier call left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from ..codecs import exceptions, opened
+from ..errors import InProgressError
+from ..model import Answer, Outcome, Reraise, Settled, TakeOver, Won
+from .steps import Step
+from .verdict import begin_again
+
+if TYPE_CHECKING:
+    from ..model import Stored
+    from .course import Course
+    from .transaction import Transaction
+
+_LOOKS: Final = 8
+"""How often one attempt looks again when the row it lost to has gone: each time a purge or a rollback came between."""
+
+
+def settle(course: Course, tx: Transaction, tell: Callable[[Step], None], *, repeats: bool) -> Settled:
+    """Enter a transaction with a claim, and return whether it was won, or what the row says that was there instead.
+
+    Args:
+        course: the call.
+        tx: where.
+        tell: is called at the steps on the way.
+        repeats: whether whoever asks can begin again.
+
+    Raises:
+        IdempotencyError: what an error of the library's own statements means. Or that error, if it says it itself.
+    """
+    try:
+        return _settle(course, tx, tell)
+    except Exception as error:
+        verdict = course.judged(error, tx.records.dialect)
+        scope = course.call.request.scope
+        if verdict.is_databases and (meaning := verdict.meaning(course.settings, scope, repeats=repeats)):
+            raise meaning from error
+        raise
+
+
+def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled:
+    request, kind = course.call.request, course.call.kind
+    stale: bytes | None = None
+
+    def look() -> Stored | None:
+        return tx.records.find(tx.connection, request.id)
+
+    wait = course.remaining()
+    won = tx.enter(partial(kind.take, tx, request, stale, wait), wait)
+    tell(Step.ENTERED)
+    for _ in range(_LOOKS):
+        if won:
+            return Won()
+        in_place = tx.records.dialect.reads_in_place and stale is None
+        found = look() if in_place else tx.restart(look, course.remaining())
+        tell(Step.FOUND)
+        match decision := kind.decide(found, request):
+            case Won() if not tx.owned:
+                raise begin_again(request.scope)  # the snapshot is older than the winner, or the row is gone
+            case Won():
+                stale = None
+            case TakeOver(stored) if not tx.owned and stored.owner == stale:
+                raise begin_again(request.scope)  # somebody took it over since the caller's snapshot
+            case TakeOver(stored):
+                stale = stored.owner
+            case _:
+                return decision
+        # A lost claim leaves a time-out (PostgreSQL) or a lock (MySQL) behind; what runs next wants neither.
+        wait = course.remaining()
+        won = tx.restart(partial(kind.take, tx, request, stale, wait), wait)
+    raise InProgressError(
+        f"{request.scope}: the {kind.noun} changes hands faster than it can be read: try again",
+        scope=request.scope,
+        retry_after=1.0,
+    )
+
+
+def give(course: Course, answer: Answer, attempt: int) -> Outcome[Any]:
+    """Return what an earlier call left, for which no transaction is needed any more.
+
+    Raises:
+        ResultUnreadableError: it cannot be read. Or the remembered exception itself.
+    """
+    call, stored, data = course.call, answer.stored, answer.stored.result
+    if (seal := course.settings.seal) is not None:
+        data = opened(seal, stored, call.request)
+    if isinstance(answer, Reraise):
+        raise exceptions.unpack(data, call.remember, call.request.scope)
+    value = call.results.unpack(stored.record.codec, data)
+    if stored.is_of(call.request):  # to the caller this is the first run
+        return Outcome(value, False, attempt, None)
+    return Outcome(value, True, attempt, call.kind.ran_at(stored))

@@ -1,0 +1,273 @@
+"""The two kinds of transaction a claim can live in: its own, or a savepoint in somebody else's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from sqlalchemy import event
+from sqlalchemy.exc import (
+    InvalidRequestError,
+    OperationalError,
+    PendingRollbackError,
+    SQLAlchemyError,
+    UnboundExecutionError,
+)
+
+from ..errors import SessionNotUsableError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session, SessionTransaction
+
+    from ..repository import Records
+    from ..settings import Settings
+
+T = TypeVar("T")
+
+
+class Transaction(ABC):
+    """What an attempt needs of a transaction.
+
+    It is entered with the first statement and left with the last one, so that a driver that can may send BEGIN with the
+    one and COMMIT with the other; here they go one by one.
+
+    Attributes:
+        owned: whether it begins and ends here.
+        session: the Session that the business works in.
+        connection: what statements go through, once it was entered.
+        records: the statements in the words of that connection.
+    """
+
+    owned: ClassVar[bool]
+    connection: Connection
+    records: Records
+
+    def __init__(self, settings: Settings, session: Session) -> None:
+        self._settings = settings
+        self.session = session
+        self.records = settings.records
+        self._root: SessionTransaction | None = None
+        self._watched = False
+        self._heard = True
+
+    def enter(self, first: Callable[[], T], wait: float) -> T:
+        """Begin, and return what the first statement gives.
+
+        Args:
+            first: sends it. It may send none if it calls `watch`.
+            wait: seconds to wait where beginning takes a lock.
+        """
+        self._begin(wait)
+        return first()
+
+    def restart(self, first: Callable[[], T], wait: float) -> T:
+        """Undo what was done, and enter again with another first statement."""
+        self._undo()
+        return self.enter(first, wait)
+
+    def leave(self, last: Callable[[], bool]) -> bool:
+        """Send the last statement, and make everything last (or part of the caller's) if it says that all is well.
+
+        Args:
+            last: stores the outcome, and says whether it touched the one row that is the call's own. A statement that
+                travels with COMMIT has nobody to ask in between: it must fail by itself where the row is not.
+
+        Returns:
+            What `last` said. After ``False`` nothing was committed.
+        """
+        if not last():
+            return False
+        self._commit()
+        self._unwatch()
+        return True
+
+    def rollback(self) -> None:
+        """Undo everything since it was entered."""
+        self._unwatch()
+        self._undo()
+
+    @abstractmethod
+    def intact(self, work: SessionTransaction | None = None) -> bool:
+        """Say whether the business left the transaction, and the savepoint `work` in it, as they were."""
+
+    @abstractmethod
+    def held(self) -> bool:
+        """Say whether the session still is in it; a transaction in which nothing was sent yet is held too."""
+
+    @abstractmethod
+    def _begin(self, wait: float) -> None: ...
+
+    @abstractmethod
+    def _undo(self) -> None: ...
+
+    @abstractmethod
+    def _commit(self) -> None: ...
+
+    # --- a transaction in which the business speaks first -----------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Notice from here on when the server first hears of the transaction, for nothing of ours was sent.
+
+        Until the business has spoken (with PyMySQL, until it has written) drivers tell of no transaction. That one has
+        ended can then only be seen where one was seen before.
+        """
+        assert not self._watched
+        self._watched, self._heard = True, False
+        event.listen(self.connection, "after_cursor_execute", self._listen)
+
+    def _listen(self, connection: Connection, *statement: Any) -> None:
+        self._heard = self._heard or self.records.dialect.in_transaction(connection)
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._watched = False
+            event.remove(self.connection, "after_cursor_execute", self._listen)
+
+    def _is_alive(self) -> bool:
+        """Say whether the server still is in it, as far as the driver tells."""
+        return not self._heard or self.records.dialect.in_transaction(self.connection)
+
+    def is_uncommitted(self) -> bool:
+        """Say whether the business left COMMIT alone: what is given back after it would be used a second time."""
+        root = self._root
+        if root is None:
+            return True  # the business never began
+        if self.session.get_transaction() is not root:
+            return False
+        # A failed flush or a lost connection has rolled back already, and there is no transaction to find.
+        if not root.is_active or self.connection.invalidated:
+            return True
+        return self._is_alive()
+
+    def _connect(self, options: dict[str, Any] | None = None) -> Connection:
+        """Return the session's connection, which may have to be made first."""
+        try:
+            return self.session.connection(execution_options=options or None)
+        except OSError as error:
+            # From asyncpg's connecting. SQLAlchemy has a name of its own for it with every other driver.
+            raise OperationalError(None, None, error, connection_invalidated=True) from error
+
+
+class Own(Transaction):
+    """A transaction of the library's own: begun here, committed here, begun again where that may help."""
+
+    owned = True
+
+    def __init__(self, settings: Settings, session: Session, isolation_level: str | None = None) -> None:
+        super().__init__(settings, session)
+        self._level = isolation_level
+
+    def _begin(self, wait: float) -> None:
+        options = self.records.dialect.begin_options(wait)
+        if self._level is not None:
+            options["isolation_level"] = self._level
+        if not self.session.autobegin:
+            self.session.begin()
+        try:
+            self.connection = self._connect(options)
+        except Exception as error:
+            self._drop_dead(error)
+            raise
+        self._root = self.session.get_transaction()
+        if why := self.records.dialect.unusable(self.connection):
+            raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
+
+    def intact(self, work: SessionTransaction | None = None) -> bool:
+        if not self.held() or self._root is None or not self._root.is_active:
+            return False
+        return (work is None or _stands(self.session, work)) and self._is_alive()
+
+    def held(self) -> bool:
+        return self.session.get_transaction() is self._root
+
+    def _commit(self) -> None:
+        try:
+            self.session.commit()
+        except Exception as error:
+            self._drop_dead(error)
+            raise
+
+    def _undo(self) -> None:
+        try:
+            self.session.rollback()
+        except Exception as error:
+            self._drop_dead(error)
+            raise
+
+    def _drop_dead(self, error: Exception) -> None:
+        # The raw error of PyMySQL or asyncmy, from setting an isolation level or putting it back: SQLAlchemy does not
+        # notice that the connection is dead, would hand it out again, or lose its place in the pool for good.
+        if not isinstance(error, SQLAlchemyError) and self.records.dialect.is_driver_error(error):
+            self._settings.engine.dispose(close=False)
+
+
+class Joined(Transaction):
+    """A savepoint in the caller's transaction: never commits it, never retries.
+
+    The savepoint is round the claim too. Without it a caller who swallows the exception and commits would leave a key
+    behind that has no result.
+    """
+
+    owned = False
+    _savepoint: SessionTransaction | None = None
+
+    def _begin(self, wait: float) -> None:
+        if self._savepoint is not None:  # entered before, and checked
+            self._enter()
+            return
+        try:
+            if self.session.in_transaction():
+                self.connection = self._connect()
+            else:
+                # Nothing has begun: then it can begin as our own would, on SQLite with the write lock.
+                self.connection = self._connect(self.records.dialect.begin_options(wait))
+            self.records = self._settings.records_of(self.connection)
+            dialect = self.records.dialect
+            if why := dialect.unusable(self.connection):
+                raise SessionNotUsableError(f"the session cannot carry a claim: {why}")
+            self._enter()
+        except UnboundExecutionError as error:
+            raise SessionNotUsableError(
+                "the session has no engine of its own, only binds= for classes: give it bind= too, the claim needs it"
+            ) from error
+        except (PendingRollbackError, InvalidRequestError) as error:
+            raise SessionNotUsableError(
+                "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"
+            ) from error
+        self._root = self.session.get_transaction()
+        dialect.join(self.connection, wait)
+
+    def _enter(self) -> None:
+        self._savepoint = self.session.begin_nested()  # flushes first: what is pending belongs to the caller
+        self.session.connection()  # SAVEPOINT is only sent for the first statement that goes through the session
+
+    def intact(self, work: SessionTransaction | None = None) -> bool:
+        savepoint = work or self._savepoint
+        return savepoint is not None and _stands(self.session, savepoint) and self._is_alive()
+
+    def held(self) -> bool:
+        return self._savepoint is not None and is_open(self.session, self._savepoint)
+
+    def _commit(self) -> None:
+        assert self._savepoint is not None
+        self._savepoint.commit()
+
+    def _undo(self) -> None:
+        # Also one that a failed flush has undone already: until it is left the caller's session refuses everything.
+        if self.held():
+            assert self._savepoint is not None
+            self._savepoint.rollback()
+
+
+def _stands(session: Session, savepoint: SessionTransaction) -> bool:
+    return is_open(session, savepoint) and savepoint.is_active
+
+
+def is_open(session: Session, savepoint: SessionTransaction) -> bool:
+    """Say whether the session still is inside a savepoint; the business may have left some of its own open in it."""
+    inner = session.get_nested_transaction()
+    while inner is not None and inner is not savepoint:
+        inner = inner.parent
+    return inner is not None

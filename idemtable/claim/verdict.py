@@ -1,0 +1,185 @@
+"""What an error means to the call in which it was raised: found once, and asked by everybody from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..dialects import Fault
+from ..errors import (
+    IdempotencyError,
+    InProgressError,
+    LostClaimError,
+    RetryTransactionError,
+    SchemaError,
+    SessionNotUsableError,
+)
+from ..schema import State, cure
+
+if TYPE_CHECKING:
+    from ..dialects import Dialect
+    from ..settings import Settings
+
+_GONE: Final = frozenset({Fault.RESTART, Fault.UNKNOWN})
+
+
+class Verdict:
+    """The meaning of one error.
+
+    Args:
+        error: what was raised.
+        dialect: of the connection.
+        handled: what the caller was handling when the call began. Python hangs it on every error raised inside as its
+            context, and it is not this call's: a call made again inside ``except OperationalError`` is not to blame
+            for that error.
+    """
+
+    def __init__(self, error: BaseException, dialect: Dialect, handled: BaseException | None = None) -> None:
+        self.error = error
+        self._dialect = dialect
+        self._handled = handled
+
+    @cached_property
+    def faults(self) -> frozenset[Fault]:
+        """What the error and all that led to it mean."""
+        found = (self._dialect.fault(one) for one in chain(self.error, self._handled))
+        return frozenset(fault for fault in found if fault is not None)
+
+    @cached_property
+    def is_gone(self) -> bool:
+        """Whether the transaction has ended or must end, also where a business exception was raised over it."""
+        # An answer of our own has told already what the database's error behind it means.
+        return not isinstance(self.error, IdempotencyError) and not _GONE.isdisjoint(self.faults)
+
+    @property
+    def restarts(self) -> bool:
+        """Whether beginning the transaction again may turn this error into an answer."""
+        if isinstance(self.error, RetryTransactionError):
+            return True
+        # A lock that was not to be had only where it is the error itself: in a savepoint it leaves the transaction
+        # whole, and what a function makes of it is the function's answer.
+        return self.is_gone or self._dialect.fault(self.error) is Fault.BUSY
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a connection was lost, and with it the knowledge of what was committed."""
+        return Fault.UNKNOWN in self.faults
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this server may not do it, and another one of the cluster may."""
+        return Fault.READ_ONLY in self.faults
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody else holds what was asked for, and that is all."""
+        return Fault.BUSY in self.faults and self.faults.isdisjoint(_GONE)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether a transaction or savepoint was missing that had been there, and nothing else tells why."""
+        return Fault.DEAD in self.faults and not self.restarts
+
+    @property
+    def is_databases(self) -> bool:
+        """Whether the error itself is SQLAlchemy's or the driver's.
+
+        The driver's own too: PyMySQL's 2013 reaches the caller unwrapped when an isolation level is set on a dead
+        pooled connection.
+        """
+        return isinstance(self.error, SQLAlchemyError) or self._dialect.is_driver_error(self.error)
+
+    @property
+    def is_the_functions(self) -> bool:
+        """Whether it is an answer of the business, which may be remembered: not ours, and no trouble of the database."""
+        return (
+            isinstance(self.error, Exception)
+            and not isinstance(self.error, IdempotencyError)
+            and not self.is_databases
+            and not self.restarts
+        )
+
+    def meaning(self, settings: Settings, scope: str, *, repeats: bool) -> IdempotencyError | None:
+        """Return what the error of one of the library's own statements tells a caller; ``None``: what it says itself.
+
+        Args:
+            settings: of the table.
+            scope: of the call.
+            repeats: whether whoever asks can begin again. If not, the caller is told to.
+        """
+        faults = self.faults
+        if Fault.NO_TABLE in faults:
+            return SchemaError(
+                f"the table {settings.table} is missing or outdated. "
+                f"{cure(State(None, ()), settings.table, settings.schema)}"
+            )
+        if self.is_elsewhere:
+            return SessionNotUsableError(
+                f"{scope}: the transaction is read-only, or this server is a replica: claims and replays need the "
+                f"primary"
+            )
+        if not repeats and Fault.DEAD in faults:
+            return SessionNotUsableError(
+                f"{scope}: the session's transaction has failed: roll it back before the call", scope=scope
+            )
+        if self.is_busy:
+            return InProgressError(f"{scope}: {self._dialect.busy}; try again later", scope=scope, retry_after=1.0)
+        if not repeats and not faults.isdisjoint(_GONE):
+            return begin_again(scope)
+        return None
+
+
+def chain(error: BaseException | None, handled: BaseException | None = None) -> Iterator[BaseException]:
+    """Yield an error and all that led to it, but for what was `handled` before the call began.
+
+    ``__context__`` too: after a deadlock MySQL has forgotten the savepoint, and what reaches the caller is 1305, with
+    the 1213 behind it.
+    """
+    seen = set() if handled is None else {id(one) for one in chain(handled)}
+    rest = [error]
+    while rest:
+        one = rest.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        # An answer of our own has told already what the database's error behind it means.
+        if one is error or not isinstance(one, IdempotencyError) or isinstance(one, RetryTransactionError):
+            rest += [one.__cause__, one.__context__, getattr(one, "orig", None)]
+
+
+def begin_again(scope: str, **facts: Any) -> RetryTransactionError:
+    """Return the error that tells a caller to begin its transaction again."""
+    return RetryTransactionError(
+        f"{scope}: this transaction cannot go on: roll it back, begin again and call with the same key",
+        scope=scope,
+        **facts,
+    )
+
+
+def broken_out(scope: str) -> LostClaimError:
+    """Return the error for a function that did not leave its transaction as it was."""
+    return LostClaimError(
+        f"{scope}: the function broke out of its transaction: it committed, rolled back, or swallowed a database error. "
+        f"Leave commit and rollback to idemtable, put session.begin_nested() round what may fail; a key that was "
+        f"committed without a result must be forgotten before it can run",
+        scope=scope,
+    )
+
+
+@contextmanager
+def explained(
+    settings: Settings, scope: str, dialect: Dialect | None = None, *, repeats: bool = True
+) -> Iterator[None]:
+    """Tell what the errors of the library's own statements inside mean; arguments as of `Verdict.meaning`."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        verdict = Verdict(error, dialect or settings.dialect)
+        if meaning := verdict.meaning(settings, scope, repeats=repeats):
+            raise meaning from error
+        raise

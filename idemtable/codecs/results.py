@@ -1,0 +1,83 @@
+"""The results of one function: tried when they are stored, so that no replay is a surprise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..errors import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError
+from .codec import Codec, named, type_name
+
+
+class Results:
+    """Stores and reads the results of one function: its type, its codec, its largest size."""
+
+    def __init__(self, returns: Any, codec: Codec, limit: int, scope: str) -> None:
+        self.codec = codec.name
+        self._returns = returns
+        self._limit = limit
+        self._scope = scope
+        self._carrier = codec.carrier(returns)
+        # The carrier says so and not the codec's identity: a codec that wraps another one passes its carriers on.
+        self._exact = bool(getattr(self._carrier, "exact", False))
+
+    def pack(self, value: Any) -> tuple[bytes, Any]:
+        """Return the bytes to store and the value as a replay will give it.
+
+        Raises:
+            ResultNotSerializableError: what comes back would not be what went in.
+            ResultTooLargeError: more bytes than `max_result_bytes`.
+        """
+        try:
+            data = self._carrier.encode(value)
+            decoded = self._carrier.decode(data)
+        except Exception as error:
+            raise self._refused(value, f"{type(error).__name__}: {error}") from error
+        if len(data) > self._limit:
+            raise ResultTooLargeError(
+                f"the result of {self._scope} has {len(data)} bytes, more than the {self._limit} allowed: return less "
+                f"(an id instead of a document), or raise max_result_bytes; the effect was rolled back",
+                scope=self._scope,
+                size=len(data),
+                limit=self._limit,
+            )
+        if not self._survives(value, decoded, data):
+            raise self._refused(value, "it comes back as another value (a set, a tuple, a date or NaN in plain JSON)")
+        return data, decoded
+
+    def _survives(self, value: Any, decoded: Any, data: bytes) -> bool:
+        try:
+            if decoded == value:
+                return True
+            if self._exact:
+                return False
+            # Classes without __eq__ compare by identity. MessagePack, unlike JSON, keeps NaN apart from null.
+            return msgspec.msgpack.encode(decoded) == msgspec.msgpack.encode(value)
+        except Exception:
+            return self._carrier.encode(decoded) == data
+
+    def _refused(self, value: Any, why: str) -> ResultNotSerializableError:
+        return ResultNotSerializableError(
+            f"the result of {self._scope}, a {type(value).__name__}, does not survive storage as "
+            f"{type_name(self._returns)}: {why}. Declare the return type, or pass returns=; the effect was rolled back",
+            scope=self._scope,
+        )
+
+    def unpack(self, codec: str | None, data: bytes | None) -> Any:
+        """Return a stored result.
+
+        Raises:
+            ResultUnreadableError: the codec is not known, or the bytes are not of the declared type. The row stays.
+        """
+        try:
+            carrier = self._carrier if codec == self.codec else named(codec).carrier(self._returns)
+            return carrier.decode(data or b"")
+        except Exception as error:
+            why = f"no codec named {codec!r} is registered" if isinstance(error, KeyError) else str(error)
+            raise ResultUnreadableError(
+                f"the stored result of {self._scope} cannot be read as {type_name(self._returns)}: {why}. The row stays "
+                f"and the function does not run again; teach the program the old form, or forget the key",
+                scope=self._scope,
+                codec=codec,
+            ) from error
