@@ -1,7 +1,7 @@
 """What the documentation says is run, and what it names exists.
 
-In README.md and docs/ every Python block of a page is executed, in order, in one module, in an empty directory, with
-``IDEMTABLE_URL`` set to a SQLite file in which the table has been made. A comment after a ``print`` is what it must
+In docs/ and at the top level every Python block of a page is executed, in order, in one module, in an empty directory,
+with ``IDEMTABLE_URL`` set to a SQLite file in which the table has been made. A comment after a ``print`` is what it must
 print. Comments that readers do not see say what is different::
 
     <!-- docs-test: compile -->                     the next block is only compiled: it needs somebody else's framework
@@ -37,7 +37,7 @@ from tests.conftest import server
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]}
+PAGES = {str(path.relative_to(ROOT)): path for path in [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]}
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<info>[^`]*)$")
 _DIRECTIVE = re.compile(r"^<!-- docs-test: (?P<words>.*?)(?P<end> -->)?$")
@@ -299,7 +299,9 @@ def test_links_lead_somewhere(name: str) -> None:
         where, _, anchor = target.partition("#")
         found = (page.path.parent / where).resolve() if where else page.path
         assert found.exists(), f"{name}: {target}"
-        assert not where or name == "README.md" or DOCS in found.parents, f"{name}: {target} is not part of the site"
+        assert not where or page.path.parent == ROOT or DOCS in found.parents, (
+            f"{name}: {target} is not part of the site"
+        )
         if anchor and found.suffix == ".md":
             assert anchor in anchors(read(found)), f"{name}: {target}"
 
@@ -316,7 +318,8 @@ def test_the_site_builds_without_broken_links(tmp_path: Path) -> None:
 
     for part in ("docs", "idemtable"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    for part in ("zensical.toml", "CHANGELOG.md"):
+        shutil.copy(ROOT / part, tmp_path)
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
     built = subprocess.run(command, cwd=tmp_path, env=os.environ | {"NO_COLOR": "1"}, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
