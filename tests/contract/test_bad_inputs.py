@@ -27,7 +27,7 @@ from idemtable import (
     SchemaError,
     SessionNotUsableError,
 )
-from tests.houses import Effect, House, effect
+from tests.support.database import Effect, House, effect
 
 
 class Shop:

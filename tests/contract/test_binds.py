@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable, InProgressError, SessionNotUsableError
-from tests.houses import Effect, House, effect
+from tests.support.database import Effect, House, effect
 
 
 class OwnSession(Session):
@@ -131,7 +131,7 @@ def test_the_decorated_function_keeps_its_name_and_shows_its_call_without_the_se
 
 
 def test_objects_that_the_function_loaded_stay_readable_after_the_call(house: House) -> None:
-    from tests.houses import Effect
+    from tests.support.database import Effect
 
     kept: list[Effect] = []
 
@@ -210,7 +210,7 @@ def test_an_expired_wait_of_a_duplicate_is_in_progress_and_runs_nothing(house: H
 
 
 def test_cancelling_an_async_call_rolls_it_back() -> None:
-    from tests.conftest import BACKENDS, house_of
+    from tests.support.backends import BACKENDS, house_of
 
     for backend in BACKENDS:
         house = house_of(backend) if "async" in backend else None

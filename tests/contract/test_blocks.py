@@ -17,7 +17,7 @@ from idemtable import (
     Status,
     TransactionError,
 )
-from tests.houses import House, effect
+from tests.support.database import House, effect
 
 
 def leave(house: House, claim: Any, name: str) -> int:

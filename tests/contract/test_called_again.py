@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from idemtable import InProgressError, LostClaimError, ResultTooLargeError, Status
-from tests.houses import House, effect
+from tests.support.database import House, effect
 
 
 class Declined(Exception):

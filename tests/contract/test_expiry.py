@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from idemtable import FingerprintMismatchError, Status
-from tests.houses import House, effect
+from tests.support.database import House, effect
 
 
 @pytest.fixture

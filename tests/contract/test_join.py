@@ -17,7 +17,7 @@ from idemtable import (
     SessionNotUsableError,
     Status,
 )
-from tests.houses import Effect, House, Unique, effect
+from tests.support.database import Effect, House, Unique, effect
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import LostClaimError, Status
-from tests.houses import House, Unique, effect
+from tests.support.database import House, Unique, effect
 
 
 def test_a_rollback_inside_the_function_is_a_lost_claim_and_leaves_nothing(house: House) -> None:

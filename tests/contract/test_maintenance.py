@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 import idemtable
 from idemtable import IdemTable, PurgeReport, SchemaError, Status
-from tests.houses import House, effect
+from tests.support.database import House, effect
 
 ROWS = idemtable.metadata.tables["idemtable"]
 DAY = timedelta(days=1)

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import FingerprintMismatchError, ResultNotSerializableError, ResultUnreadableError, Status
-from tests.houses import House, Unique, effect
+from tests.support.database import House, Unique, effect
 
 
 class CardDeclined(Exception):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from idemtable import FingerprintMismatchError, LostClaimError, Status
-from tests.houses import House, effect
+from tests.support.database import House, effect
 
 
 def test_a_second_call_replays_the_result_and_runs_nothing(house: House) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from idemtable import FingerprintMismatchError, InvalidKeyError, MissingKeyError, MissingTenantError
-from tests.houses import House, effect
+from tests.support.database import House, effect
 
 
 @dataclass

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from typing_extensions import TypedDict
 
 from idemtable import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError, Status
-from tests.houses import Effect, House, effect
+from tests.support.database import Effect, House, effect
 
 
 @dataclass(frozen=True)

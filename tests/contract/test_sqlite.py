@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 import idemtable
 from idemtable import SessionNotUsableError
-from tests.conftest import BACKENDS, house_of
-from tests.houses import House, effect
+from tests.support.backends import BACKENDS, house_of
+from tests.support.database import House, effect
 
 
 @pytest.fixture(params=[name for name in BACKENDS if name.startswith("sqlite")])

@@ -11,10 +11,10 @@ import pytest
 import tenacity
 
 from idemtable import RetryTransactionError, retry
-from tests.conftest import house_of
-from tests.faults.lines import DRIVERS, Line, through_a_proxy
-from tests.faults.proxy import Way
-from tests.houses import House, effect
+from tests.support.backends import house_of
+from tests.support.database import House, effect
+from tests.support.lines import DRIVERS, Line, through_a_proxy
+from tests.support.proxy import Way
 
 WAIT = timedelta(seconds=50)
 

@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from tests import servers
-from tests.conftest import BACKENDS, house_of, needed
-from tests.faults.lines import DRIVERS
-from tests.houses import House, effect
-from tests.races.crowd import WAIT, backend_id, crowd, kill_backend, meanwhile, one_run
+from tests.support.backends import BACKENDS, house_of, needed
+from tests.support.crowd import WAIT, backend_id, crowd, kill_backend, meanwhile, one_run
+from tests.support.database import House, effect
+from tests.support.lines import DRIVERS
 
 COUNT = 4
 

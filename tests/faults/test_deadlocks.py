@@ -12,10 +12,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from idemtable import LostClaimError, RetryTransactionError
-from tests.conftest import house_of
-from tests.faults.lines import DRIVERS
-from tests.houses import House, effect
-from tests.races.crowd import WAIT, Beside, meanwhile
+from tests.support.backends import house_of
+from tests.support.crowd import WAIT, Beside, meanwhile
+from tests.support.database import House, effect
+from tests.support.lines import DRIVERS
 
 # By primary key: by name InnoDB would lock the gaps too, and every new effect with them.
 LOCK = sa.text("UPDATE effect SET amount = amount + 1 WHERE id = :id")

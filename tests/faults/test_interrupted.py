@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from idemtable import AsyncIdemTable, IdemTable, LostClaimError, Status
-from tests.conftest import BACKENDS, house_of
-from tests.houses import Effect, House, effect
+from tests.support.backends import BACKENDS, house_of
+from tests.support.database import Effect, House, effect
 
 
 class Cancelling:

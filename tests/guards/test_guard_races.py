@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from idemtable import retry
 from idemtable.errors import RowLockedError, StaleVersionError
 from idemtable.guards import Advance, StateMachine, compare_and_set, lock, lock_name, retry_stale
-from tests.guards.conftest import CALLERS, Counted, Order, Shop
-from tests.houses import PATIENCE, Held
+from tests.support import PATIENCE
+from tests.support.database import Held
+from tests.support.guards import CALLERS, Counted, Order, Shop
 
 STEPS = {"created": {"paid", "cancelled"}, "paid": {"shipped", "cancelled"}}
 MACHINE = StateMachine(Order.status, STEPS)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from idemtable.errors import FingerprintMismatchError, IllegalTransitionError, InvalidKeyError
 from idemtable.guards import Advance, StateMachine
-from tests.guards.conftest import Counted, Horse, Order, Shop, Stage
+from tests.support.guards import Counted, Horse, Order, Shop, Stage
 
 STEPS = {"created": {"paid", "cancelled"}, "paid": {"shipped", "refunded", "cancelled"}}
 MACHINE = StateMachine(Order.status, STEPS)

@@ -12,7 +12,7 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from idemtable.errors import StaleVersionError
 from idemtable.guards import compare_and_set, retry_stale
-from tests.guards.conftest import Animal, Cat, Counted, Horse, Order, Shop, Stage
+from tests.support.guards import Animal, Cat, Counted, Horse, Order, Shop, Stage
 
 TABLE: Any = Order.__table__
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import NoResultFound
 from idemtable import IdemTable
 from idemtable.errors import RowLockedError, SessionNotUsableError
 from idemtable.guards import lock, lock_name
-from tests.guards.conftest import Animal, Cat, Counted, Horse, Item, Order, Shop
+from tests.support.guards import Animal, Cat, Counted, Horse, Item, Order, Shop
 
 NOW = timedelta(0)
 SHORT = timedelta(milliseconds=200)

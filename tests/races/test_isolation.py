@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import RetryTransactionError
-from tests.conftest import house_of
-from tests.houses import House, effect
-from tests.races.crowd import WAIT, crowd, meanwhile, one_run
+from tests.support.backends import house_of
+from tests.support.crowd import WAIT, crowd, meanwhile, one_run
+from tests.support.database import House, effect
 
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 CALLERS = 12

@@ -9,8 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import RetryTransactionError
-from tests.houses import PATIENCE, House, effect
-from tests.races.crowd import WAIT, Beside, crowd, until, watching
+from tests.support import PATIENCE
+from tests.support.crowd import WAIT, Beside, crowd, until, watching
+from tests.support.database import House, effect
 
 
 def _order(house: House, **options: Any) -> Any:

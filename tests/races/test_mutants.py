@@ -14,11 +14,11 @@ from idemtable.dialects.mysql import MySQL
 from idemtable.dialects.postgresql import PostgreSQL
 from idemtable.repository import Records
 from idemtable.transaction import Joined
-from tests.conftest import house_of
-from tests.faults.lines import through_a_proxy
-from tests.houses import House, effect
-from tests.races.crowd import WAIT, crowd, one_run
 from tests.races.test_one_key import check_that_a_rollback_lets_one_of_the_waiters_run
+from tests.support.backends import house_of
+from tests.support.crowd import WAIT, crowd, one_run
+from tests.support.database import House, effect
+from tests.support.lines import through_a_proxy
 
 SERVERS = ["postgresql18", "mariadb"]
 

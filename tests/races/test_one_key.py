@@ -12,8 +12,7 @@ import sqlalchemy as sa
 
 from idemtable import InProgressError, Status
 from idemtable.repository import Records
-from tests.houses import House, effect
-from tests.races.crowd import (
+from tests.support.crowd import (
     WAIT,
     Beside,
     backend_id,
@@ -26,6 +25,7 @@ from tests.races.crowd import (
     until,
     watching,
 )
+from tests.support.database import House, effect
 
 CALLERS = 8
 

@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import InProgressError
-from tests.conftest import needed, server
-from tests.houses import House, effect
-from tests.races.crowd import Beside, crowd
 from tests.servers import pgbouncer
+from tests.support.backends import needed, server
+from tests.support.crowd import Beside, crowd
+from tests.support.database import House, effect
 
 CLIENTS = 32
 CONNECTIONS = 2

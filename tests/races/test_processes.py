@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import BACKENDS, house_of
-from tests.houses import House
-from tests.races.crowd import is_locked
-from tests.races.processes import Callers, callers
+from tests.support.backends import BACKENDS, house_of
+from tests.support.crowd import is_locked
+from tests.support.database import House
+from tests.support.processes import Callers, callers
 
 COUNT = 3
 

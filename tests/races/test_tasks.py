@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from idemtable import AsyncIdemTable, LostClaimError, ReentrantCallError, frames
-from tests.conftest import BACKENDS, house_of
-from tests.houses import Effect, House
+from tests.support.backends import BACKENDS, house_of
+from tests.support.database import Effect, House
 
 ASYNC = [name for name in BACKENDS if "async" in name]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import NEWEST, house_of
-from tests.houses import House
+from tests.support.backends import NEWEST, house_of
+from tests.support.database import House
 
 
 @pytest.fixture(params=NEWEST)

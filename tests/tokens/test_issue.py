@@ -19,8 +19,8 @@ from idemtable import (
     Status,
     UnknownTokenError,
 )
-from tests.houses import House, effect
-from tests.tokens.desks import desk, sent
+from tests.support.database import House, effect
+from tests.support.tokens import desk, sent
 
 
 @pytest.fixture

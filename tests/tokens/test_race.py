@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from idemtable import InProgressError, SpentTokenError, Status
-from tests.houses import PATIENCE, House, effect
-from tests.tokens.desks import Gate, desk
+from tests.support import PATIENCE
+from tests.support.database import House, effect
+from tests.support.tokens import Gate, desk
 
 CALLERS = 32
 LONG = timedelta(seconds=40)
@@ -139,7 +140,7 @@ def test_the_lock_time_out_of_the_claim_does_not_outlive_it(server_house: House)
 def dying(house: House, token: str) -> Iterator[subprocess.Popen[str]]:
     """A process that has redeemed the token, has written, and has not committed; killed at the end at the latest."""
     url = house.sync_url.render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "tests.tokens.dying", url, token]
+    command = [sys.executable, "-m", "tests.support.dying_process", url, token]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

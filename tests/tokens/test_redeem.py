@@ -20,8 +20,8 @@ from idemtable import (
     TokenError,
     UnknownTokenError,
 )
-from tests.houses import House, effect
-from tests.tokens.desks import desk, sent
+from tests.support.database import House, effect
+from tests.support.tokens import desk, sent
 
 NOBODYS = "x" * 43
 

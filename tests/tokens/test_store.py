@@ -27,11 +27,12 @@ from idemtable import (
 )
 from idemtable.tokens import RedisTokenStore
 from idemtable.tokens.redemption import holder, identity
-from tests.conftest import redis_server
-from tests.houses import PATIENCE, House, Unique, effect
 from tests.servers import RedisServer
 from tests.servers import redis as start_redis
-from tests.tokens.desks import Gate, desk, sent
+from tests.support import PATIENCE
+from tests.support.backends import redis_server
+from tests.support.database import House, Unique, effect
+from tests.support.tokens import Gate, desk, sent
 
 NOBODYS = "x" * 43
 
@@ -409,7 +410,7 @@ def test_a_process_killed_between_the_two_has_spent_the_token_for_nothing(
 
         token = tokens.issue()
         url = sync_house.sync_url.render_as_string(hide_password=False)
-        command = [sys.executable, "-m", "tests.tokens.dying", url, token, server.url()]
+        command = [sys.executable, "-m", "tests.support.dying_process", url, token, server.url()]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "inside\n"

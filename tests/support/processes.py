@@ -12,17 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.houses import PATIENCE, House
+from tests.support import PATIENCE
+from tests.support.database import House
 
 _ROOT = Path(__file__).parents[2]
 
 
 class Caller:
-    """One process that runs `tests.races.caller`."""
+    """One process that runs `tests.support.calling_process`."""
 
     def __init__(self, house: House, said: queue.Queue[tuple[Caller, str]]) -> None:
         url = house.url.render_as_string(hide_password=False)
-        command = [sys.executable, "-m", "tests.races.caller", url, *(["async"] if house.is_async else [])]
+        command = [sys.executable, "-m", "tests.support.calling_process", url, *(["async"] if house.is_async else [])]
         self.process = subprocess.Popen(
             command,
             cwd=_ROOT,

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.util import await_only
 
-from tests.houses import PATIENCE, House, effect
+from tests.support import PATIENCE
+from tests.support.database import House, effect
 
 T = TypeVar("T")
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tests.houses import PATIENCE, House, Loop, PlainBlock, PlainFunction, as_async
+from tests.support import PATIENCE
+from tests.support.database import House
+from tests.support.plain import Loop, PlainBlock, PlainFunction, as_async
 
 HALF_AN_HOUR = timedelta(minutes=30)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tests.faults.proxy import Proxy
-from tests.houses import House
+from tests.support.database import House
+from tests.support.proxy import Proxy
 
 DRIVERS = ["postgresql18", "postgresql18-async", "postgresql18-asyncpg", "mariadb", "mariadb-async"]
 """The backends that have a connection to lose, one for each driver."""
