@@ -1,4 +1,4 @@
-"""Fixtures over real servers: a fresh database for a test, or a house that a whole suite lives in."""
+"""Fixtures over real servers: a fresh database for a test, or one that a whole suite shares."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 pytest.register_assert_rewrite("tests.support")
 
-from tests.support.backends import BACKENDS, close_all, house_of, server  # noqa: E402
-from tests.support.database import House  # noqa: E402
+from tests.support.backends import BACKENDS, close_all, db_of, server  # noqa: E402
+from tests.support.database import Database  # noqa: E402
 
 
 def pytest_sessionfinish() -> None:
@@ -33,21 +33,21 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 
 @pytest.fixture(params=list(BACKENDS))
-def house(request: pytest.FixtureRequest) -> House:
+def db(request: pytest.FixtureRequest) -> Database:
     """Every database in both colours, with the tables made and empty."""
-    return house_of(request.param)
+    return db_of(request.param)
 
 
 @pytest.fixture(params=[name for name, (_, driver) in BACKENDS.items() if "async" not in name])
-def sync_house(request: pytest.FixtureRequest) -> House:
+def sync_db(request: pytest.FixtureRequest) -> Database:
     """Every database, sync only: for what does not depend on the colour."""
-    return house_of(request.param)
+    return db_of(request.param)
 
 
 @pytest.fixture(params=[name for name in BACKENDS if not name.startswith("sqlite")])
-def server_house(request: pytest.FixtureRequest) -> House:
+def server_db(request: pytest.FixtureRequest) -> Database:
     """Every database that more than one can write to at once."""
-    return house_of(request.param)
+    return db_of(request.param)
 
 
 # Imported by name by test processes that are started from tests.

@@ -1,4 +1,4 @@
-"""The houses of the guards' tests, and a shop in each."""
+"""The databases of the guards' tests, and a shop in each."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.backends import NEWEST, house_of
-from tests.support.database import House
+from tests.support.backends import NEWEST, db_of
+from tests.support.database import Database
 from tests.support.guards import Shop, empty_shop
 
 
 @pytest.fixture(params=NEWEST)
-def house(request: pytest.FixtureRequest) -> House:
-    return house_of(request.param)
+def db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
 
 
 @pytest.fixture(params=[name for name in NEWEST if not name.startswith("sqlite")])
-def server_house(request: pytest.FixtureRequest) -> House:
-    return house_of(request.param)
+def server_db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
 
 
 @pytest.fixture
-def shop(house: House) -> Iterator[Shop]:
-    yield empty_shop(house)
-    house.dispose(house.engine)  # a race's connections, of which a server has a hundred for all houses
+def shop(db: Database) -> Iterator[Shop]:
+    yield empty_shop(db)
+    db.dispose(db.engine)  # a race's connections, of which a server has a hundred for all databases
 
 
 @pytest.fixture
-def server_shop(server_house: House) -> Iterator[Shop]:
-    yield empty_shop(server_house)
-    server_house.dispose(server_house.engine)
+def server_shop(server_db: Database) -> Iterator[Shop]:
+    yield empty_shop(server_db)
+    server_db.dispose(server_db.engine)

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.servers import MissingEngine, RedisServer, Server, from_environment, mariadb, postgresql, redis
-from tests.support.database import House
+from tests.support.database import Database
 
 BACKENDS = {
     "sqlite": ("sqlite", "sqlite"),
@@ -38,7 +38,7 @@ _STARTERS = {
     "mariadb": mariadb,
 }
 _started: list[Server | RedisServer] = []
-_houses: dict[str, House] = {}
+_databases: dict[str, Database] = {}
 
 
 @contextmanager
@@ -70,29 +70,29 @@ def redis_server() -> RedisServer:
     return found
 
 
-def house_of(backend: str) -> House:
-    """The house of a backend, kept for the life of this process and swept for each test."""
-    if backend not in _houses:
+def db_of(backend: str) -> Database:
+    """The database of a backend, kept for the life of this process and swept for each test."""
+    if backend not in _databases:
         where, driver = BACKENDS[backend]
         if where == "sqlite":
-            path = Path(tempfile.mkdtemp(prefix="idemtable-test-")) / "house.db"
+            path = Path(tempfile.mkdtemp(prefix="idemtable-test-")) / "database.db"
             url = sa.make_url(f"sqlite:///{path}")
         else:
             found = server(where)
-            name = f"house_{uuid4().hex[:12]}"
+            name = f"db_{uuid4().hex[:12]}"
             found.create_database(name)
             url = sa.make_url(found.url(name))
-        _houses[backend] = House(backend, url, driver)
-    house = _houses[backend]
-    house.sweep()
-    return house
+        _databases[backend] = Database(backend, url, driver)
+    db = _databases[backend]
+    db.sweep()
+    return db
 
 
 def close_all() -> None:
-    """Close every house and stop every server."""
-    for house in _houses.values():
-        house.close()
-    _houses.clear()
+    """Close every database and stop every server."""
+    for db in _databases.values():
+        db.close()
+    _databases.clear()
     for found in _started:
         found.stop()
     _started.clear()

@@ -1,8 +1,4 @@
-"""One text for both colours: a house is a database with its tables, and an IdemTable spoken to in plain calls.
-
-In an async house the business functions, written plainly for a Session, run inside ``AsyncSession.run_sync`` of an async
-function, and every call is awaited on an event loop in a thread of its own: threads of a test become tasks of that loop.
-"""
+"""One text for both colours: a database with its tables, and an IdemTable spoken to in plain calls."""
 
 from __future__ import annotations
 
@@ -42,11 +38,11 @@ class Unique(Base):
 class Held:
     """A session that a test holds, in either colour; `session` is what the library is given."""
 
-    def __init__(self, house: House, session: Any) -> None:
-        self._house, self.session = house, session
+    def __init__(self, db: Database, session: Any) -> None:
+        self._db, self.session = db, session
 
     def run(self, work: Callable[[Session], Any]) -> Any:
-        return self._house.on(self.session, work)
+        return self._db.on(self.session, work)
 
     def commit(self) -> None:
         self.run(lambda session: session.commit())
@@ -58,7 +54,7 @@ class Held:
         self.run(lambda session: session.begin())
 
 
-class House:
+class Database:
     """One database in one colour."""
 
     def __init__(self, backend: str, url: sa.URL, driver: str, connect_args: dict[str, Any] | None = None) -> None:
@@ -85,7 +81,7 @@ class House:
     # --- making ---------------------------------------------------------------------------------------------------
 
     def make_engine(self, **options: Any) -> Any:
-        """A new engine for the house's own driver."""
+        """A new engine for the database's own driver."""
         if "poolclass" not in options:
             # Named, because SQLAlchemy 2.0 pools no aiosqlite connections by itself.
             pool = sa.AsyncAdaptedQueuePool if self.is_async else sa.QueuePool
@@ -99,7 +95,7 @@ class House:
         return sa.create_engine(self.url, **options)
 
     def table(self, bind: Any = None, **settings: Any) -> Any:
-        """A table on the house's engine or another bind, spoken to plainly."""
+        """A table on the database's engine or another bind, spoken to plainly."""
         bind = self.engine if bind is None else bind
         if self.loop is not None:
             return PlainTable(self.loop, AsyncIdemTable(bind, **settings))
@@ -121,7 +117,7 @@ class House:
 
     @contextmanager
     def session(self, engine: Any = None, **options: Any) -> Iterator[Held]:
-        """A session of the caller's own, on the house's engine unless another is given; closed at the end."""
+        """A session of the caller's own, on the database's engine unless another is given; closed at the end."""
         engine = self.engine if engine is None else engine
         if self.loop is not None:
             from sqlalchemy.ext.asyncio import AsyncSession

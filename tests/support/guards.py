@@ -1,4 +1,4 @@
-"""A shop in a house: tables with versions and states, and guards called plainly in both colours."""
+"""A shop in a database: tables with versions and states, and guards called plainly in both colours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from tests.support import PATIENCE
-from tests.support.database import Held, House
+from tests.support.database import Database, Held
 
 CALLERS = 32
 
@@ -76,29 +76,29 @@ class Horse(Animal):
 
 
 class Shop:
-    """What a test of guards holds: the house, and the guards called plainly."""
+    """What a test of guards holds: the database, and the guards called plainly."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, db: Database) -> None:
+        self.db = db
 
     def call(self, held: Held, guard: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a guard with the session of whatever colour, and await it where it is to be awaited."""
         answer = guard(held.session, *args, **kwargs)
-        return answer if self.house.loop is None else self.house.loop.run(answer)
+        return answer if self.db.loop is None else self.db.loop.run(answer)
 
     def add(self, *rows: Any) -> None:
-        with sa.orm.Session(self.house.admin) as session, session.begin():
+        with sa.orm.Session(self.db.admin) as session, session.begin():
             session.add_all(rows)
 
     def value(self, column: Any, **where: Any) -> Any:
         """Read one column by itself, as others see it."""
-        with sa.orm.Session(self.house.admin) as session:
+        with sa.orm.Session(self.db.admin) as session:
             return session.scalar(sa.select(column).filter_by(**where))
 
     @contextmanager
     def statements(self) -> Iterator[list[str]]:
         """The first words of all that is sent to the database meanwhile."""
-        engine = getattr(self.house.engine, "sync_engine", self.house.engine)
+        engine = getattr(self.db.engine, "sync_engine", self.db.engine)
         seen: list[str] = []
 
         def listen(conn: Any, cursor: Any, statement: str, *rest: Any) -> None:
@@ -117,7 +117,7 @@ class Shop:
         barrier = threading.Barrier(callers)
 
         def run() -> None:
-            with self.house.session() as held:
+            with self.db.session() as held:
                 barrier.wait(PATIENCE)
                 try:
                     answers.append(one(held))
@@ -137,10 +137,10 @@ class Shop:
         return finish
 
 
-def empty_shop(house: House) -> Shop:
+def empty_shop(db: Database) -> Shop:
     """A shop with its tables made and empty."""
-    with house.admin.begin() as connection:
+    with db.admin.begin() as connection:
         Base.metadata.create_all(connection)
         for table in reversed(Base.metadata.sorted_tables):
             connection.execute(sa.delete(table))
-    return Shop(house)
+    return Shop(db)
