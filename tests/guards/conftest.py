@@ -6,19 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.backends import NEWEST, db_of
 from tests.support.database import Database
 from tests.support.guards import Shop, empty_shop
+from tests.support.newest import db, server_db
 
-
-@pytest.fixture(params=NEWEST)
-def db(request: pytest.FixtureRequest) -> Database:
-    return db_of(request.param)
-
-
-@pytest.fixture(params=[name for name in NEWEST if not name.startswith("sqlite")])
-def server_db(request: pytest.FixtureRequest) -> Database:
-    return db_of(request.param)
+__all__ = ["db", "server_db"]
 
 
 @pytest.fixture

@@ -29,9 +29,6 @@ BACKENDS = {
 }
 """Every database in both colours: the server, and SQLAlchemy's name of dialect and driver."""
 
-NEWEST = [name for name in BACKENDS if not name.startswith("postgresql16")]
-"""One version of each database: for features that ask nothing of a server that the contract suite does not."""
-
 _STARTERS = {
     "postgresql16": partial(postgresql, 16),
     "postgresql18": partial(postgresql, 18),
