@@ -33,7 +33,7 @@ import sqlalchemy as sa
 
 import idemtable
 from idemtable import IdemTable, errors, upgrade
-from tests.conftest import server
+from tests.support.backends import server
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

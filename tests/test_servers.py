@@ -15,9 +15,9 @@ import pytest
 import redis as redis_client
 from sqlalchemy import NullPool, create_engine, text
 
-from tests.conftest import needed
 from tests.servers import MissingEngine, RedisServer, Server, from_environment, mariadb, postgresql, redis
 from tests.servers.watchdog import alive, family
+from tests.support.backends import needed
 
 Engine = Callable[..., Server]
 ENGINES: dict[str, Engine] = {

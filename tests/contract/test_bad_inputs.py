@@ -27,18 +27,18 @@ from idemtable import (
     SchemaError,
     SessionNotUsableError,
 )
-from tests.houses import Effect, House, effect
+from tests.support.database import Database, Effect, effect
 
 
 class Shop:
     """A function under every form of the API, what ran, and what stands in the database."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, db: Database) -> None:
+        self.db = db
         self.ran: list[Any] = []
         self.sent: list[str] = []
 
-        @house.idem.transactional("shop", key="key", payload=("amount",))
+        @db.idem.transactional("shop", key="key", payload=("amount",))
         def call(session: Any, key: Any, amount: int = 1) -> int:
             self.ran.append(key)
             return effect(session, "effect", amount)
@@ -46,10 +46,10 @@ class Shop:
         self.call = call
 
     def every_form(self, key: Any) -> Iterator[Any]:
-        idem = self.house.idem
+        idem = self.db.idem
 
         def joined() -> None:
-            with self.house.session() as held:
+            with self.db.session() as held:
                 self.call.join(held.session, key)
 
         def block() -> None:
@@ -57,7 +57,7 @@ class Shop:
                 self.ran.append(claim)
 
         def claimed() -> None:
-            with self.house.session() as held, idem.claim(held.session, "shop", key) as claim:
+            with self.db.session() as held, idem.claim(held.session, "shop", key) as claim:
                 self.ran.append(claim)
 
         yield lambda: self.call(key)
@@ -70,7 +70,7 @@ class Shop:
 
     def refuses(self, key: Any, error: type[Exception], match: str) -> None:
         """Every form refuses the key with this error, before a statement is sent."""
-        engine = getattr(self.house.engine, "sync_engine", self.house.engine)
+        engine = getattr(self.db.engine, "sync_engine", self.db.engine)
 
         def listen(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
             self.sent.append(statement)
@@ -91,12 +91,12 @@ class Shop:
 
     def is_untouched(self) -> None:
         assert self.ran == []
-        assert (self.house.effects(), self.house.rows()) == ([], [])
+        assert (self.db.effects(), self.db.rows()) == ([], [])
 
 
 @pytest.fixture
-def shop(house: House) -> Shop:
-    return Shop(house)
+def shop(db: Database) -> Shop:
+    return Shop(db)
 
 
 def test_01_no_key(shop: Shop) -> None:
@@ -118,7 +118,7 @@ def test_07_a_key_that_is_too_long(shop: Shop) -> None:
 def test_07_a_key_of_exactly_the_longest_length_is_a_key(shop: Shop) -> None:
     for key in ["x" * 255, "é" * 127, "\U0001f375" * 63]:
         assert shop.call(key) == shop.call(key)
-        assert shop.house.idem.get("shop", key).key == key
+        assert shop.db.idem.get("shop", key).key == key
 
 
 def test_08_control_characters(shop: Shop) -> None:
@@ -136,7 +136,7 @@ def test_10_composed_and_decomposed_letters_are_two_keys(shop: Shop) -> None:
     assert shop.call(composed) != shop.call(decomposed)
     assert shop.call.outcome(composed).replayed
     assert shop.ran == [composed, decomposed]
-    assert sorted(row.key for row in shop.house.rows()) == sorted([composed, decomposed])
+    assert sorted(row.key for row in shop.db.rows()) == sorted([composed, decomposed])
 
 
 def test_11_case_blanks_and_accents_make_another_key(shop: Shop) -> None:
@@ -145,7 +145,7 @@ def test_11_case_blanks_and_accents_make_another_key(shop: Shop) -> None:
     assert len(set(results)) == len(keys)
     assert [shop.call(key) for key in keys] == results
     assert shop.ran == keys
-    assert {row.key for row in shop.house.rows()} == set(keys)
+    assert {row.key for row in shop.db.rows()} == set(keys)
 
 
 def test_12_a_key_of_another_type(shop: Shop) -> None:
@@ -156,11 +156,11 @@ def test_12_a_key_of_another_type(shop: Shop) -> None:
 def test_12_a_uuid_is_its_canonical_text(shop: Shop) -> None:
     id = UUID("{12345678-1234-5678-1234-567812345678}".upper())
     shop.call(id)
-    assert shop.house.rows()[0].key == "12345678-1234-5678-1234-567812345678"
+    assert shop.db.rows()[0].key == "12345678-1234-5678-1234-567812345678"
 
 
 def test_13_a_separator_in_scope_or_key_moves_nothing(shop: Shop) -> None:
-    idem = shop.house.idem
+    idem = shop.db.idem
     for scope, key, tenant in (
         ("a:b", "c", None),
         ("a", "b:c", None),
@@ -170,29 +170,29 @@ def test_13_a_separator_in_scope_or_key_moves_nothing(shop: Shop) -> None:
     ):
         with idem.transaction(scope, key, tenant=tenant) as claim:
             assert not claim.replayed
-    assert len(shop.house.rows()) == 5
+    assert len(shop.db.rows()) == 5
 
 
 @pytest.mark.parametrize("tenant", [None, ""], ids=repr)
-def test_14_a_tenant_that_nobody_is(house: House, tenant: Any) -> None:
+def test_14_a_tenant_that_nobody_is(db: Database, tenant: Any) -> None:
     runs = []
 
-    @house.idem.transactional("shop", key="key", tenant="tenant")
+    @db.idem.transactional("shop", key="key", tenant="tenant")
     def call(session: Any, key: str, tenant: Any) -> None:
         runs.append(key)
 
     with pytest.raises(MissingTenantError, match="leave tenant= out"):
         call("k", tenant)
     assert runs == []
-    assert house.rows() == []
+    assert db.rows() == []
 
 
 def test_15_the_same_key_with_another_payload(shop: Shop) -> None:
     first = shop.call("k", 1)
-    before = shop.house.rows()
+    before = shop.db.rows()
     with pytest.raises(FingerprintMismatchError, match="new key") as caught:
         shop.call("k", 2)
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         with pytest.raises(FingerprintMismatchError):
             shop.call.join(held.session, "k", 2)
         held.commit()
@@ -200,30 +200,30 @@ def test_15_the_same_key_with_another_payload(shop: Shop) -> None:
     assert caught.value.http_status == 422
     assert caught.value.scope == "shop"
     assert shop.ran == ["k"]
-    assert shop.house.rows() == before
-    assert len(shop.house.effects()) == 1
+    assert shop.db.rows() == before
+    assert len(shop.db.effects()) == 1
     assert shop.call("k", 1) == first
 
 
 def test_17_the_same_key_in_another_scope(shop: Shop) -> None:
     shop.call("k", 1)
-    with shop.house.idem.transaction("another", "k", payload=2) as claim:
+    with shop.db.idem.transaction("another", "k", payload=2) as claim:
         assert not claim.replayed
-    assert len(shop.house.rows()) == 2
+    assert len(shop.db.rows()) == 2
 
 
 def test_18_the_same_key_while_the_first_still_runs(shop: Shop) -> None:
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         first = shop.call.join(held.session, "k")
         with (
             pytest.raises(InProgressError, match="try again") as caught,
-            shop.house.idem.transaction("shop", "k", wait=timedelta(0)),
+            shop.db.idem.transaction("shop", "k", wait=timedelta(0)),
         ):
             shop.ran.append("second")
         with (
-            shop.house.session() as other,
+            shop.db.session() as other,
             pytest.raises(InProgressError),
-            shop.house.idem.claim(other.session, "shop", "k", wait=timedelta(0)),
+            shop.db.idem.claim(other.session, "shop", "k", wait=timedelta(0)),
         ):
             shop.ran.append("third")
         held.commit()
@@ -234,12 +234,12 @@ def test_18_the_same_key_while_the_first_still_runs(shop: Shop) -> None:
     assert shop.call("k") == first
 
 
-def test_19_a_function_that_raises(house: House) -> None:
+def test_19_a_function_that_raises(db: Database) -> None:
     runs = []
     error = LookupError("as it was")
     errors: list[Exception] = [error]
 
-    @house.idem.transactional("shop", key="key")
+    @db.idem.transactional("shop", key="key")
     def call(session: Any, key: str) -> int:
         runs.append(key)
         number = effect(session, key)
@@ -250,20 +250,20 @@ def test_19_a_function_that_raises(house: House) -> None:
     with pytest.raises(LookupError) as caught:
         call("k")
     assert caught.value is error
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
     call("k")
     assert runs == ["k", "k"]
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
 @pytest.mark.parametrize(
     "make", [lambda: {1}, lambda: (n for n in "a"), lambda: math.nan, Effect, io.BytesIO, object],
     ids=["set", "generator", "NaN", "ORM object", "open stream", "object"],
 )  # fmt: skip
-def test_21_a_result_that_cannot_be_stored(house: House, make: Any) -> None:
+def test_21_a_result_that_cannot_be_stored(db: Database, make: Any) -> None:
     runs = []
 
-    @house.idem.transactional("shop", key="key")
+    @db.idem.transactional("shop", key="key")
     def call(session: Any, key: str):  # type: ignore[no-untyped-def]
         runs.append(key)
         effect(session, key)
@@ -272,12 +272,12 @@ def test_21_a_result_that_cannot_be_stored(house: House, make: Any) -> None:
     for _ in range(2):
         with pytest.raises(ResultNotSerializableError, match="returns="):
             call("k")
-        assert (house.effects(), house.rows()) == ([], [])
+        assert (db.effects(), db.rows()) == ([], [])
     assert runs == ["k", "k"]
 
 
-def test_22_a_result_that_is_too_large(house: House) -> None:
-    @house.idem.transactional("shop", key="key")
+def test_22_a_result_that_is_too_large(db: Database) -> None:
+    @db.idem.transactional("shop", key="key")
     def call(session: Any, key: str, size: int) -> str:
         effect(session, key)
         return "x" * size
@@ -285,9 +285,9 @@ def test_22_a_result_that_is_too_large(house: House) -> None:
     with pytest.raises(ResultTooLargeError, match="max_result_bytes") as caught:
         call("k", 262_143)
     assert (caught.value.size, caught.value.limit) == (262_145, 262_144)
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
     call("k", 262_142)
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
 @dataclass
@@ -300,7 +300,7 @@ class New:
     b: int
 
 
-def test_23_a_stored_row_that_cannot_be_read(house: House) -> None:
+def test_23_a_stored_row_that_cannot_be_read(db: Database) -> None:
     runs = []
 
     def old(session: Any, key: str) -> Any:
@@ -308,18 +308,18 @@ def test_23_a_stored_row_that_cannot_be_read(house: House) -> None:
         effect(session, key)
         return Old(1)
 
-    house.idem.transactional("shop", key="key", returns=Old)(old)("k")
-    before = house.rows()
-    changed = house.idem.transactional("shop", key="key", returns=New)(old)
+    db.idem.transactional("shop", key="key", returns=Old)(old)("k")
+    before = db.rows()
+    changed = db.idem.transactional("shop", key="key", returns=New)(old)
     for _ in range(2):
         with pytest.raises(ResultUnreadableError, match="forget"):
             changed("k")
-    house.execute("UPDATE idemtable SET codec = 'gone'")
+    db.execute("UPDATE idemtable SET codec = 'gone'")
     with pytest.raises(ResultUnreadableError, match="no codec named 'gone'"):
-        house.idem.transactional("shop", key="key", returns=Old)(old)("k")
+        db.idem.transactional("shop", key="key", returns=Old)(old)("k")
     assert runs == ["k"]
-    assert house.effects() == ["k"]
-    assert [row.result for row in house.rows()] == [row.result for row in before]
+    assert db.effects() == ["k"]
+    assert [row.result for row in db.rows()] == [row.result for row in before]
 
 
 OUT_OF_RANGE: dict[str, list[Any]] = {
@@ -334,24 +334,24 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("name", OUT_OF_RANGE)
-def test_24_settings_out_of_range(house: House, name: str) -> None:
+def test_24_settings_out_of_range(db: Database, name: str) -> None:
     for value in OUT_OF_RANGE[name]:
         with pytest.raises((ValueError, TypeError), match=name):
-            house.table(**{name: value})
+            db.table(**{name: value})
         if name in ("ttl", "wait"):
             with pytest.raises((ValueError, TypeError), match=name):
-                house.idem.transactional("shop", key="key", **{name: value})(lambda session, key: None)
+                db.idem.transactional("shop", key="key", **{name: value})(lambda session, key: None)
             with pytest.raises((ValueError, TypeError), match=name):
-                house.idem.transaction("shop", "k", **{name: value})
-    assert house.rows() == []
+                db.idem.transaction("shop", "k", **{name: value})
+    assert db.rows() == []
 
 
-def test_24_a_scope_that_is_no_name(house: House) -> None:
+def test_24_a_scope_that_is_no_name(db: Database) -> None:
     wrong: list[Any] = ["", " ", "x" * 256, "a\nb", "a\ud800", 5, None]
     for scope in wrong:
         with pytest.raises((ValueError, TypeError), match="scope"):
-            house.idem.transactional(scope, key="key")(lambda session, key: None)
-        for use in (house.idem.transaction, house.idem.get, house.idem.forget):
+            db.idem.transactional(scope, key="key")(lambda session, key: None)
+        for use in (db.idem.transaction, db.idem.get, db.idem.forget):
             with pytest.raises((ValueError, TypeError), match="scope"):
                 use(scope, "k")
 
@@ -371,7 +371,7 @@ def test_25_a_failed_session(shop: Shop) -> None:
         with pytest.raises(sa.exc.IntegrityError):
             session.flush()
 
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         held.run(fail)
         with pytest.raises(SessionNotUsableError, match="roll it back"):
             shop.call.join(held.session, "k")
@@ -379,11 +379,11 @@ def test_25_a_failed_session(shop: Shop) -> None:
 
 
 def test_25_a_session_in_autocommit(shop: Shop) -> None:
-    with shop.house.other_engine(isolation_level="AUTOCOMMIT") as engine:
-        if shop.house.kind == "sqlite":
+    with shop.db.other_engine(isolation_level="AUTOCOMMIT") as engine:
+        if shop.db.kind == "sqlite":
             idemtable.configure_sqlite(engine)
         with (
-            shop.house.session(engine) as held,
+            shop.db.session(engine) as held,
             pytest.raises(SessionNotUsableError, match="without that isolation level"),
         ):
             shop.call.join(held.session, "k")
@@ -392,14 +392,14 @@ def test_25_a_session_in_autocommit(shop: Shop) -> None:
 
 def test_25_a_read_only_server(shop: Shop) -> None:
     """As a replica answers: PostgreSQL 25006, MariaDB 1792, SQLite's READONLY."""
-    house = shop.house
+    db = shop.db
     sql = {
         "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
         "mariadb": "SET SESSION TRANSACTION READ ONLY",
         "sqlite": "PRAGMA query_only = ON",
-    }[house.kind]
-    with house.other_engine(pool_size=1, max_overflow=0) as engine:
-        idem = house.table(engine)
+    }[db.kind]
+    with db.other_engine(pool_size=1, max_overflow=0) as engine:
+        idem = db.table(engine)
 
         def read_only(connection: Any, *_: Any) -> None:
             cursor = connection.cursor()
@@ -415,7 +415,7 @@ def test_25_a_read_only_server(shop: Shop) -> None:
 
         with pytest.raises(SessionNotUsableError, match="need the primary"):
             call("k")
-        with house.session(engine) as held, pytest.raises(SessionNotUsableError, match="need the primary"):
+        with db.session(engine) as held, pytest.raises(SessionNotUsableError, match="need the primary"):
             call.join(held.session, "k")
         with pytest.raises(SessionNotUsableError, match="need the primary"):
             idem.forget("shop", "k")
@@ -423,7 +423,7 @@ def test_25_a_read_only_server(shop: Shop) -> None:
 
 
 def test_25_a_missing_table(shop: Shop) -> None:
-    idem = shop.house.table(table="missing")
+    idem = shop.db.table(table="missing")
 
     @idem.transactional("shop", key="key")
     def call(session: Any, key: str) -> None:
@@ -435,9 +435,9 @@ def test_25_a_missing_table(shop: Shop) -> None:
 
 
 def test_25_a_table_with_a_column_missing(shop: Shop) -> None:
-    house = shop.house
-    house.execute("CREATE TABLE outdated (id integer PRIMARY KEY, scope integer)")
-    idem = house.table(table="outdated")
+    db = shop.db
+    db.execute("CREATE TABLE outdated (id integer PRIMARY KEY, scope integer)")
+    idem = db.table(table="outdated")
     try:
 
         @idem.transactional("shop", key="key")
@@ -449,7 +449,7 @@ def test_25_a_table_with_a_column_missing(shop: Shop) -> None:
         with pytest.raises(SchemaError):
             idem.check_schema()
     finally:
-        house.execute("DROP TABLE outdated")
+        db.execute("DROP TABLE outdated")
     shop.is_untouched()
 
 

@@ -11,24 +11,24 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable, InProgressError, SessionNotUsableError
-from tests.houses import Effect, House, effect
+from tests.support.database import Database, Effect, effect
 
 
 class OwnSession(Session):
     pass
 
 
-def maker_of(house: House, engine: Any = None) -> Any:
-    engine = house.engine if engine is None else engine
-    if house.is_async:
+def maker_of(db: Database, engine: Any = None) -> Any:
+    engine = db.engine if engine is None else engine
+    if db.is_async:
         from sqlalchemy.ext.asyncio import async_sessionmaker
 
         return async_sessionmaker(engine, sync_session_class=OwnSession, info={"made": "here"})
     return sessionmaker(engine, class_=OwnSession, info={"made": "here"})
 
 
-def test_a_sessionmaker_gives_the_sessions_that_functions_and_blocks_get(house: House) -> None:
-    idem = house.table(maker_of(house))
+def test_a_sessionmaker_gives_the_sessions_that_functions_and_blocks_get(db: Database) -> None:
+    idem = db.table(maker_of(db))
     seen: list[Any] = []
 
     @idem.transactional("order", key="key")
@@ -38,64 +38,64 @@ def test_a_sessionmaker_gives_the_sessions_that_functions_and_blocks_get(house: 
 
     assert order("k") == order("k")
     with idem.transaction("pay", "k") as claim:
-        house.on(claim.session, seen.append)
+        db.on(claim.session, seen.append)
 
     assert [isinstance(session, OwnSession) for session in seen] == [True, True]
     assert [session.info["made"] for session in seen] == ["here"] * 2
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_a_sessionmaker_without_an_engine_is_refused_with_the_cure(house: House) -> None:
+def test_a_sessionmaker_without_an_engine_is_refused_with_the_cure(db: Database) -> None:
     from sqlalchemy.ext.asyncio import async_sessionmaker
 
     with pytest.raises(ValueError, match="bound to no"):
-        house.table(async_sessionmaker() if house.is_async else sessionmaker())
+        db.table(async_sessionmaker() if db.is_async else sessionmaker())
 
 
-def test_a_bind_of_the_other_colour_is_refused_and_the_right_table_named(house: House) -> None:
-    if house.is_async:
+def test_a_bind_of_the_other_colour_is_refused_and_the_right_table_named(db: Database) -> None:
+    if db.is_async:
         with pytest.raises(TypeError, match="AsyncIdemTable"):
-            IdemTable(house.engine)
+            IdemTable(db.engine)
         with pytest.raises(TypeError, match="AsyncIdemTable"):
-            IdemTable(maker_of(house))
+            IdemTable(maker_of(db))
     else:
         with pytest.raises(TypeError, match="use IdemTable"):
-            AsyncIdemTable(house.engine)
+            AsyncIdemTable(db.engine)
         with pytest.raises(TypeError, match="use IdemTable"):
-            AsyncIdemTable(maker_of(house))
+            AsyncIdemTable(maker_of(db))
 
 
 @pytest.mark.parametrize("bind", [None, "sqlite://", 5], ids=repr)
-def test_something_that_is_no_bind_is_refused(house: House, bind: Any) -> None:
+def test_something_that_is_no_bind_is_refused(db: Database, bind: Any) -> None:
     with pytest.raises(TypeError, match="takes an"):
-        (AsyncIdemTable if house.is_async else IdemTable)(bind)
+        (AsyncIdemTable if db.is_async else IdemTable)(bind)
 
 
-def test_a_function_of_the_other_colour_is_refused_at_decoration(house: House) -> None:
+def test_a_function_of_the_other_colour_is_refused_at_decoration(db: Database) -> None:
     async def coroutine(session: Any, key: str) -> None: ...
 
     def plain(session: Any, key: str) -> None: ...
 
-    table = house.idem.inner if house.is_async else house.idem
-    wrong, cure = (plain, "async def") if house.is_async else (coroutine, "AsyncIdemTable")
+    table = db.idem.inner if db.is_async else db.idem
+    wrong, cure = (plain, "async def") if db.is_async else (coroutine, "AsyncIdemTable")
     with pytest.raises(TypeError, match=cure):
         table.transactional("order", key="key")(wrong)
 
 
 @pytest.mark.parametrize("bind", ["engine", "sessionmaker", "table"])
-def test_the_plain_import_decorates_as_a_table_does(house: House, bind: str) -> None:
-    given: Any = {"engine": house.engine, "sessionmaker": maker_of(house)}.get(bind)
+def test_the_plain_import_decorates_as_a_table_does(db: Database, bind: str) -> None:
+    given: Any = {"engine": db.engine, "sessionmaker": maker_of(db)}.get(bind)
     if given is None:
-        given = getattr(house.idem, "inner", house.idem)
+        given = getattr(db.idem, "inner", db.idem)
 
-    if house.is_async:
+    if db.is_async:
 
         @idemtable.transactional(given, "order", key="key", tenant="tenant", payload=("key",))
         async def order(session: Any, key: str, tenant: str, item: str) -> int:
             return await session.run_sync(lambda sync: effect(sync, item))
 
         def call(*args: Any) -> Any:
-            return house.loop.run(order.outcome(*args))  # type: ignore[union-attr]
+            return db.loop.run(order.outcome(*args))  # type: ignore[union-attr]
     else:
 
         @idemtable.transactional(given, "order", key="key", tenant="tenant", payload=("key",))
@@ -107,13 +107,13 @@ def test_the_plain_import_decorates_as_a_table_does(house: House, bind: str) -> 
     first, second, third = call("k", "a", "tea"), call("k", "a", "other"), call("k", "b", "tea")
     assert (first.replayed, second.replayed, third.replayed) == (False, True, False)
     assert first.value == second.value
-    assert house.effects() == ["tea", "tea"]
+    assert db.effects() == ["tea", "tea"]
 
 
-def test_the_decorated_function_keeps_its_name_and_shows_its_call_without_the_session(house: House) -> None:
+def test_the_decorated_function_keeps_its_name_and_shows_its_call_without_the_session(db: Database) -> None:
     import inspect
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str, *, item: str = "tea") -> int:
         """Make an order."""
         return 1
@@ -127,15 +127,15 @@ def test_the_decorated_function_keeps_its_name_and_shows_its_call_without_the_se
         order()
     with pytest.raises(TypeError, match="unexpected"):
         order("k", other=1)
-    assert house.rows() == []
+    assert db.rows() == []
 
 
-def test_objects_that_the_function_loaded_stay_readable_after_the_call(house: House) -> None:
-    from tests.houses import Effect
+def test_objects_that_the_function_loaded_stay_readable_after_the_call(db: Database) -> None:
+    from tests.support.database import Effect
 
     kept: list[Effect] = []
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         row = Effect(name=key)
         session.add(row)
@@ -148,25 +148,25 @@ def test_objects_that_the_function_loaded_stay_readable_after_the_call(house: Ho
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE", "READ COMMITTED"])
-def test_a_function_runs_at_the_level_asked_for_and_at_the_engines_own_otherwise(house: House, level: str) -> None:
-    if house.kind == "sqlite":
+def test_a_function_runs_at_the_level_asked_for_and_at_the_engines_own_otherwise(db: Database, level: str) -> None:
+    if db.kind == "sqlite":
         level = "SERIALIZABLE"
     sql = {
         "postgresql": "SHOW transaction_isolation",
         "mariadb": "SELECT @@SESSION.tx_isolation",
         "sqlite": "SELECT 'serializable'",
-    }[house.kind]
-    usual = {"postgresql": "read committed", "mariadb": "repeatable read", "sqlite": "serializable"}[house.kind]
+    }[db.kind]
+    usual = {"postgresql": "read committed", "mariadb": "repeatable read", "sqlite": "serializable"}[db.kind]
 
     def level_of(session: Any) -> str:
         return str(session.scalar(sa.text(sql))).lower().replace("-", " ")
 
-    @house.idem.transactional("asked", key="key", isolation_level=level)
+    @db.idem.transactional("asked", key="key", isolation_level=level)
     def asked(session: Any, key: str) -> str:
         effect(session, key)
         return level_of(session)
 
-    @house.idem.transactional("usual", key="key")
+    @db.idem.transactional("usual", key="key")
     def own(session: Any, key: str) -> str:
         return level_of(session)
 
@@ -174,35 +174,35 @@ def test_a_function_runs_at_the_level_asked_for_and_at_the_engines_own_otherwise
     assert first.value == level.lower()
     assert asked.outcome("k").replayed
     assert own("k") == usual  # the connection went back to the pool as it was
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", 5], ids=repr)
-def test_a_level_that_is_no_transactions_is_refused_at_decoration(house: House, level: Any) -> None:
+def test_a_level_that_is_no_transactions_is_refused_at_decoration(db: Database, level: Any) -> None:
     with pytest.raises(ValueError, match="isolation_level="):
 
-        @house.idem.transactional("order", key="key", isolation_level=level)
+        @db.idem.transactional("order", key="key", isolation_level=level)
         def order(session: Any, key: str) -> None: ...
 
 
-def test_an_expired_wait_of_a_duplicate_is_in_progress_and_runs_nothing(house: House) -> None:
+def test_an_expired_wait_of_a_duplicate_is_in_progress_and_runs_nothing(db: Database) -> None:
     """The first call is a joined one that its caller has not committed: whoever comes next waits in vain."""
     from datetime import timedelta
 
     runs = []
 
-    @house.idem.transactional("order", key="key", wait=timedelta(0))
+    @db.idem.transactional("order", key="key", wait=timedelta(0))
     def order(session: Any, key: str) -> int:
         runs.append(key)
         return effect(session, key)
 
-    with house.session() as held:
+    with db.session() as held:
         first = order.join(held.session, "k")
         with pytest.raises(InProgressError) as caught:
             order("k")
         assert caught.value.retry_after > 0
         assert caught.value.http_status == 409
-        with pytest.raises(InProgressError), house.idem.transaction("order", "k", wait=timedelta(0)):
+        with pytest.raises(InProgressError), db.idem.transaction("order", "k", wait=timedelta(0)):
             runs.append("block")
         held.commit()
     assert order("k") == first
@@ -210,17 +210,17 @@ def test_an_expired_wait_of_a_duplicate_is_in_progress_and_runs_nothing(house: H
 
 
 def test_cancelling_an_async_call_rolls_it_back() -> None:
-    from tests.conftest import BACKENDS, house_of
+    from tests.support.backends import BACKENDS, db_of
 
     for backend in BACKENDS:
-        house = house_of(backend) if "async" in backend else None
-        if house is None:
+        db = db_of(backend) if "async" in backend else None
+        if db is None:
             continue
 
-        async def scenario(house: House = house) -> None:
+        async def scenario(db: Database = db) -> None:
             started = asyncio.Event()
 
-            @house.idem.inner.transactional("order", key="key")
+            @db.idem.inner.transactional("order", key="key")
             async def order(session: Any, key: str) -> None:
                 await session.run_sync(lambda sync: effect(sync, key))
                 started.set()
@@ -232,40 +232,40 @@ def test_cancelling_an_async_call_rolls_it_back() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
 
-        house.loop.run(scenario())  # type: ignore[union-attr]
-        assert (house.effects(), house.rows()) == ([], []), backend
+        db.loop.run(scenario())  # type: ignore[union-attr]
+        assert (db.effects(), db.rows()) == ([], []), backend
 
 
-def test_a_scoped_session_stands_for_its_session(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_a_scoped_session_stands_for_its_session(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         return effect(session, key)
 
-    if house.is_async:
+    if db.is_async:
         from sqlalchemy.ext.asyncio import async_scoped_session, async_sessionmaker
 
-        scoped: Any = async_scoped_session(async_sessionmaker(house.engine), scopefunc=lambda: 1)
+        scoped: Any = async_scoped_session(async_sessionmaker(db.engine), scopefunc=lambda: 1)
     else:
-        scoped = scoped_session(sessionmaker(house.engine))
+        scoped = scoped_session(sessionmaker(db.engine))
     order.join(scoped, "a")
-    with house.idem.claim(scoped, "block", "b") as claim:
-        house.on(claim.session, lambda session: effect(session, "b"))
-    assert house.effects() == []
-    house.on(scoped(), lambda session: session.commit())
-    assert house.effects() == ["a", "b"]
-    if house.loop is not None:
-        house.loop.run(scoped.remove())
+    with db.idem.claim(scoped, "block", "b") as claim:
+        db.on(claim.session, lambda session: effect(session, "b"))
+    assert db.effects() == []
+    db.on(scoped(), lambda session: session.commit())
+    assert db.effects() == ["a", "b"]
+    if db.loop is not None:
+        db.loop.run(scoped.remove())
     else:
         scoped.remove()
 
 
-def test_a_session_without_an_engine_of_its_own_is_refused_with_the_cure(sync_house: House) -> None:
-    @sync_house.idem.transactional("order", key="key")
+def test_a_session_without_an_engine_of_its_own_is_refused_with_the_cure(sync_db: Database) -> None:
+    @sync_db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         raise AssertionError("it ran")
 
     with (
-        Session(binds={Effect: sync_house.engine}) as session,
+        Session(binds={Effect: sync_db.engine}) as session,
         pytest.raises(SessionNotUsableError, match="give it bind="),
     ):
         order.join(session, "k")

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from idemtable import InProgressError, LostClaimError, ResultTooLargeError, Status
-from tests.houses import House, effect
+from tests.support.database import Database, effect
 
 
 class Declined(Exception):
@@ -24,48 +24,48 @@ def while_handling(error: Exception, call: Callable[[], Any]) -> Any:
         return call()
 
 
-def lost(house: House) -> OperationalError:
+def lost(db: Database) -> OperationalError:
     """What a program has in hand when it calls again."""
     return OperationalError("COMMIT", None, Exception("gone"), connection_invalidated=True)
 
 
-def test_a_remembered_failure_is_remembered_the_second_time_too(house: House) -> None:
+def test_a_remembered_failure_is_remembered_the_second_time_too(db: Database) -> None:
     runs = []
 
-    @house.idem.transactional("pay", key="key", remember=(Declined,))
+    @db.idem.transactional("pay", key="key", remember=(Declined,))
     def pay(session: Any, key: str) -> int:
         runs.append(key)
         raise Declined("no")
 
     with pytest.raises(Declined):
-        while_handling(lost(house), lambda: pay("k"))
+        while_handling(lost(db), lambda: pay("k"))
     assert runs == ["k"]
-    assert house.idem.get("pay", "k").status is Status.FAILED
+    assert db.idem.get("pay", "k").status is Status.FAILED
 
 
-def test_a_business_error_is_not_run_again(house: House) -> None:
+def test_a_business_error_is_not_run_again(db: Database) -> None:
     runs = []
 
-    @house.idem.transactional("pay", key="key")
+    @db.idem.transactional("pay", key="key")
     def pay(session: Any, key: str) -> int:
         runs.append(key)
         raise Declined("no")
 
     with pytest.raises(Declined):
-        while_handling(lost(house), lambda: pay("k"))
-    with house.session() as held, pytest.raises(Declined):
-        while_handling(lost(house), lambda: pay.join(held.session, "k"))
+        while_handling(lost(db), lambda: pay("k"))
+    with db.session() as held, pytest.raises(Declined):
+        while_handling(lost(db), lambda: pay.join(held.session, "k"))
     assert runs == ["k", "k"]
 
 
-def test_what_a_function_makes_of_an_answer_of_ours_is_its_own_answer(house: House) -> None:
+def test_what_a_function_makes_of_an_answer_of_ours_is_its_own_answer(db: Database) -> None:
     runs = []
 
-    @house.idem.transactional("pay", key="key", remember=(Declined,))
+    @db.idem.transactional("pay", key="key", remember=(Declined,))
     def pay(session: Any, key: str) -> int:
         runs.append(key)
         try:
-            raise InProgressError("busy") from lost(house)
+            raise InProgressError("busy") from lost(db)
         except InProgressError as error:
             raise Declined("no") from error
 
@@ -75,11 +75,11 @@ def test_what_a_function_makes_of_an_answer_of_ours_is_its_own_answer(house: Hou
     assert runs == ["k"]
 
 
-def test_a_commit_whose_answer_was_lost_is_ours_however_late_it_is_found(sync_house: House, monkeypatch: Any) -> None:
-    house = sync_house
+def test_a_commit_whose_answer_was_lost_is_ours_however_late_it_is_found(sync_db: Database, monkeypatch: Any) -> None:
+    db = sync_db
     lose = [False, True]
 
-    @house.idem.transactional("pay", key="key")
+    @db.idem.transactional("pay", key="key")
     def pay(session: Any, key: str) -> int:
         return effect(session, key)
 
@@ -88,28 +88,28 @@ def test_a_commit_whose_answer_was_lost_is_ours_however_late_it_is_found(sync_ho
     def commit_and_lose(session: Any) -> None:
         commit(session)
         if lose.pop():
-            house.expire()
-            raise lost(house)
+            db.expire()
+            raise lost(db)
 
     monkeypatch.setattr(sa.orm.Session, "commit", commit_and_lose)
     outcome = pay.outcome("k")
     assert (outcome.replayed, outcome.attempts) == (False, 2)
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_a_remembered_exception_is_no_larger_than_a_result(house: House) -> None:
-    @house.table(max_result_bytes=100).transactional("pay", key="key", remember=(Declined,))
+def test_a_remembered_exception_is_no_larger_than_a_result(db: Database) -> None:
+    @db.table(max_result_bytes=100).transactional("pay", key="key", remember=(Declined,))
     def pay(session: Any, key: str) -> int:
         effect(session, key)
         raise Declined("x" * 200)
 
     with pytest.raises(ResultTooLargeError) as caught:
         pay("k")
-    assert (caught.value.limit, house.effects(), house.rows()) == (100, [], [])
+    assert (caught.value.limit, db.effects(), db.rows()) == (100, [], [])
 
 
-def test_a_replayed_block_cannot_commit_unseen(house: House) -> None:
-    with house.idem.transaction("order", "k") as claim:
+def test_a_replayed_block_cannot_commit_unseen(db: Database) -> None:
+    with db.idem.transaction("order", "k") as claim:
         claim.result = 1
-    with pytest.raises(LostClaimError), house.idem.transaction("order", "k") as claim:
-        house.on(claim.session, lambda session: session.commit())
+    with pytest.raises(LostClaimError), db.idem.transaction("order", "k") as claim:
+        db.on(claim.session, lambda session: session.commit())

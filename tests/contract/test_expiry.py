@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from idemtable import FingerprintMismatchError, Status
-from tests.houses import House, effect
+from tests.support.database import Database, effect
 
 
 @pytest.fixture
-def order(house: House) -> Any:
-    @house.idem.transactional("order", key="key", remember=(LookupError,))
+def order(db: Database) -> Any:
+    @db.idem.transactional("order", key="key", remember=(LookupError,))
     def order(session: Any, key: str, amount: int = 1) -> int:
         number = effect(session, key, amount)
         if amount < 0:
@@ -23,54 +23,54 @@ def order(house: House) -> Any:
     return order
 
 
-def test_an_expired_key_runs_again_and_replays_its_new_result(house: House, order: Any) -> None:
+def test_an_expired_key_runs_again_and_replays_its_new_result(db: Database, order: Any) -> None:
     first = order("k")
-    house.expire()
+    db.expire()
     second = order.outcome("k")
 
     assert not second.replayed
     assert second.value != first
     assert order.outcome("k").value == second.value
     assert order.outcome("k").replayed
-    assert house.effects() == ["k", "k"]
-    assert len(house.rows()) == 1
+    assert db.effects() == ["k", "k"]
+    assert len(db.rows()) == 1
 
 
-def test_an_expired_key_is_free_for_another_payload(house: House, order: Any) -> None:
+def test_an_expired_key_is_free_for_another_payload(db: Database, order: Any) -> None:
     order("k", 1)
     with pytest.raises(FingerprintMismatchError):
         order("k", 2)
-    house.expire()
+    db.expire()
     assert not order.outcome("k", 2).replayed
     assert order.outcome("k", 2).replayed
     with pytest.raises(FingerprintMismatchError):
         order("k", 1)
 
 
-def test_an_expired_failure_runs_again(house: House, order: Any) -> None:
+def test_an_expired_failure_runs_again(db: Database, order: Any) -> None:
     with pytest.raises(LookupError):
         order("k", -1)
-    house.expire()
+    db.expire()
     assert not order.outcome("k", 1).replayed
-    assert house.idem.get("order", "k").status is Status.COMPLETED
+    assert db.idem.get("order", "k").status is Status.COMPLETED
 
 
-def test_taking_over_starts_the_records_life_anew(house: House, order: Any) -> None:
+def test_taking_over_starts_the_records_life_anew(db: Database, order: Any) -> None:
     order("k")
-    house.expire()
-    before = house.idem.get("order", "k")
+    db.expire()
+    before = db.idem.get("order", "k")
     order("k", 2)
-    after = house.idem.get("order", "k")
+    after = db.idem.get("order", "k")
 
     assert after.created_at > before.created_at
     assert abs(after.expires_at - after.created_at - timedelta(days=7)) < timedelta(seconds=1)  # two looks at the clock
     assert after.fingerprint != before.fingerprint
 
 
-def test_a_takeover_that_fails_leaves_the_expired_record_as_it_was(house: House) -> None:
+def test_a_takeover_that_fails_leaves_the_expired_record_as_it_was(db: Database) -> None:
     fail = [False]
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         number = effect(session, key)
         if fail[0]:
@@ -78,43 +78,43 @@ def test_a_takeover_that_fails_leaves_the_expired_record_as_it_was(house: House)
         return number
 
     order("k")
-    house.expire()
-    before = house.rows()
+    db.expire()
+    before = db.rows()
     fail[0] = True
     with pytest.raises(LookupError):
         order("k")
-    assert house.rows() == before
-    assert house.effects() == ["k"]
+    assert db.rows() == before
+    assert db.effects() == ["k"]
 
 
-def test_a_joined_call_takes_an_expired_record_over_inside_the_callers_transaction(house: House, order: Any) -> None:
+def test_a_joined_call_takes_an_expired_record_over_inside_the_callers_transaction(db: Database, order: Any) -> None:
     order("k")
-    house.expire()
-    with house.session() as held:
+    db.expire()
+    with db.session() as held:
         order.join(held.session, "k")
         held.rollback()
-    assert house.effects() == ["k"]
-    with house.session() as held:
+    assert db.effects() == ["k"]
+    with db.session() as held:
         order.join(held.session, "k")
         held.commit()
-    assert house.effects() == ["k", "k"]
+    assert db.effects() == ["k", "k"]
     assert order.outcome("k").replayed
 
 
-def test_a_block_takes_an_expired_record_over(house: House) -> None:
-    with house.idem.transaction("pay", "k", payload=[1]) as claim:
+def test_a_block_takes_an_expired_record_over(db: Database) -> None:
+    with db.idem.transaction("pay", "k", payload=[1]) as claim:
         claim.result = "first"
-    house.expire()
-    with house.idem.transaction("pay", "k", payload=[2]) as claim:
+    db.expire()
+    with db.idem.transaction("pay", "k", payload=[2]) as claim:
         assert not claim.replayed
         assert claim.record is None
         claim.result = "second"
-    with house.idem.transaction("pay", "k", payload=[2]) as claim:
+    with db.idem.transaction("pay", "k", payload=[2]) as claim:
         assert claim.result == "second"
 
 
-def test_the_ttl_of_the_function_goes_before_the_tables_own(house: House) -> None:
-    short = house.table(ttl=timedelta(hours=1))
+def test_the_ttl_of_the_function_goes_before_the_tables_own(db: Database) -> None:
+    short = db.table(ttl=timedelta(hours=1))
 
     @short.transactional("tables", key="key")
     def tables(session: Any, key: str) -> None: ...
@@ -136,13 +136,13 @@ def test_the_ttl_of_the_function_goes_before_the_tables_own(house: House) -> Non
     assert timedelta(seconds=1.5) <= lives["block"] + timedelta(milliseconds=1) < timedelta(seconds=1.5) + near
 
 
-def test_a_record_that_has_not_expired_yet_replays(house: House) -> None:
+def test_a_record_that_has_not_expired_yet_replays(db: Database) -> None:
     """Three zones lie between the session's, UTC and the application's: an hour of error would show here."""
 
-    @house.idem.transactional("order", key="key", ttl=timedelta(minutes=1))
+    @db.idem.transactional("order", key="key", ttl=timedelta(minutes=1))
     def order(session: Any, key: str) -> int:
         return effect(session, key)
 
     order("k")
     assert order.outcome("k").replayed
-    assert house.idem.purge().deleted == 0
+    assert db.idem.purge().deleted == 0

@@ -17,176 +17,176 @@ from idemtable import (
     SessionNotUsableError,
     Status,
 )
-from tests.houses import Effect, House, Unique, effect
+from tests.support.database import Database, Effect, Unique, effect
 
 
 @pytest.fixture
-def order(house: House) -> Any:
-    @house.idem.transactional("order", key="key")
+def order(db: Database) -> Any:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str, amount: int = 1) -> int:
         return effect(session, key, amount)
 
     return order
 
 
-def test_a_joined_call_commits_with_the_caller(house: House, order: Any) -> None:
-    with house.session() as held:
+def test_a_joined_call_commits_with_the_caller(db: Database, order: Any) -> None:
+    with db.session() as held:
         held.run(lambda session: effect(session, "callers"))
         first = order.join(held.session, "k")
         held.commit()
 
-    assert house.effects() == ["callers", "k"]
+    assert db.effects() == ["callers", "k"]
     assert order("k") == first
-    assert house.effects() == ["callers", "k"]
+    assert db.effects() == ["callers", "k"]
 
 
-def test_a_joined_call_rolls_back_with_the_caller(house: House, order: Any) -> None:
-    with house.session() as held:
+def test_a_joined_call_rolls_back_with_the_caller(db: Database, order: Any) -> None:
+    with db.session() as held:
         order.join(held.session, "k")
         held.rollback()
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
     assert order.outcome("k").replayed is False
 
 
-def test_a_joined_call_replays_what_was_committed_before(house: House, order: Any) -> None:
+def test_a_joined_call_replays_what_was_committed_before(db: Database, order: Any) -> None:
     first = order("k")
-    with house.session() as held:
+    with db.session() as held:
         held.run(lambda session: effect(session, "callers"))
         assert order.join(held.session, "k") == first
         held.run(lambda session: effect(session, "more"))
         held.commit()
 
-    assert house.effects() == ["k", "callers", "more"]
+    assert db.effects() == ["k", "callers", "more"]
 
 
-def test_a_joined_call_begins_a_transaction_where_the_caller_has_none(house: House, order: Any) -> None:
-    with house.session() as held:
+def test_a_joined_call_begins_a_transaction_where_the_caller_has_none(db: Database, order: Any) -> None:
+    with db.session() as held:
         assert held.run(lambda session: session.in_transaction()) is False
         order.join(held.session, "k")
         assert held.run(lambda session: session.in_transaction()) is True
         held.commit()
 
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_an_exception_of_a_joined_call_that_the_caller_swallows_strands_no_key(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_an_exception_of_a_joined_call_that_the_caller_swallows_strands_no_key(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         effect(session, key)
         raise LookupError
 
-    with house.session() as held:
+    with db.session() as held:
         held.run(lambda session: effect(session, "before"))
         with pytest.raises(LookupError):
             order.join(held.session, "k")
         held.run(lambda session: effect(session, "after"))
         held.commit()
 
-    assert house.effects() == ["before", "after"]
-    assert house.rows() == []
+    assert db.effects() == ["before", "after"]
+    assert db.rows() == []
 
 
-def test_a_mismatch_in_a_joined_call_leaves_the_callers_transaction_usable(house: House, order: Any) -> None:
+def test_a_mismatch_in_a_joined_call_leaves_the_callers_transaction_usable(db: Database, order: Any) -> None:
     order("k", amount=2)
-    with house.session() as held:
+    with db.session() as held:
         held.run(lambda session: effect(session, "before"))
         with pytest.raises(FingerprintMismatchError):
             order.join(held.session, "k", amount=3)
         held.run(lambda session: effect(session, "after"))
         held.commit()
 
-    assert house.effects() == ["k", "before", "after"]
+    assert db.effects() == ["k", "before", "after"]
 
 
-def test_a_joined_call_with_too_large_a_result_takes_back_its_own_writes_only(house: House) -> None:
-    small = house.table(max_result_bytes=10)
+def test_a_joined_call_with_too_large_a_result_takes_back_its_own_writes_only(db: Database) -> None:
+    small = db.table(max_result_bytes=10)
 
     @small.transactional("order", key="key")
     def order(session: Any, key: str) -> str:
         effect(session, key)
         return "x" * 20
 
-    with house.session() as held:
+    with db.session() as held:
         held.run(lambda session: effect(session, "before"))
         with pytest.raises(ResultTooLargeError):
             order.join(held.session, "k")
         held.commit()
 
-    assert house.effects() == ["before"]
-    assert house.rows() == []
+    assert db.effects() == ["before"]
+    assert db.rows() == []
 
 
-def test_what_the_caller_had_pending_is_flushed_outside_the_claims_savepoint(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_what_the_caller_had_pending_is_flushed_outside_the_claims_savepoint(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         raise LookupError
 
-    with house.session() as held:
+    with db.session() as held:
         held.run(lambda session: session.add(Effect(name="pending")))
         with pytest.raises(LookupError):
             order.join(held.session, "k")
         held.commit()
 
-    assert house.effects() == ["pending"]
+    assert db.effects() == ["pending"]
 
 
 @pytest.mark.parametrize("autoflush", [True, False])
 def test_a_pending_object_of_the_caller_that_violates_is_not_mistaken_for_a_duplicate(
-    house: House, order: Any, autoflush: bool
+    db: Database, order: Any, autoflush: bool
 ) -> None:
-    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
-    with house.session(autoflush=autoflush) as held:
+    db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+    with db.session(autoflush=autoflush) as held:
         held.run(lambda session: session.add(Unique(name="taken")))
         with pytest.raises(sa.exc.IntegrityError):
             order.join(held.session, "k")
         held.rollback()
 
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
 
 
-def test_the_functions_own_unique_violation_passes_a_joined_call_unwrapped(house: House) -> None:
-    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+def test_the_functions_own_unique_violation_passes_a_joined_call_unwrapped(db: Database) -> None:
+    db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         effect(session, key)
         session.add(Unique(name="taken"))
 
-    with house.session() as held:
+    with db.session() as held:
         held.run(lambda session: effect(session, "before"))
         with pytest.raises(sa.exc.IntegrityError):
             order.join(held.session, "k")
         held.commit()
 
-    assert house.effects() == ["before"]
-    assert house.rows() == []
+    assert db.effects() == ["before"]
+    assert db.rows() == []
 
 
-def test_joining_through_another_engine_for_the_same_database_is_one_transaction(house: House, order: Any) -> None:
-    with house.other_engine() as engine:
-        if house.kind == "sqlite":
+def test_joining_through_another_engine_for_the_same_database_is_one_transaction(db: Database, order: Any) -> None:
+    with db.other_engine() as engine:
+        if db.kind == "sqlite":
             idemtable.configure_sqlite(engine)
-        with house.session(engine) as held:
+        with db.session(engine) as held:
             order.join(held.session, "k")
             held.rollback()
-        assert (house.effects(), house.rows()) == ([], [])
-        with house.session(engine) as held:
+        assert (db.effects(), db.rows()) == ([], [])
+        with db.session(engine) as held:
             order.join(held.session, "k")
             held.commit()
     assert order.outcome("k").replayed
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_a_commit_in_a_joined_function_is_a_lost_claim_and_its_key_never_runs_again(house: House) -> None:
+def test_a_commit_in_a_joined_function_is_a_lost_claim_and_its_key_never_runs_again(db: Database) -> None:
     runs = []
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         runs.append(key)
         effect(session, key)
         session.commit()
 
-    with house.session() as held:
+    with db.session() as held:
         with pytest.raises(LostClaimError, match="commit"):
             order.join(held.session, "k")
         held.rollback()
@@ -194,51 +194,51 @@ def test_a_commit_in_a_joined_function_is_a_lost_claim_and_its_key_never_runs_ag
         order("k")
 
     assert runs == ["k"]
-    assert house.effects() == ["k"]
-    assert house.idem.get("order", "k").status is Status.IN_PROGRESS
+    assert db.effects() == ["k"]
+    assert db.idem.get("order", "k").status is Status.IN_PROGRESS
 
 
-def test_a_rollback_in_a_joined_function_is_a_lost_claim_and_leaves_nothing(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_a_rollback_in_a_joined_function_is_a_lost_claim_and_leaves_nothing(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         effect(session, key)
         session.rollback()
 
-    with house.session() as held:
+    with db.session() as held:
         held.run(lambda session: effect(session, "before"))
         with pytest.raises(LostClaimError):
             order.join(held.session, "k")
         held.rollback()
 
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
 
 
-def test_something_else_than_a_session_is_refused_before_anything_is_sent(house: House, order: Any) -> None:
-    wrong: list[Any] = [None, "session", house.admin]
-    if house.is_async:
-        wrong.append(Session(house.admin))
+def test_something_else_than_a_session_is_refused_before_anything_is_sent(db: Database, order: Any) -> None:
+    wrong: list[Any] = [None, "session", db.admin]
+    if db.is_async:
+        wrong.append(Session(db.admin))
     for session in wrong:
         with pytest.raises(TypeError, match="Session"):
             order.join(session, "k")
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
 
 
 # --- calls inside calls ----------------------------------------------------------------------------------------------
 
 
-def test_a_call_inside_a_call_joins_it_and_both_commit_at_once(house: House) -> None:
+def test_a_call_inside_a_call_joins_it_and_both_commit_at_once(db: Database) -> None:
     seen = []
 
-    @house.idem.transactional("mail", key="key")
+    @db.idem.transactional("mail", key="key")
     def mail(session: Any, key: str) -> int:
         return effect(session, f"mail-{key}")
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         number = effect(session, key)
         mail(key)
-        if house.kind != "sqlite":
-            seen.append(house.effects())
+        if db.kind != "sqlite":
+            seen.append(db.effects())
         seen.append(session.scalar(sa.select(sa.func.count(Effect.id))))
         return number
 
@@ -247,19 +247,19 @@ def test_a_call_inside_a_call_joins_it_and_both_commit_at_once(house: House) -> 
     assert outcome.attempts == 1
     assert seen[-1] == 2  # the outer session sees what the inner call wrote
     assert seen[:-1] in ([], [[]])  # and nobody else does before the outer one commits
-    assert house.effects() == ["k", "mail-k"]
-    assert len(house.rows()) == 2
+    assert db.effects() == ["k", "mail-k"]
+    assert len(db.rows()) == 2
     assert mail.outcome("k").replayed
 
 
-def test_an_inner_call_rolls_back_with_the_outer_one(house: House) -> None:
+def test_an_inner_call_rolls_back_with_the_outer_one(db: Database) -> None:
     fail = [True]
 
-    @house.idem.transactional("mail", key="key")
+    @db.idem.transactional("mail", key="key")
     def mail(session: Any, key: str) -> int:
         return effect(session, f"mail-{key}")
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         number = mail(key)
         if fail[0]:
@@ -268,19 +268,19 @@ def test_an_inner_call_rolls_back_with_the_outer_one(house: House) -> None:
 
     with pytest.raises(LookupError):
         order("k")
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
     fail[0] = False
     order("k")
-    assert house.effects() == ["mail-k"]
+    assert db.effects() == ["mail-k"]
 
 
-def test_an_inner_call_that_fails_and_is_caught_takes_back_only_itself(house: House) -> None:
-    @house.idem.transactional("mail", key="key")
+def test_an_inner_call_that_fails_and_is_caught_takes_back_only_itself(db: Database) -> None:
+    @db.idem.transactional("mail", key="key")
     def mail(session: Any, key: str) -> int:
         effect(session, "mail")
         raise LookupError
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         number = effect(session, key)
         with pytest.raises(LookupError):
@@ -288,23 +288,23 @@ def test_an_inner_call_that_fails_and_is_caught_takes_back_only_itself(house: Ho
         return number
 
     order("k")
-    assert house.effects() == ["k"]
-    assert [row.scope for row in house.rows()] == ["order"]
+    assert db.effects() == ["k"]
+    assert [row.scope for row in db.rows()] == ["order"]
 
 
-def test_the_same_key_inside_its_own_call_is_refused_at_once(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_the_same_key_inside_its_own_call_is_refused_at_once(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str, depth: int = 0) -> int:
         effect(session, key)
         return order(key, depth + 1)
 
     with pytest.raises(ReentrantCallError, match="key of its own"):
         order("k")
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
 
 
-def test_the_same_function_with_another_key_inside_itself_joins(house: House) -> None:
-    @house.idem.transactional("order", key="key", payload=("key",))
+def test_the_same_function_with_another_key_inside_itself_joins(db: Database) -> None:
+    @db.idem.transactional("order", key="key", payload=("key",))
     def order(session: Any, key: str, rest: list[str]) -> int:
         number = effect(session, key)
         if rest:
@@ -312,34 +312,34 @@ def test_the_same_function_with_another_key_inside_itself_joins(house: House) ->
         return number
 
     order("a", ["b", "c"])
-    assert house.effects() == ["a", "b", "c"]
-    assert len(house.rows()) == 3
+    assert db.effects() == ["a", "b", "c"]
+    assert len(db.rows()) == 3
 
 
-def test_a_joined_call_re_entered_with_its_key_is_refused(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_a_joined_call_re_entered_with_its_key_is_refused(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str, depth: int = 0) -> int:
         return order(key, depth + 1)
 
-    with house.session() as held:
+    with db.session() as held:
         with pytest.raises(ReentrantCallError):
             order.join(held.session, "k")
         held.commit()
-    assert house.rows() == []
+    assert db.rows() == []
 
 
 # --- sessions that cannot carry a claim ------------------------------------------------------------------------------
 
 
-def test_a_session_whose_flush_failed_is_refused_with_the_cure(house: House, order: Any) -> None:
-    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+def test_a_session_whose_flush_failed_is_refused_with_the_cure(db: Database, order: Any) -> None:
+    db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
 
     def spoil(session: Session) -> None:
         session.add(Unique(name="taken"))
         with pytest.raises(sa.exc.IntegrityError):
             session.flush()
 
-    with house.session() as held:
+    with db.session() as held:
         held.run(lambda session: effect(session, "before"))
         held.run(spoil)
         with pytest.raises(SessionNotUsableError, match="roll it back") as caught:
@@ -349,11 +349,11 @@ def test_a_session_whose_flush_failed_is_refused_with_the_cure(house: House, ord
         order.join(held.session, "k")
         held.commit()
 
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_a_transaction_that_the_server_has_failed_is_refused_with_the_cure(house: House, order: Any) -> None:
-    if house.kind != "postgresql":
+def test_a_transaction_that_the_server_has_failed_is_refused_with_the_cure(db: Database, order: Any) -> None:
+    if db.kind != "postgresql":
         # Only PostgreSQL fails a whole transaction for one statement; elsewhere it goes on and the call must work.
         expected: Any = None
     else:
@@ -363,7 +363,7 @@ def test_a_transaction_that_the_server_has_failed_is_refused_with_the_cure(house
         with pytest.raises(sa.exc.DBAPIError):
             session.connection().exec_driver_sql("SELECT * FROM no_such_table")
 
-    with house.session() as held:
+    with db.session() as held:
         held.run(spoil)
         if expected is None:
             order.join(held.session, "k")
@@ -373,23 +373,23 @@ def test_a_transaction_that_the_server_has_failed_is_refused_with_the_cure(house
                 order.join(held.session, "k")
             held.rollback()
 
-    assert house.effects() == ([] if expected else ["k"])
+    assert db.effects() == ([] if expected else ["k"])
 
 
-def test_an_autocommit_session_is_refused_with_the_cure(house: House, order: Any) -> None:
-    with house.session() as held:
+def test_an_autocommit_session_is_refused_with_the_cure(db: Database, order: Any) -> None:
+    with db.session() as held:
         held.run(lambda session: session.connection(execution_options={"isolation_level": "AUTOCOMMIT"}))
         with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"):
             order.join(held.session, "k")
-        with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"), house.idem.claim(held.session, "pay", "k"):
+        with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"), db.idem.claim(held.session, "pay", "k"):
             pass
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
 
 
-def test_an_autocommit_engine_is_refused_with_the_cure(house: House) -> None:
+def test_an_autocommit_engine_is_refused_with_the_cure(db: Database) -> None:
     runs = []
-    with house.other_engine(isolation_level="AUTOCOMMIT") as engine:
-        idem = house.table(engine)
+    with db.other_engine(isolation_level="AUTOCOMMIT") as engine:
+        idem = db.table(engine)
 
         @idem.transactional("order", key="key")
         def order(session: Any, key: str) -> None:
@@ -397,24 +397,24 @@ def test_an_autocommit_engine_is_refused_with_the_cure(house: House) -> None:
 
         with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"):
             order("k")
-        with house.session(engine) as held, pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"):
+        with db.session(engine) as held, pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"):
             order.join(held.session, "k")
     assert runs == []
-    assert house.rows() == []
+    assert db.rows() == []
 
 
-def test_a_read_only_transaction_is_refused_with_the_cure(house: House, order: Any) -> None:
+def test_a_read_only_transaction_is_refused_with_the_cure(db: Database, order: Any) -> None:
     sql = {
         "postgresql": "SET TRANSACTION READ ONLY",
         "mariadb": "START TRANSACTION READ ONLY",
         "sqlite": "PRAGMA query_only = ON",
-    }[house.kind]
-    with house.other_engine() as engine:
-        if house.kind == "sqlite":
+    }[db.kind]
+    with db.other_engine() as engine:
+        if db.kind == "sqlite":
             idemtable.configure_sqlite(engine)
-        with house.session(engine) as held:
+        with db.session(engine) as held:
             held.run(lambda session: session.connection().exec_driver_sql(sql))
             with pytest.raises(SessionNotUsableError, match="read-only"):
                 order.join(held.session, "k")
             held.rollback()
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])

@@ -8,13 +8,13 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import LostClaimError, Status
-from tests.houses import House, Unique, effect
+from tests.support.database import Database, Unique, effect
 
 
-def test_a_rollback_inside_the_function_is_a_lost_claim_and_leaves_nothing(house: House) -> None:
+def test_a_rollback_inside_the_function_is_a_lost_claim_and_leaves_nothing(db: Database) -> None:
     broken = [True]
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         effect(session, key)
         if broken[0]:
@@ -23,27 +23,27 @@ def test_a_rollback_inside_the_function_is_a_lost_claim_and_leaves_nothing(house
 
     with pytest.raises(LostClaimError, match="rolled back"):
         order("k")
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
     broken[0] = False
     order("k")
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_a_commit_inside_a_block_is_a_lost_claim_and_its_key_never_runs_again(house: House) -> None:
-    with pytest.raises(LostClaimError), house.idem.transaction("pay", "k") as claim:
+def test_a_commit_inside_a_block_is_a_lost_claim_and_its_key_never_runs_again(db: Database) -> None:
+    with pytest.raises(LostClaimError), db.idem.transaction("pay", "k") as claim:
 
         def work(session: Any) -> None:
             effect(session, "k")
             session.commit()
 
-        house.on(claim.session, work)
-    with pytest.raises(LostClaimError, match="forget"), house.idem.transaction("pay", "k"):
+        db.on(claim.session, work)
+    with pytest.raises(LostClaimError, match="forget"), db.idem.transaction("pay", "k"):
         raise AssertionError("must not be entered")
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_a_commit_and_another_transaction_inside_the_function_keep_what_was_committed_only(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_a_commit_and_another_transaction_inside_the_function_keep_what_was_committed_only(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         effect(session, "committed")
         session.commit()
@@ -51,12 +51,12 @@ def test_a_commit_and_another_transaction_inside_the_function_keep_what_was_comm
 
     with pytest.raises(LostClaimError):
         order("k")
-    assert house.effects() == ["committed"]
-    assert house.idem.get("order", "k").status is Status.IN_PROGRESS
+    assert db.effects() == ["committed"]
+    assert db.idem.get("order", "k").status is Status.IN_PROGRESS
 
 
-def test_a_rollback_sent_as_text_is_a_lost_claim_and_what_follows_it_is_not_committed(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_a_rollback_sent_as_text_is_a_lost_claim_and_what_follows_it_is_not_committed(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         effect(session, "before")
         session.connection().exec_driver_sql("ROLLBACK")
@@ -65,16 +65,16 @@ def test_a_rollback_sent_as_text_is_a_lost_claim_and_what_follows_it_is_not_comm
 
     with pytest.raises(LostClaimError):
         order("k")
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
 
 
-def test_a_commit_sent_as_text_is_a_lost_claim_where_the_driver_tells(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_a_commit_sent_as_text_is_a_lost_claim_where_the_driver_tells(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         effect(session, key)
         session.connection().exec_driver_sql("COMMIT")
 
-    if house.url.get_driver_name() == "asyncmy":
+    if db.url.get_driver_name() == "asyncmy":
         # It ignores the server's status when no bit of it is set, which is what says that no transaction is open. The
         # result then goes into the row by a transaction of its own: still one effect and one answer.
         order("k")
@@ -84,34 +84,34 @@ def test_a_commit_sent_as_text_is_a_lost_claim_where_the_driver_tells(house: Hou
             order("k")
         with pytest.raises(LostClaimError, match="forget"):
             order("k")
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
 def test_a_statement_that_fails_and_is_swallowed_ends_as_a_lost_claim_where_it_killed_the_transaction(
-    house: House,
+    db: Database,
 ) -> None:
-    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+    db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         effect(session, key)
         with pytest.raises(sa.exc.IntegrityError):
             session.execute(sa.insert(Unique).values(name="taken"))
 
-    if house.kind == "postgresql":
+    if db.kind == "postgresql":
         with pytest.raises(LostClaimError, match="begin_nested"):
             order("k")
-        assert (house.effects(), house.rows()) == ([], [])
+        assert (db.effects(), db.rows()) == ([], [])
     else:  # the statement alone was undone: the transaction is whole
         order("k")
-        assert house.effects() == ["k"]
-        assert house.idem.get("order", "k").status is Status.COMPLETED
+        assert db.effects() == ["k"]
+        assert db.idem.get("order", "k").status is Status.COMPLETED
 
 
-def test_a_swallowed_failure_inside_a_savepoint_of_the_functions_own_is_no_lost_claim(house: House) -> None:
-    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+def test_a_swallowed_failure_inside_a_savepoint_of_the_functions_own_is_no_lost_claim(db: Database) -> None:
+    db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> str:
         effect(session, key)
         with pytest.raises(sa.exc.IntegrityError), session.begin_nested():
@@ -121,13 +121,13 @@ def test_a_swallowed_failure_inside_a_savepoint_of_the_functions_own_is_no_lost_
 
     assert order("k") == "done"
     assert order.outcome("k").replayed
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_a_flush_that_fails_and_is_swallowed_is_a_lost_claim(house: House) -> None:
-    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+def test_a_flush_that_fails_and_is_swallowed_is_a_lost_claim(db: Database) -> None:
+    db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         effect(session, key)
         session.add(Unique(name="taken"))
@@ -136,22 +136,22 @@ def test_a_flush_that_fails_and_is_swallowed_is_a_lost_claim(house: House) -> No
 
     with pytest.raises(LostClaimError):
         order("k")
-    assert (house.effects(), house.rows()) == ([], [])
-    with house.session() as held:
+    assert (db.effects(), db.rows()) == ([], [])
+    with db.session() as held:
         held.run(lambda session: effect(session, "before"))
         with pytest.raises(LostClaimError):
             order.join(held.session, "k")
         held.commit()
-    assert house.effects() == ["before"]
-    assert house.rows() == []
+    assert db.effects() == ["before"]
+    assert db.rows() == []
 
 
 @pytest.mark.parametrize("when", ["in the function", "at the end"])
-def test_the_functions_own_unique_violation_passes_as_sqlalchemys_own_error(house: House, when: str) -> None:
-    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+def test_the_functions_own_unique_violation_passes_as_sqlalchemys_own_error(db: Database, when: str) -> None:
+    db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
     runs = []
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         runs.append(key)
         effect(session, key)
@@ -163,22 +163,22 @@ def test_the_functions_own_unique_violation_passes_as_sqlalchemys_own_error(hous
         order("k")
     assert type(caught.value) is sa.exc.IntegrityError
     assert runs == ["k"]  # a violation is an answer, not a reason to try again
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
 
 
-def test_a_violation_of_the_librarys_own_table_by_the_function_is_not_taken_for_a_duplicate(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_a_violation_of_the_librarys_own_table_by_the_function_is_not_taken_for_a_duplicate(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         effect(session, key)
         session.execute(sa.text("INSERT INTO idemtable SELECT * FROM idemtable"))
 
     with pytest.raises(sa.exc.IntegrityError):
         order("k")
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
 
 
-def test_a_savepoint_left_open_by_the_function_is_part_of_its_work(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_a_savepoint_left_open_by_the_function_is_part_of_its_work(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> str:
         session.begin_nested()
         effect(session, key)
@@ -186,7 +186,7 @@ def test_a_savepoint_left_open_by_the_function_is_part_of_its_work(house: House)
 
     assert order("k") == "done"
     assert order.outcome("k").replayed
-    with house.session() as held:
+    with db.session() as held:
         order.join(held.session, "joined")
         held.commit()
-    assert house.effects() == ["k", "joined"]
+    assert db.effects() == ["k", "joined"]

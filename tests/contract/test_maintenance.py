@@ -11,23 +11,23 @@ import sqlalchemy as sa
 
 import idemtable
 from idemtable import IdemTable, PurgeReport, SchemaError, Status
-from tests.houses import House, effect
+from tests.support.database import Database, effect
 
 ROWS = idemtable.metadata.tables["idemtable"]
 DAY = timedelta(days=1)
 
 
 def fill(
-    house: House, count: int, *, status: Status = Status.COMPLETED, age: timedelta = DAY, scope: str = "s"
+    db: Database, count: int, *, status: Status = Status.COMPLETED, age: timedelta = DAY, scope: str = "s"
 ) -> None:
     """Write rows that expired `age` ago; a negative age is time to live. A day: no clock is wrong by that much."""
     now = datetime.now(UTC)
-    with house.admin.begin() as connection:
+    with db.admin.begin() as connection:
         connection.execute(
             sa.insert(ROWS),
             [
                 {
-                    "id": uuid4() if house.kind == "postgresql" else uuid4().bytes,
+                    "id": uuid4() if db.kind == "postgresql" else uuid4().bytes,
                     "scope": scope,
                     "key": f"{status}-{number}",
                     "status": status.code,
@@ -43,14 +43,14 @@ def fill(
 # --- get and forget --------------------------------------------------------------------------------------------------
 
 
-def test_get_tells_all_of_a_record_but_its_result(house: House) -> None:
-    @house.idem.transactional("order", key="key", tenant="tenant")
+def test_get_tells_all_of_a_record_but_its_result(db: Database) -> None:
+    @db.idem.transactional("order", key="key", tenant="tenant")
     def order(session: Any, key: str, tenant: str) -> dict[str, int]:
         return {"id": 1}
 
-    assert house.idem.get("order", "k", tenant="acme") is None
+    assert db.idem.get("order", "k", tenant="acme") is None
     order("k", "acme")
-    record = house.idem.get("order", "k", tenant="acme")
+    record = db.idem.get("order", "k", tenant="acme")
 
     assert (record.tenant, record.scope, record.key) == ("acme", "order", "k")
     assert record.status is Status.COMPLETED
@@ -63,34 +63,34 @@ def test_get_tells_all_of_a_record_but_its_result(house: House) -> None:
     assert abs(record.expires_at - record.created_at - timedelta(days=7)) < timedelta(seconds=1)
 
 
-def test_get_shows_an_expired_record_too(house: House) -> None:
-    with house.idem.transaction("pay", "k"):
+def test_get_shows_an_expired_record_too(db: Database) -> None:
+    with db.idem.transaction("pay", "k"):
         pass
-    house.expire()
-    assert house.idem.get("pay", "k").status is Status.COMPLETED
+    db.expire()
+    assert db.idem.get("pay", "k").status is Status.COMPLETED
 
 
-def test_get_and_forget_take_a_uuid_as_its_text(house: House) -> None:
+def test_get_and_forget_take_a_uuid_as_its_text(db: Database) -> None:
     id = UUID(int=5)
-    with house.idem.transaction("pay", id):
+    with db.idem.transaction("pay", id):
         pass
-    assert house.idem.get("pay", id) == house.idem.get("pay", str(id))
-    assert house.idem.forget("pay", id)
-    assert house.rows() == []
+    assert db.idem.get("pay", id) == db.idem.get("pay", str(id))
+    assert db.idem.forget("pay", id)
+    assert db.rows() == []
 
 
-def test_forget_removes_one_record_and_says_whether_there_was_one(house: House) -> None:
+def test_forget_removes_one_record_and_says_whether_there_was_one(db: Database) -> None:
     runs = []
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         runs.append(key)
 
     order("k")
     order("other")
-    assert house.idem.forget("order", "k") is True
-    assert house.idem.forget("order", "k") is False
-    assert house.idem.forget("another scope", "other") is False
+    assert db.idem.forget("order", "k") is True
+    assert db.idem.forget("order", "k") is False
+    assert db.idem.forget("another scope", "other") is False
     order("k")
     order("other")
     assert runs == ["k", "other", "k"]
@@ -99,118 +99,118 @@ def test_forget_removes_one_record_and_says_whether_there_was_one(house: House) 
 # --- purge -----------------------------------------------------------------------------------------------------------
 
 
-def test_purge_deletes_every_expired_row_and_no_other(house: House) -> None:
+def test_purge_deletes_every_expired_row_and_no_other(db: Database) -> None:
     for status in (Status.COMPLETED, Status.FAILED, Status.ISSUED, Status.SPENT):
-        fill(house, 2, status=status)
-        fill(house, 1, status=status, age=-DAY, scope="alive")
-    fill(house, 3, status=Status.IN_PROGRESS, scope="alive")
+        fill(db, 2, status=status)
+        fill(db, 1, status=status, age=-DAY, scope="alive")
+    fill(db, 3, status=Status.IN_PROGRESS, scope="alive")
 
-    report = house.idem.purge()
+    report = db.idem.purge()
 
     assert isinstance(report, PurgeReport)
     assert (report.deleted, report.batches, report.busy) == (8, 1, False)
     assert report.seconds >= 0
-    assert [row.scope for row in house.rows()] == ["alive"] * 7
-    assert house.idem.purge().deleted == 0
+    assert [row.scope for row in db.rows()] == ["alive"] * 7
+    assert db.idem.purge().deleted == 0
 
 
-def test_purge_works_in_batches_and_tells_its_progress(house: House) -> None:
-    fill(house, 7)
+def test_purge_works_in_batches_and_tells_its_progress(db: Database) -> None:
+    fill(db, 7)
     seen: list[int] = []
     left: list[int] = []
 
     def progress(deleted: int) -> None:
         seen.append(deleted)
-        left.append(house.execute("SELECT count(*) FROM idemtable WHERE scope = 's'")[0][0])
+        left.append(db.execute("SELECT count(*) FROM idemtable WHERE scope = 's'")[0][0])
 
-    report = house.idem.purge(batch=3, pause=timedelta(0), progress=progress)
+    report = db.idem.purge(batch=3, pause=timedelta(0), progress=progress)
 
     assert seen == [3, 6, 7]
     assert left == [4, 1, 0]  # each batch is committed before the next begins
     assert (report.deleted, report.batches) == (7, 3)
 
 
-def test_purge_stops_at_its_limit(house: House) -> None:
-    fill(house, 9)
-    report = house.idem.purge(batch=4, limit=6, pause=timedelta(0))
+def test_purge_stops_at_its_limit(db: Database) -> None:
+    fill(db, 9)
+    report = db.idem.purge(batch=4, limit=6, pause=timedelta(0))
     assert (report.deleted, report.batches) == (6, 2)
-    assert len(house.rows()) == 3
+    assert len(db.rows()) == 3
 
 
-def test_purge_of_nothing_is_no_batch(house: House) -> None:
-    report = house.idem.purge()
+def test_purge_of_nothing_is_no_batch(db: Database) -> None:
+    report = db.idem.purge()
     assert (report.deleted, report.batches, report.busy) == (0, 0, False)
-    assert house.rows() == []  # the runner leaves no row of its own
+    assert db.rows() == []  # the runner leaves no row of its own
 
 
-def test_a_second_runner_leaves_at_once_and_says_busy(house: House) -> None:
-    fill(house, 4)
+def test_a_second_runner_leaves_at_once_and_says_busy(db: Database) -> None:
+    fill(db, 4)
     reports: list[PurgeReport] = []
-    engine = sa.create_engine(house.sync_url, poolclass=sa.NullPool)
+    engine = sa.create_engine(db.sync_url, poolclass=sa.NullPool)
     second = IdemTable(engine)
 
     def progress(deleted: int) -> None:
         reports.append(second.purge())
 
-    report = house.idem.purge(batch=2, limit=4, pause=timedelta(0), progress=progress)
+    report = db.idem.purge(batch=2, limit=4, pause=timedelta(0), progress=progress)
     engine.dispose()
 
     assert [(r.deleted, r.batches, r.busy) for r in reports] == [(0, 0, True)] * 2
     assert (report.deleted, report.busy) == (4, False)
-    assert house.idem.purge().busy is False
+    assert db.idem.purge().busy is False
 
 
-def test_a_runner_that_was_killed_blocks_the_next_only_until_its_lease_ends(house: House) -> None:
-    fill(house, 4)
+def test_a_runner_that_was_killed_blocks_the_next_only_until_its_lease_ends(db: Database) -> None:
+    fill(db, 4)
     kept: list[Any] = []
 
     def copy(deleted: int) -> None:
-        kept.extend(row for row in house.rows() if row.status == Status.LOCK.code)
+        kept.extend(row for row in db.rows() if row.status == Status.LOCK.code)
 
-    house.idem.purge(batch=2, limit=2, progress=copy)
+    db.idem.purge(batch=2, limit=2, progress=copy)
     assert len(kept) == 1
-    with house.admin.begin() as connection:
+    with db.admin.begin() as connection:
         connection.execute(sa.insert(ROWS), [dict(kept[0]._mapping)])
-    assert house.idem.purge().busy is True
-    house.expire()
-    report = house.idem.purge()
+    assert db.idem.purge().busy is True
+    db.expire()
+    report = db.idem.purge()
     assert (report.busy, report.deleted) == (False, 2)
-    assert house.rows() == []
+    assert db.rows() == []
 
 
-def test_an_exception_in_progress_ends_the_purge_and_frees_the_place(house: House) -> None:
-    fill(house, 4)
+def test_an_exception_in_progress_ends_the_purge_and_frees_the_place(db: Database) -> None:
+    fill(db, 4)
 
     def progress(deleted: int) -> None:
         raise LookupError("enough")
 
     with pytest.raises(LookupError, match="enough"):
-        house.idem.purge(batch=2, progress=progress)
-    report = house.idem.purge()
+        db.idem.purge(batch=2, progress=progress)
+    report = db.idem.purge()
     assert (report.deleted, report.busy) == (2, False)
 
 
-def test_purge_judges_by_the_databases_clock_alone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_purge_judges_by_the_databases_clock_alone(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
     monkeypatch.setattr(time, "time", lambda: 4e9)  # the application believes it is 2096
-    with house.idem.transaction("pay", "k"):
+    with db.idem.transaction("pay", "k"):
         pass
-    assert house.idem.purge().deleted == 0
-    house.expire()
+    assert db.idem.purge().deleted == 0
+    db.expire()
     monkeypatch.setattr(time, "time", lambda: 0.0)  # or 1970
-    assert house.idem.purge().deleted == 1
+    assert db.idem.purge().deleted == 1
 
 
-def test_a_row_that_somebody_holds_is_left_for_the_next_run(server_house: House) -> None:
-    house = server_house
-    fill(house, 3)
-    first = house.rows()[0].id
-    with house.admin.connect() as connection:
+def test_a_row_that_somebody_holds_is_left_for_the_next_run(server_db: Database) -> None:
+    db = server_db
+    fill(db, 3)
+    first = db.rows()[0].id
+    with db.admin.connect() as connection:
         connection.execute(sa.select(ROWS).where(ROWS.c.id == first).with_for_update()).all()
-        assert house.idem.purge().deleted == 2
+        assert db.idem.purge().deleted == 2
         connection.rollback()
-    assert house.idem.purge().deleted == 1
+    assert db.idem.purge().deleted == 1
 
 
 @pytest.mark.parametrize(
@@ -222,26 +222,26 @@ def test_a_row_that_somebody_holds_is_left_for_the_next_run(server_house: House)
     ],
     ids=str,
 )
-def test_purge_refuses_settings_out_of_range(house: House, wrong: dict[str, Any]) -> None:
-    fill(house, 1)
+def test_purge_refuses_settings_out_of_range(db: Database, wrong: dict[str, Any]) -> None:
+    fill(db, 1)
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        house.idem.purge(**wrong)
-    assert len(house.rows()) == 1
+        db.idem.purge(**wrong)
+    assert len(db.rows()) == 1
 
 
 # --- stats -----------------------------------------------------------------------------------------------------------
 
 
-def test_stats_counts_by_scope_and_status_and_what_has_expired(house: House) -> None:
-    empty = house.idem.stats()
+def test_stats_counts_by_scope_and_status_and_what_has_expired(db: Database) -> None:
+    empty = db.idem.stats()
     assert (empty.rows, dict(empty.by_scope), dict(empty.by_status), empty.expired) == (0, {}, {}, 0)
     assert empty.oldest is None
 
-    fill(house, 3, scope="b")
-    fill(house, 2, scope="a", status=Status.FAILED, age=-DAY)
-    fill(house, 1, scope="a", status=Status.IN_PROGRESS)
-    fill(house, 1, scope="lock", status=Status.LOCK)
-    stats = house.idem.stats()
+    fill(db, 3, scope="b")
+    fill(db, 2, scope="a", status=Status.FAILED, age=-DAY)
+    fill(db, 1, scope="a", status=Status.IN_PROGRESS)
+    fill(db, 1, scope="lock", status=Status.LOCK)
+    stats = db.idem.stats()
 
     assert stats.rows == 6
     assert dict(stats.by_scope) == {"a": 3, "b": 3}
@@ -251,14 +251,14 @@ def test_stats_counts_by_scope_and_status_and_what_has_expired(house: House) -> 
     assert stats.oldest.utcoffset() == timedelta(0)
     assert abs(datetime.now(UTC) - 10 * DAY - stats.oldest) < timedelta(minutes=5)
     assert stats.table_bytes is None or stats.table_bytes > 0
-    assert house.kind == "sqlite" or stats.table_bytes is not None
+    assert db.kind == "sqlite" or stats.table_bytes is not None
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def test_a_table_that_is_missing_is_a_schema_error_that_names_the_command(house: House) -> None:
-    idem = house.table(table="nowhere")
+def test_a_table_that_is_missing_is_a_schema_error_that_names_the_command(db: Database) -> None:
+    idem = db.table(table="nowhere")
     runs = []
 
     @idem.transactional("order", key="key")
@@ -278,17 +278,17 @@ def test_a_table_that_is_missing_is_a_schema_error_that_names_the_command(house:
         with pytest.raises(SchemaError, match=cure) as caught:
             use()
         assert caught.value.http_status == 503
-    with house.session() as held:
+    with db.session() as held:
         held.run(lambda session: effect(session, "before"))
         with pytest.raises(SchemaError, match=cure):
             order.join(held.session, "k")
         held.commit()
     assert runs == []
-    assert house.effects() == ["before"]
+    assert db.effects() == ["before"]
 
 
-def test_create_all_makes_a_table_that_check_schema_accepts_and_can_be_called_again(house: House) -> None:
-    idem = house.table(table="made_twice")
+def test_create_all_makes_a_table_that_check_schema_accepts_and_can_be_called_again(db: Database) -> None:
+    idem = db.table(table="made_twice")
     try:
         idem.create_all()
         idem.create_all()
@@ -297,31 +297,31 @@ def test_create_all_makes_a_table_that_check_schema_accepts_and_can_be_called_ag
             claim.result = 1
         idem.create_all()
         assert idem.get("pay", "k").status is Status.COMPLETED
-        assert house.idem.get("pay", "k") is None
+        assert db.idem.get("pay", "k") is None
     finally:
-        house.execute("DROP TABLE made_twice")
-        house.execute("DROP TABLE made_twice_version")
+        db.execute("DROP TABLE made_twice")
+        db.execute("DROP TABLE made_twice_version")
 
 
-def test_a_table_of_another_shape_is_a_schema_error_and_is_left_alone(house: House) -> None:
-    house.execute("CREATE TABLE not_ours (id integer PRIMARY KEY, other integer)")
+def test_a_table_of_another_shape_is_a_schema_error_and_is_left_alone(db: Database) -> None:
+    db.execute("CREATE TABLE not_ours (id integer PRIMARY KEY, other integer)")
     try:
-        idem = house.table(table="not_ours")
+        idem = db.table(table="not_ours")
         for use in (idem.check_schema, idem.create_all):
             with pytest.raises(SchemaError, match="not_ours"):
                 use()
         with pytest.raises(SchemaError), idem.transaction("pay", "k"):
             pass
-        assert house.execute("SELECT count(*) FROM not_ours") == [(0,)]
+        assert db.execute("SELECT count(*) FROM not_ours") == [(0,)]
     finally:
-        house.execute("DROP TABLE not_ours")
+        db.execute("DROP TABLE not_ours")
 
 
-def test_a_table_in_another_schema_is_a_house_of_its_own(house: House) -> None:
-    schema = {"sqlite": "main", "postgresql": "other_schema", "mariadb": f"other_{uuid4().hex[:8]}"}[house.kind]
-    if house.kind != "sqlite":
-        house.execute(f"CREATE SCHEMA {schema}")
-    idem = house.table(schema=schema, table="Elsewhere_1")
+def test_a_table_in_another_schema_is_a_house_of_its_own(db: Database) -> None:
+    schema = {"sqlite": "main", "postgresql": "other_schema", "mariadb": f"other_{uuid4().hex[:8]}"}[db.kind]
+    if db.kind != "sqlite":
+        db.execute(f"CREATE SCHEMA {schema}")
+    idem = db.table(schema=schema, table="Elsewhere_1")
     runs = []
 
     @idem.transactional("order", key="key")
@@ -335,22 +335,22 @@ def test_a_table_in_another_schema_is_a_house_of_its_own(house: House) -> None:
         idem.create_all()
         idem.check_schema()
         assert order("k") == order("k")
-        with house.session() as held:
+        with db.session() as held:
             order.join(held.session, "joined")
             held.commit()
         assert runs == ["k", "joined"]
         assert idem.stats().rows == 2
         assert idem.stats().table_bytes is None or idem.stats().table_bytes > 0
-        assert house.idem.stats().rows == 0
-        quote = "`" if house.kind == "mariadb" else '"'
-        house.execute(f"UPDATE {schema}.{quote}Elsewhere_1{quote} SET expires_at = created_at")
+        assert db.idem.stats().rows == 0
+        quote = "`" if db.kind == "mariadb" else '"'
+        db.execute(f"UPDATE {schema}.{quote}Elsewhere_1{quote} SET expires_at = created_at")
         assert idem.purge().deleted == 2
-        with house.session() as held:  # and the other way round: the default table inside a call of this one
+        with db.session() as held:  # and the other way round: the default table inside a call of this one
             held.run(lambda session: effect(session, "x"))
             held.rollback()
     finally:
-        if house.kind == "sqlite":
-            house.execute('DROP TABLE IF EXISTS "Elsewhere_1"')
-            house.execute('DROP TABLE IF EXISTS "Elsewhere_1_version"')
+        if db.kind == "sqlite":
+            db.execute('DROP TABLE IF EXISTS "Elsewhere_1"')
+            db.execute('DROP TABLE IF EXISTS "Elsewhere_1_version"')
         else:
-            house.execute(f"DROP SCHEMA {schema}" + (" CASCADE" if house.kind == "postgresql" else ""))
+            db.execute(f"DROP SCHEMA {schema}" + (" CASCADE" if db.kind == "postgresql" else ""))

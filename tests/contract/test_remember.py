@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import FingerprintMismatchError, ResultNotSerializableError, ResultUnreadableError, Status
-from tests.houses import House, Unique, effect
+from tests.support.database import Database, Unique, effect
 
 
 class CardDeclined(Exception):
@@ -33,8 +33,8 @@ def runs() -> list[str]:
 
 
 @pytest.fixture
-def pay(house: House, runs: list[str]) -> Any:
-    @house.idem.transactional("pay", key="key", remember=(CardDeclined,), payload=None)
+def pay(db: Database, runs: list[str]) -> Any:
+    @db.idem.transactional("pay", key="key", remember=(CardDeclined,), payload=None)
     def pay(session: Any, key: str, error: Exception | None = None) -> str:
         runs.append(key)
         effect(session, key)
@@ -46,7 +46,7 @@ def pay(house: House, runs: list[str]) -> Any:
 
 
 def test_a_remembered_exception_rolls_back_the_writes_and_is_raised_again_without_running(
-    house: House, pay: Any, runs: list[str]
+    db: Database, pay: Any, runs: list[str]
 ) -> None:
     error = CardDeclined("limit", amount=Decimal("9.90"), tries=(1, 2))
     with pytest.raises(CardDeclined) as first:
@@ -60,8 +60,8 @@ def test_a_remembered_exception_rolls_back_the_writes_and_is_raised_again_withou
     assert second.value.reason == "limit"
     assert second.value.tries == (1, 2)
     assert runs == ["k"]
-    assert house.effects() == []
-    record = house.idem.get("pay", "k")
+    assert db.effects() == []
+    record = db.idem.get("pay", "k")
     assert record.status is Status.FAILED
     assert record.codec == "exception"
 
@@ -74,18 +74,18 @@ def test_a_subclass_of_a_remembered_class_comes_back_as_itself(pay: Any, runs: l
     assert runs == ["k"]
 
 
-def test_an_exception_that_is_not_named_is_not_remembered(house: House, pay: Any, runs: list[str]) -> None:
+def test_an_exception_that_is_not_named_is_not_remembered(db: Database, pay: Any, runs: list[str]) -> None:
     with pytest.raises(Other):
         pay("k", Other())
-    assert house.rows() == []
+    assert db.rows() == []
     assert pay("k") == "paid"
     assert runs == ["k", "k"]
 
 
-def test_a_base_class_covers_what_derives_from_it(house: House) -> None:
+def test_a_base_class_covers_what_derives_from_it(db: Database) -> None:
     runs = []
 
-    @house.idem.transactional("pay", key="key", remember=(Exception,))
+    @db.idem.transactional("pay", key="key", remember=(Exception,))
     def pay(session: Any, key: str) -> None:
         runs.append(key)
         raise StolenCard("stolen", amount=Decimal(1))
@@ -96,8 +96,8 @@ def test_a_base_class_covers_what_derives_from_it(house: House) -> None:
     assert runs == ["k"]
 
 
-def test_database_errors_are_never_remembered_not_even_by_a_base_class(house: House) -> None:
-    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+def test_database_errors_are_never_remembered_not_even_by_a_base_class(db: Database) -> None:
+    db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
     errors: list[Any] = []
 
     def violate(session: Any) -> None:
@@ -113,7 +113,7 @@ def test_database_errors_are_never_remembered_not_even_by_a_base_class(house: Ho
         except sa.exc.DBAPIError as error:
             raise error.orig from None  # type: ignore[misc]
 
-    @house.idem.transactional("pay", key="key", remember=(Exception,), payload=None)
+    @db.idem.transactional("pay", key="key", remember=(Exception,), payload=None)
     def pay(session: Any, key: str, work: Any) -> str:
         effect(session, key)
         errors.append(key)
@@ -124,19 +124,19 @@ def test_database_errors_are_never_remembered_not_even_by_a_base_class(house: Ho
     for number, work in enumerate((violate, misspell, driver)):
         with pytest.raises(Exception):  # noqa: B017 - each another class
             pay(f"k{number}", work)
-        assert (house.effects(), house.rows()) == ([], [])
+        assert (db.effects(), db.rows()) == ([], [])
         assert pay(f"k{number}", None) == "paid"
-        house.sweep()
-        house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+        db.sweep()
+        db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
     assert errors == ["k0", "k0", "k1", "k1", "k2", "k2"]
 
 
-def test_an_exception_raised_over_a_database_error_is_remembered_as_itself(house: House) -> None:
+def test_an_exception_raised_over_a_database_error_is_remembered_as_itself(db: Database) -> None:
     """The business turns a violation of its own into an answer, which is what remember= is for."""
-    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+    db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
     runs = []
 
-    @house.idem.transactional("pay", key="key", remember=(CardDeclined,))
+    @db.idem.transactional("pay", key="key", remember=(CardDeclined,))
     def pay(session: Any, key: str) -> None:
         runs.append(key)
         effect(session, key)
@@ -150,21 +150,21 @@ def test_an_exception_raised_over_a_database_error_is_remembered_as_itself(house
         with pytest.raises(CardDeclined):
             pay("k")
     assert runs == ["k"]
-    assert house.effects() == []
-    assert house.idem.get("pay", "k").status is Status.FAILED
+    assert db.effects() == []
+    assert db.idem.get("pay", "k").status is Status.FAILED
 
 
-def test_an_exception_that_cannot_be_stored_rolls_everything_back(house: House, pay: Any, runs: list[str]) -> None:
+def test_an_exception_that_cannot_be_stored_rolls_everything_back(db: Database, pay: Any, runs: list[str]) -> None:
     with pytest.raises(ResultNotSerializableError, match="remember=") as caught:
         pay("k", CardDeclined(object(), amount=Decimal(1)))  # type: ignore[arg-type]
     assert isinstance(caught.value.__cause__, CardDeclined)
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
     assert pay("k") == "paid"
     assert runs == ["k", "k"]
 
 
-def test_a_remembered_exception_still_checks_the_payload(house: House) -> None:
-    @house.idem.transactional("pay", key="key", remember=(CardDeclined,))
+def test_a_remembered_exception_still_checks_the_payload(db: Database) -> None:
+    @db.idem.transactional("pay", key="key", remember=(CardDeclined,))
     def pay(session: Any, key: str, amount: int) -> None:
         raise CardDeclined("limit", amount=Decimal(amount))
 
@@ -174,7 +174,7 @@ def test_a_remembered_exception_still_checks_the_payload(house: House) -> None:
         pay("k", 2)
 
 
-def test_a_remembered_exception_that_is_no_longer_named_is_unreadable_and_nothing_runs(house: House) -> None:
+def test_a_remembered_exception_that_is_no_longer_named_is_unreadable_and_nothing_runs(db: Database) -> None:
     runs = []
 
     def pay(session: Any, key: str) -> None:
@@ -182,15 +182,15 @@ def test_a_remembered_exception_that_is_no_longer_named_is_unreadable_and_nothin
         raise CardDeclined("limit", amount=Decimal(1))
 
     with pytest.raises(CardDeclined):
-        house.idem.transactional("pay", key="key", remember=(CardDeclined,))(pay)("k")
+        db.idem.transactional("pay", key="key", remember=(CardDeclined,))(pay)("k")
     with pytest.raises(ResultUnreadableError, match="remember="):
-        house.idem.transactional("pay", key="key")(pay)("k")
+        db.idem.transactional("pay", key="key")(pay)("k")
     assert runs == ["k"]
-    assert house.idem.get("pay", "k").status is Status.FAILED
+    assert db.idem.get("pay", "k").status is Status.FAILED
 
 
-def test_a_joined_call_remembers_with_the_callers_commit(house: House, pay: Any, runs: list[str]) -> None:
-    with house.session() as held:
+def test_a_joined_call_remembers_with_the_callers_commit(db: Database, pay: Any, runs: list[str]) -> None:
+    with db.session() as held:
         held.run(lambda session: effect(session, "before"))
         with pytest.raises(CardDeclined):
             pay.join(held.session, "k", CardDeclined("limit", amount=Decimal(1)))
@@ -199,18 +199,18 @@ def test_a_joined_call_remembers_with_the_callers_commit(house: House, pay: Any,
     with pytest.raises(CardDeclined):
         pay("k")
     assert runs == ["k"]
-    assert house.effects() == ["before", "after"]
+    assert db.effects() == ["before", "after"]
 
 
-def test_a_function_that_remembers_stores_its_results_as_any_other(house: House, pay: Any, runs: list[str]) -> None:
+def test_a_function_that_remembers_stores_its_results_as_any_other(db: Database, pay: Any, runs: list[str]) -> None:
     assert pay("k") == pay("k") == "paid"
     assert runs == ["k"]
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
 @pytest.mark.parametrize("wrong", [(CardDeclined, "text"), (int,), BaseException, (KeyboardInterrupt,)], ids=repr)
-def test_remember_takes_exception_classes_only(sync_house: House, wrong: Any) -> None:
+def test_remember_takes_exception_classes_only(sync_db: Database, wrong: Any) -> None:
     with pytest.raises(TypeError, match="remember="):
 
-        @sync_house.idem.transactional("pay", key="key", remember=wrong)
+        @sync_db.idem.transactional("pay", key="key", remember=wrong)
         def pay(session: Any, key: str) -> None: ...

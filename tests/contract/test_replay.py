@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from idemtable import FingerprintMismatchError, LostClaimError, Status
-from tests.houses import House, effect
+from tests.support.database import Database, effect
 
 
-def test_a_second_call_replays_the_result_and_runs_nothing(house: House) -> None:
+def test_a_second_call_replays_the_result_and_runs_nothing(db: Database) -> None:
     runs = []
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str, item: str) -> dict[str, int]:
         runs.append(key)
         return {"id": effect(session, item)}
@@ -28,14 +28,14 @@ def test_a_second_call_replays_the_result_and_runs_nothing(house: House) -> None
     assert second.created_at is not None
     assert second.created_at.utcoffset() == timedelta(0)
     assert runs == ["k"]
-    assert house.effects() == ["tea"]
+    assert db.effects() == ["tea"]
 
 
 @pytest.mark.parametrize("value", [None, 0, False, "", [], {}], ids=repr)
-def test_an_empty_result_is_a_result(house: House, value: Any) -> None:
+def test_an_empty_result_is_a_result(db: Database, value: Any) -> None:
     runs = []
 
-    @house.idem.transactional("empty", key="key")
+    @db.idem.transactional("empty", key="key")
     def empty(session: Any, key: str) -> Any:
         runs.append(key)
         return value
@@ -45,25 +45,25 @@ def test_an_empty_result_is_a_result(house: House, value: Any) -> None:
     assert runs == ["k"]
 
 
-def test_the_same_key_with_another_payload_is_refused_and_changes_nothing(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_the_same_key_with_another_payload_is_refused_and_changes_nothing(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str, amount: int) -> int:
         return effect(session, key, amount)
 
     order("k", 1)
-    before = house.rows()
+    before = db.rows()
     with pytest.raises(FingerprintMismatchError) as caught:
         order("k", 2)
 
     assert "k" not in str(caught.value).split()
-    assert house.rows() == before
-    assert house.effects() == ["k"]
+    assert db.rows() == before
+    assert db.effects() == ["k"]
 
 
-def test_a_function_that_raises_leaves_nothing_behind_and_runs_again(house: House) -> None:
+def test_a_function_that_raises_leaves_nothing_behind_and_runs_again(db: Database) -> None:
     fail = [True]
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         number = effect(session, key)
         if fail.pop():
@@ -73,16 +73,16 @@ def test_a_function_that_raises_leaves_nothing_behind_and_runs_again(house: Hous
     fail.append(True)
     with pytest.raises(LookupError):
         order("k")
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
     fail[:] = [False]
     order("k")
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_a_commit_inside_the_function_is_noticed_and_never_run_again_until_forgotten(house: House) -> None:
+def test_a_commit_inside_the_function_is_noticed_and_never_run_again_until_forgotten(db: Database) -> None:
     commit = [True]
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         number = effect(session, key)
         if commit[0]:
@@ -91,16 +91,16 @@ def test_a_commit_inside_the_function_is_noticed_and_never_run_again_until_forgo
 
     with pytest.raises(LostClaimError):
         order("k")
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
     commit[0] = False
     with pytest.raises(LostClaimError):
         order("k")
-    house.expire()
+    db.expire()
     with pytest.raises(LostClaimError):
         order("k")
-    assert house.idem.purge().deleted == 0
-    assert house.idem.get("order", "k").status is Status.IN_PROGRESS
-    assert house.effects() == ["k"]
-    assert house.idem.forget("order", "k")
+    assert db.idem.purge().deleted == 0
+    assert db.idem.get("order", "k").status is Status.IN_PROGRESS
+    assert db.effects() == ["k"]
+    assert db.idem.forget("order", "k")
     order("k")
-    assert house.effects() == ["k", "k"]
+    assert db.effects() == ["k", "k"]

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from idemtable import FingerprintMismatchError, InvalidKeyError, MissingKeyError, MissingTenantError
-from tests.houses import House, effect
+from tests.support.database import Database, effect
 
 
 @dataclass
@@ -24,12 +24,12 @@ class Order:
 
 
 @pytest.mark.parametrize("form", ["name", "attribute", "item", "callable"])
-def test_a_key_is_found_by_name_by_path_or_by_a_callable(house: House, form: str) -> None:
+def test_a_key_is_found_by_name_by_path_or_by_a_callable(db: Database, form: str) -> None:
     spec: Any = {"name": "key", "attribute": "order.request_id", "item": "order.head.id"}.get(form)
     if form == "callable":
         spec = lambda order, *, key="other": f"made-{order.request_id}"  # noqa: E731
 
-    @house.idem.transactional("order", key=spec, payload=None)
+    @db.idem.transactional("order", key=spec, payload=None)
     def create(session: Any, order: Any, *, key: str = "other") -> int:
         return effect(session, "tea")
 
@@ -38,21 +38,21 @@ def test_a_key_is_found_by_name_by_path_or_by_a_callable(house: House, form: str
     second = create.outcome(order=order, key="by-name")
     assert (first.replayed, second.replayed) == (False, True)
     expected = {"name": "by-name", "callable": "made-found"}.get(form, "found")
-    assert [row.key for row in house.rows()] == [expected]
-    assert house.effects() == ["tea"]
+    assert [row.key for row in db.rows()] == [expected]
+    assert db.effects() == ["tea"]
 
 
-def test_positional_and_keyword_calls_are_the_same_request(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_positional_and_keyword_calls_are_the_same_request(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str, item: str, amount: int = 1) -> int:
         return effect(session, item)
 
     assert order("k", "tea") == order("k", item="tea") == order(amount=1, item="tea", key="k")
-    assert house.effects() == ["tea"]
+    assert db.effects() == ["tea"]
 
 
-def test_a_uuid_and_its_canonical_text_are_one_key(house: House) -> None:
-    @house.idem.transactional("order", key="key", payload=None)
+def test_a_uuid_and_its_canonical_text_are_one_key(db: Database) -> None:
+    @db.idem.transactional("order", key="key", payload=None)
     def order(session: Any, key: Any) -> int:
         return effect(session, "tea")
 
@@ -61,34 +61,34 @@ def test_a_uuid_and_its_canonical_text_are_one_key(house: House) -> None:
     assert order(id) != order(str(id).upper().replace("-", ""))
 
 
-def test_a_key_taken_from_a_parameters_default_counts(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_a_key_taken_from_a_parameters_default_counts(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, item: str, key: str = "constant") -> int:
         return effect(session, item)
 
     order("tea")
-    assert house.idem.get("order", "constant") is not None
+    assert db.idem.get("order", "constant") is not None
 
 
 @pytest.mark.parametrize("spec", ["kez", "order.", "", "session", "self.key"])
-def test_a_wrong_name_fails_at_decoration_and_lists_the_right_ones(sync_house: House, spec: str) -> None:
+def test_a_wrong_name_fails_at_decoration_and_lists_the_right_ones(sync_db: Database, spec: str) -> None:
     for what in ("key", "tenant"):
         options: dict[str, Any] = {"key": "key"} | {what: spec}
         with pytest.raises(ValueError, match=rf"{what}=.*its parameters are: key, order"):
 
-            @sync_house.idem.transactional("order", **options)
+            @sync_db.idem.transactional("order", **options)
             def order(session: Any, key: str, order: Any) -> None: ...
 
     with pytest.raises(ValueError, match=r"payload=.*its parameters are: key, order"):
 
-        @sync_house.idem.transactional("order", key="key", payload=("order", spec))
+        @sync_db.idem.transactional("order", key="key", payload=("order", spec))
         def other(session: Any, key: str, order: Any) -> None: ...
 
 
-def test_a_dotted_path_that_ends_early_is_a_missing_key(house: House) -> None:
+def test_a_dotted_path_that_ends_early_is_a_missing_key(db: Database) -> None:
     runs = []
 
-    @house.idem.transactional("order", key="order.request.id")
+    @db.idem.transactional("order", key="order.request.id")
     def create(session: Any, order: Any) -> None:
         runs.append(order)
 
@@ -96,14 +96,14 @@ def test_a_dotted_path_that_ends_early_is_a_missing_key(house: House) -> None:
         with pytest.raises(MissingKeyError):
             create(order)
     assert runs == []
-    assert house.rows() == []
+    assert db.rows() == []
 
 
 # --- tenants ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_key_of_two_tenants_is_two_and_none_sees_the_others(house: House) -> None:
-    @house.idem.transactional("order", key="key", tenant="tenant", payload=None)
+def test_the_same_key_of_two_tenants_is_two_and_none_sees_the_others(db: Database) -> None:
+    @db.idem.transactional("order", key="key", tenant="tenant", payload=None)
     def order(session: Any, key: str, tenant: str) -> str:
         effect(session, tenant)
         return f"secret of {tenant}"
@@ -111,64 +111,64 @@ def test_the_same_key_of_two_tenants_is_two_and_none_sees_the_others(house: Hous
     assert order("k", "acme") == "secret of acme"
     assert order("k", "globex") == "secret of globex"
     assert order("k", "acme") == "secret of acme"
-    assert house.effects() == ["acme", "globex"]
-    assert house.idem.get("order", "k", tenant="acme").tenant == "acme"
-    assert house.idem.get("order", "k") is None
-    assert house.idem.forget("order", "k") is False
-    assert house.idem.forget("order", "k", tenant="acme") is True
-    assert house.idem.get("order", "k", tenant="acme") is None
-    assert house.idem.get("order", "k", tenant="globex").tenant == "globex"
+    assert db.effects() == ["acme", "globex"]
+    assert db.idem.get("order", "k", tenant="acme").tenant == "acme"
+    assert db.idem.get("order", "k") is None
+    assert db.idem.forget("order", "k") is False
+    assert db.idem.forget("order", "k", tenant="acme") is True
+    assert db.idem.get("order", "k", tenant="acme") is None
+    assert db.idem.get("order", "k", tenant="globex").tenant == "globex"
 
 
 @pytest.mark.parametrize("tenant", [None, ""], ids=repr)
-def test_a_tenant_that_is_none_or_empty_is_refused_and_never_shared(house: House, tenant: Any) -> None:
+def test_a_tenant_that_is_none_or_empty_is_refused_and_never_shared(db: Database, tenant: Any) -> None:
     runs = []
 
-    @house.idem.transactional("order", key="key", tenant=lambda key, who: who.tenant)
+    @db.idem.transactional("order", key="key", tenant=lambda key, who: who.tenant)
     def order(session: Any, key: str, who: Order) -> None:
         runs.append(key)
 
     with pytest.raises(MissingTenantError, match="tenant=") as caught:
         order("k", Order("r", tenant=tenant))
     assert caught.value.http_status == 400
-    with house.session() as held, pytest.raises(MissingTenantError):
+    with db.session() as held, pytest.raises(MissingTenantError):
         order.join(held.session, "k", Order("r", tenant=tenant))
     assert runs == []
-    assert house.rows() == []
+    assert db.rows() == []
 
 
 @pytest.mark.parametrize("tenant", ["a\nb", " ", 7, "x" * 256, "a\ud800"], ids=lambda value: ascii(value)[:12])
-def test_a_tenant_is_validated_as_a_key_is(sync_house: House, tenant: Any) -> None:
-    @sync_house.idem.transactional("order", key="key", tenant="tenant")
+def test_a_tenant_is_validated_as_a_key_is(sync_db: Database, tenant: Any) -> None:
+    @sync_db.idem.transactional("order", key="key", tenant="tenant")
     def order(session: Any, key: str, tenant: Any) -> None: ...
 
     with pytest.raises(InvalidKeyError, match="the tenant"):
         order("k", tenant)
-    assert sync_house.rows() == []
+    assert sync_db.rows() == []
 
 
-def test_no_tenant_differs_from_every_tenant(house: House) -> None:
-    with house.idem.transaction("pay", "k") as claim:
+def test_no_tenant_differs_from_every_tenant(db: Database) -> None:
+    with db.idem.transaction("pay", "k") as claim:
         claim.result = "shared"
-    with house.idem.transaction("pay", "k", tenant="None") as claim:
+    with db.idem.transaction("pay", "k", tenant="None") as claim:
         assert not claim.replayed
         claim.result = "named"
-    with house.idem.transaction("pay", "k", tenant=UUID(int=1)) as claim:
+    with db.idem.transaction("pay", "k", tenant=UUID(int=1)) as claim:
         assert not claim.replayed
-    assert len(house.rows()) == 3
+    assert len(db.rows()) == 3
 
 
 # --- payloads --------------------------------------------------------------------------------------------------------
 
 
-def test_a_parameter_added_with_a_default_keeps_old_requests_valid(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_a_parameter_added_with_a_default_keeps_old_requests_valid(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str, item: str) -> int:
         return effect(session, item)
 
     first = order("k", "tea")
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def newer(session: Any, key: str, item: str, gift: bool = False, *, note: str | None = None) -> int:
         return effect(session, item)
 
@@ -178,11 +178,11 @@ def test_a_parameter_added_with_a_default_keeps_old_requests_valid(house: House)
         newer("k", "tea", True)
     with pytest.raises(FingerprintMismatchError):
         newer("k", "tea", 0)  # type: ignore[arg-type]
-    assert house.effects() == ["tea"]
+    assert db.effects() == ["tea"]
 
 
-def test_all_covers_every_argument_but_the_key(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_all_covers_every_argument_but_the_key(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str, *items: str, **more: Any) -> int:
         return effect(session, "x")
 
@@ -195,8 +195,8 @@ def test_all_covers_every_argument_but_the_key(house: House) -> None:
             order("k", *args, **kwargs)
 
 
-def test_a_payload_of_names_covers_those_and_no_other(house: House) -> None:
-    @house.idem.transactional("order", key="key", payload=("amount", "order.item"))
+def test_a_payload_of_names_covers_those_and_no_other(db: Database) -> None:
+    @db.idem.transactional("order", key="key", payload=("amount", "order.item"))
     def create(session: Any, key: str, amount: int, order: Order, trace: str = "") -> int:
         return effect(session, "x")
 
@@ -208,14 +208,14 @@ def test_a_payload_of_names_covers_those_and_no_other(house: House) -> None:
         create("k", 1, Order("a", item="coffee"))
 
 
-def test_a_payload_of_a_callable_covers_what_it_returns(house: House) -> None:
+def test_a_payload_of_a_callable_covers_what_it_returns(db: Database) -> None:
     seen: list[Any] = []
 
     def payload(*args: Any, **kwargs: Any) -> Any:
         seen.append((args, kwargs))
         return args[1].lower()
 
-    @house.idem.transactional("order", key="key", payload=payload)
+    @db.idem.transactional("order", key="key", payload=payload)
     def order(session: Any, key: str, item: str, *, trace: str = "") -> int:
         return effect(session, item)
 
@@ -226,50 +226,50 @@ def test_a_payload_of_a_callable_covers_what_it_returns(house: House) -> None:
     assert seen[0] == (("k", "Tea"), {"trace": "1"})  # the call's own arguments, without the session
 
 
-def test_a_payload_of_none_checks_nothing(house: House) -> None:
-    @house.idem.transactional("order", key="key", payload=None)
+def test_a_payload_of_none_checks_nothing(db: Database) -> None:
+    @db.idem.transactional("order", key="key", payload=None)
     def order(session: Any, key: str, item: Any) -> int:
         return effect(session, "x")
 
     order("k", "tea")
     assert order.outcome("k", object()).replayed
-    assert house.idem.get("order", "k").fingerprint is None
+    assert db.idem.get("order", "k").fingerprint is None
 
 
-def test_a_payload_that_has_no_canonical_form_is_refused_before_anything_runs(house: House) -> None:
+def test_a_payload_that_has_no_canonical_form_is_refused_before_anything_runs(db: Database) -> None:
     runs = []
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str, file: Any) -> None:
         runs.append(key)
 
     with pytest.raises(TypeError, match="payload="):
         order("k", object())
     assert runs == []
-    assert house.rows() == []
+    assert db.rows() == []
 
 
 @pytest.mark.parametrize("wrong", ["item", 5, (1,), ("item", None)], ids=repr)
-def test_a_payload_of_another_kind_is_refused_at_decoration(sync_house: House, wrong: Any) -> None:
+def test_a_payload_of_another_kind_is_refused_at_decoration(sync_db: Database, wrong: Any) -> None:
     with pytest.raises(TypeError, match="payload="):
 
-        @sync_house.idem.transactional("order", key="key", payload=wrong)
+        @sync_db.idem.transactional("order", key="key", payload=wrong)
         def order(session: Any, key: str, item: str) -> None: ...
 
 
-def test_keys_can_be_left_out_of_the_table_and_still_work(house: House) -> None:
-    idem = house.table(store_keys=False)
+def test_keys_can_be_left_out_of_the_table_and_still_work(db: Database) -> None:
+    idem = db.table(store_keys=False)
 
     @idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         return effect(session, key)
 
     assert order("secret") == order("secret")
-    assert [row.key for row in house.rows()] == [None]
+    assert [row.key for row in db.rows()] == [None]
     record = idem.get("order", "secret")
     assert (record.scope, record.key) == ("order", None)
-    assert house.idem.get("order", "secret") == record  # what is stored decides, not who looks
+    assert db.idem.get("order", "secret") == record  # what is stored decides, not who looks
     with idem.transaction("block", "secret"):
         pass
-    assert [row.key for row in house.rows()] == [None, None]
+    assert [row.key for row in db.rows()] == [None, None]
     assert idem.forget("order", "secret")

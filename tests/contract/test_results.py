@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from typing_extensions import TypedDict
 
 from idemtable import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError, Status
-from tests.houses import Effect, House, effect
+from tests.support.database import Database, Effect, effect
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ VALUES: list[tuple[Any, Any]] = [
 ]
 
 
-def test_a_result_is_equal_and_of_its_type_on_the_first_call_and_on_every_replay(house: House) -> None:
+def test_a_result_is_equal_and_of_its_type_on_the_first_call_and_on_every_replay(db: Database) -> None:
     for number, (declared, value) in enumerate(VALUES):
         runs: list[str] = []
 
-        @house.idem.transactional(f"typed {number}", key="key", returns=declared)
+        @db.idem.transactional(f"typed {number}", key="key", returns=declared)
         def typed(session: Any, key: str, runs: Any = runs, value: Any = value) -> Any:
             runs.append(key)
             return value
@@ -118,24 +118,24 @@ def test_a_result_is_equal_and_of_its_type_on_the_first_call_and_on_every_replay
 
 
 @pytest.mark.parametrize(("declared", "value"), VALUES[:7], ids=[f"{t}"[-20:] for t, _ in VALUES[:7]])
-def test_a_typed_result_keeps_its_type_in_both_colours(house: House, declared: Any, value: Any) -> None:
-    @house.idem.transactional("typed", key="key")
+def test_a_typed_result_keeps_its_type_in_both_colours(db: Database, declared: Any, value: Any) -> None:
+    @db.idem.transactional("typed", key="key")
     def typed(session: Any, key: str) -> declared:
         return value
 
     assert typed("k") == typed("k") == value
     assert type(typed("k")) is type(value)
-    with house.idem.transaction("block", "k", returns=declared) as claim:
+    with db.idem.transaction("block", "k", returns=declared) as claim:
         claim.result = value
-    with house.idem.transaction("block", "k", returns=declared) as claim:
+    with db.idem.transaction("block", "k", returns=declared) as claim:
         assert claim.result == value
         assert type(claim.result) is type(value)
 
 
-def test_the_first_caller_gets_the_decoded_value_and_not_the_functions_own_object(house: House) -> None:
+def test_the_first_caller_gets_the_decoded_value_and_not_the_functions_own_object(db: Database) -> None:
     made = [Receipt(1, NOON)]
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> Receipt:
         return made[0]
 
@@ -144,8 +144,8 @@ def test_the_first_caller_gets_the_decoded_value_and_not_the_functions_own_objec
     assert first is not made[0]
 
 
-def test_returns_goes_before_the_declared_type(house: House) -> None:
-    @house.idem.transactional("order", key="key", returns=tuple[int, Decimal])
+def test_returns_goes_before_the_declared_type(db: Database) -> None:
+    @db.idem.transactional("order", key="key", returns=tuple[int, Decimal])
     def order(session: Any, key: str) -> Any:
         return (1, Decimal("1.0"))
 
@@ -157,41 +157,41 @@ def test_returns_goes_before_the_declared_type(house: House) -> None:
     [(1, 2), {1}, NOON, Decimal("1.0"), Receipt(1, NOON), {1: 2}, b"x", UUID(int=1), float("nan"), Color.RED],
     ids=repr,
 )
-def test_a_result_that_plain_json_would_change_is_refused_on_the_first_call(sync_house: House, value: Any) -> None:
-    @sync_house.idem.transactional("order", key="key")
+def test_a_result_that_plain_json_would_change_is_refused_on_the_first_call(sync_db: Database, value: Any) -> None:
+    @sync_db.idem.transactional("order", key="key")
     def order(session: Any, key: str):  # type: ignore[no-untyped-def]
         effect(session, key)
         return value
 
     with pytest.raises(ResultNotSerializableError, match="returns="):
         order("k")
-    assert (sync_house.effects(), sync_house.rows()) == ([], [])
+    assert (sync_db.effects(), sync_db.rows()) == ([], [])
 
 
-def test_an_object_inside_a_plain_result_is_refused_and_not_flattened(sync_house: House) -> None:
-    @sync_house.idem.transactional("order", key="key")
+def test_an_object_inside_a_plain_result_is_refused_and_not_flattened(sync_db: Database) -> None:
+    @sync_db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> dict[str, Any]:
         effect(session, key)
         return {"receipt": Receipt(1, NOON)}
 
     with pytest.raises(ResultNotSerializableError):
         order("k")
-    assert (sync_house.effects(), sync_house.rows()) == ([], [])
+    assert (sync_db.effects(), sync_db.rows()) == ([], [])
 
 
-def test_a_result_of_another_type_than_declared_is_refused_on_the_first_call(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_a_result_of_another_type_than_declared_is_refused_on_the_first_call(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> Receipt:
         effect(session, key)
         return "not a receipt"  # type: ignore[return-value]
 
     with pytest.raises(ResultNotSerializableError, match="Receipt"):
         order("k")
-    assert (house.effects(), house.rows()) == ([], [])
+    assert (db.effects(), db.rows()) == ([], [])
 
 
-def test_a_result_of_exactly_the_largest_size_is_stored_and_one_byte_more_is_not(house: House) -> None:
-    idem = house.table(max_result_bytes=100)
+def test_a_result_of_exactly_the_largest_size_is_stored_and_one_byte_more_is_not(db: Database) -> None:
+    idem = db.table(max_result_bytes=100)
 
     @idem.transactional("order", key="key")
     def order(session: Any, key: str, size: int) -> str:
@@ -202,15 +202,15 @@ def test_a_result_of_exactly_the_largest_size_is_stored_and_one_byte_more_is_not
     with pytest.raises(ResultTooLargeError, match="max_result_bytes") as caught:
         order("large", 99)
     assert (caught.value.size, caught.value.limit) == (101, 100)
-    assert house.effects() == ["fits"]
+    assert db.effects() == ["fits"]
     assert idem.get("order", "fits").result_bytes == 100
     assert idem.get("order", "large") is None
 
 
-def test_a_result_of_the_default_limit_travels_whole(house: House) -> None:
+def test_a_result_of_the_default_limit_travels_whole(db: Database) -> None:
     value = "é" * 131_000
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> str:
         return value
 
@@ -222,36 +222,36 @@ def test_a_result_of_the_default_limit_travels_whole(house: House) -> None:
     [Receipt | Line, list[Receipt | Line], Effect, list[Effect], sa.Row, 5, Iterator[int]],
     ids=str,
 )
-def test_a_return_type_that_cannot_be_carried_is_refused_at_decoration(sync_house: House, declared: Any) -> None:
+def test_a_return_type_that_cannot_be_carried_is_refused_at_decoration(sync_db: Database, declared: Any) -> None:
     def order(session: Any, key: str) -> Any: ...
 
     order.__annotations__["return"] = declared
     with pytest.raises(TypeError, match="returns="):
-        sync_house.idem.transactional("order", key="key")(order)
+        sync_db.idem.transactional("order", key="key")(order)
     with pytest.raises(TypeError, match="returns="):
-        sync_house.idem.transaction("order", "k", returns=declared)
-    assert sync_house.rows() == []
+        sync_db.idem.transaction("order", "k", returns=declared)
+    assert sync_db.rows() == []
 
 
-def test_a_generator_is_refused_at_decoration(house: House) -> None:
+def test_a_generator_is_refused_at_decoration(db: Database) -> None:
     def order(session: Any, key: str) -> Any:
         yield 1
 
     async def stream(session: Any, key: str) -> Any:
         yield 1
 
-    table = getattr(house.idem, "inner", house.idem)
+    table = getattr(db.idem, "inner", db.idem)
     for function in (order, stream):
         with pytest.raises(TypeError, match=r"generator|async"):
             table.transactional("order", key="key")(function)
 
 
-def test_a_return_type_that_names_nothing_is_refused_at_decoration(sync_house: House) -> None:
+def test_a_return_type_that_names_nothing_is_refused_at_decoration(sync_db: Database) -> None:
     def order(session: Any, key: str) -> "Nowhere":  # type: ignore[name-defined] # noqa: F821
         ...
 
     with pytest.raises(TypeError, match="returns="):
-        sync_house.idem.transactional("order", key="key")(order)
+        sync_db.idem.transactional("order", key="key")(order)
 
 
 # --- codecs ----------------------------------------------------------------------------------------------------------
@@ -275,8 +275,8 @@ class Upside:
         return self.Text()
 
 
-def test_a_codec_of_ones_own_stores_and_reads_and_its_name_is_in_the_row(house: House) -> None:
-    idem = house.table(codec=Upside())
+def test_a_codec_of_ones_own_stores_and_reads_and_its_name_is_in_the_row(db: Database) -> None:
+    idem = db.table(codec=Upside())
 
     @idem.transactional("order", key="key")
     def order(session: Any, key: str) -> dict[str, int]:
@@ -284,20 +284,20 @@ def test_a_codec_of_ones_own_stores_and_reads_and_its_name_is_in_the_row(house: 
 
     assert order("k") == order("k") == {"id": 7}
     assert idem.get("order", "k").codec == "upside-down"
-    assert bytes(house.rows()[0].result) == b'}7 :"di"{'
+    assert bytes(db.rows()[0].result) == b'}7 :"di"{'
     with pytest.raises(TypeError, match="complex"):
         idem.transactional("order", key="key", returns=complex)(lambda session, key: 1j)
 
 
-def test_a_row_of_another_known_codec_is_read_with_that_codec(house: House) -> None:
-    old, new = house.table(codec=Upside()), house.idem
+def test_a_row_of_another_known_codec_is_read_with_that_codec(db: Database) -> None:
+    old, new = db.table(codec=Upside()), db.idem
 
     def order(session: Any, key: str) -> dict[str, int]:
         return {"id": effect(session, key)}
 
     first = old.transactional("order", key="key")(order)("k")
     assert new.transactional("order", key="key")(order)("k") == first
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
 @pytest.mark.parametrize(
@@ -305,34 +305,34 @@ def test_a_row_of_another_known_codec_is_read_with_that_codec(house: House) -> N
     [("codec", "gone"), ("codec", None), ("result", b"{"), ("result", b'{"other": 1}'), ("result", None)],
     ids=str,
 )
-def test_an_unreadable_row_raises_stays_and_is_never_run_again(house: House, column: str, value: Any) -> None:
+def test_an_unreadable_row_raises_stays_and_is_never_run_again(db: Database, column: str, value: Any) -> None:
     runs = []
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> Receipt:
         runs.append(key)
         effect(session, key)
         return Receipt(1, NOON)
 
     order("k")
-    house.execute(f"UPDATE idemtable SET {column} = :value", value=value)
-    before = house.rows()
+    db.execute(f"UPDATE idemtable SET {column} = :value", value=value)
+    before = db.rows()
     for _ in range(2):
         with pytest.raises(ResultUnreadableError, match="forget") as caught:
             order("k")
         assert caught.value.codec == (value if column == "codec" else "json")
         assert caught.value.http_status == 500
-    with house.session() as held:
+    with db.session() as held:
         with pytest.raises(ResultUnreadableError):
             order.join(held.session, "k")
         held.commit()
-    with pytest.raises(ResultUnreadableError), house.idem.transaction("order", "k", returns=Receipt):
+    with pytest.raises(ResultUnreadableError), db.idem.transaction("order", "k", returns=Receipt):
         runs.append("block")
 
     assert runs == ["k"]
-    assert house.rows() == before
-    assert house.effects() == ["k"]
-    assert house.idem.get("order", "k").status is Status.COMPLETED
-    assert house.idem.forget("order", "k")
+    assert db.rows() == before
+    assert db.effects() == ["k"]
+    assert db.idem.get("order", "k").status is Status.COMPLETED
+    assert db.idem.forget("order", "k")
     order("k")
     assert runs == ["k", "k"]

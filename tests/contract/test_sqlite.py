@@ -10,25 +10,25 @@ import sqlalchemy as sa
 
 import idemtable
 from idemtable import SessionNotUsableError
-from tests.conftest import BACKENDS, house_of
-from tests.houses import House, effect
+from tests.support.backends import BACKENDS, db_of
+from tests.support.database import Database, effect
 
 
 @pytest.fixture(params=[name for name in BACKENDS if name.startswith("sqlite")])
-def sqlite_house(request: pytest.FixtureRequest) -> House:
-    return house_of(request.param)
+def sqlite_db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
 
 
 @pytest.fixture
-def bare(sqlite_house: House) -> Iterator[Any]:
+def bare(sqlite_db: Database) -> Iterator[Any]:
     """An engine that no IdemTable was ever bound to."""
-    with sqlite_house.other_engine() as engine:
+    with sqlite_db.other_engine() as engine:
         yield engine
 
 
 @pytest.fixture
-def order(sqlite_house: House) -> Any:
-    @sqlite_house.idem.transactional("order", key="key")
+def order(sqlite_db: Database) -> Any:
+    @sqlite_db.idem.transactional("order", key="key")
     def order(session: Any, key: str, fail: bool = False) -> int:
         number = effect(session, key)
         if fail:
@@ -39,45 +39,45 @@ def order(sqlite_house: House) -> Any:
 
 
 def test_a_session_of_an_engine_without_the_listeners_is_refused_with_the_cure(
-    sqlite_house: House, bare: Any, order: Any
+    sqlite_db: Database, bare: Any, order: Any
 ) -> None:
-    with sqlite_house.session(bare) as held:
+    with sqlite_db.session(bare) as held:
         with pytest.raises(SessionNotUsableError, match=r"configure_sqlite\(engine\)"):
             order.join(held.session, "k")
         held.rollback()
         held.run(lambda session: effect(session, "own"))
         with (
             pytest.raises(SessionNotUsableError, match=r"configure_sqlite\(engine\)"),
-            sqlite_house.idem.claim(held.session, "pay", "k"),
+            sqlite_db.idem.claim(held.session, "pay", "k"),
         ):
             pass
         held.rollback()
-    assert (sqlite_house.effects(), sqlite_house.rows()) == ([], [])
+    assert (sqlite_db.effects(), sqlite_db.rows()) == ([], [])
 
 
 def test_the_cure_works_also_for_connections_that_were_pooled_earlier(
-    sqlite_house: House, bare: Any, order: Any
+    sqlite_db: Database, bare: Any, order: Any
 ) -> None:
-    with sqlite_house.session(bare) as held:  # puts a connection in the driver's own mode into the pool
+    with sqlite_db.session(bare) as held:  # puts a connection in the driver's own mode into the pool
         held.run(lambda session: effect(session, "earlier"))
         held.commit()
     idemtable.configure_sqlite(bare)
     idemtable.configure_sqlite(bare)
-    with sqlite_house.session(bare) as held:
+    with sqlite_db.session(bare) as held:
         order.join(held.session, "k")
         held.rollback()
-    assert sqlite_house.effects() == ["earlier"]
-    with sqlite_house.session(bare) as held:
+    assert sqlite_db.effects() == ["earlier"]
+    with sqlite_db.session(bare) as held:
         order.join(held.session, "k")
         held.commit()
-    assert sqlite_house.effects() == ["earlier", "k"]
+    assert sqlite_db.effects() == ["earlier", "k"]
 
 
-def test_binding_a_table_is_the_cure_too(sqlite_house: House, bare: Any, order: Any) -> None:
-    with sqlite_house.session(bare) as held:
+def test_binding_a_table_is_the_cure_too(sqlite_db: Database, bare: Any, order: Any) -> None:
+    with sqlite_db.session(bare) as held:
         held.run(lambda session: effect(session, "earlier"))
         held.commit()
-    idem = sqlite_house.table(bare)
+    idem = sqlite_db.table(bare)
 
     @idem.transactional("other", key="key")
     def other(session: Any, key: str) -> None:
@@ -87,7 +87,7 @@ def test_binding_a_table_is_the_cure_too(sqlite_house: House, bare: Any, order: 
             raise LookupError
 
     other("k")
-    assert sqlite_house.effects() == ["earlier", "k"]
+    assert sqlite_db.effects() == ["earlier", "k"]
 
 
 def test_configure_sqlite_refuses_an_engine_for_another_database() -> None:
@@ -96,8 +96,8 @@ def test_configure_sqlite_refuses_an_engine_for_another_database() -> None:
         idemtable.configure_sqlite(engine)
 
 
-def test_a_savepoint_as_the_first_write_does_not_commit_by_itself(sqlite_house: House) -> None:
-    @sqlite_house.idem.transactional("order", key="key")
+def test_a_savepoint_as_the_first_write_does_not_commit_by_itself(sqlite_db: Database) -> None:
+    @sqlite_db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
         with session.begin_nested():
             effect(session, key)
@@ -105,16 +105,16 @@ def test_a_savepoint_as_the_first_write_does_not_commit_by_itself(sqlite_house: 
 
     with pytest.raises(LookupError):
         order("k")
-    with sqlite_house.session() as held:
+    with sqlite_db.session() as held:
         held.run(lambda session: session.begin_nested())
         held.run(lambda session: effect(session, "nested"))
         held.run(lambda session: session.get_nested_transaction().commit())
         held.rollback()
-    assert (sqlite_house.effects(), sqlite_house.rows()) == ([], [])
+    assert (sqlite_db.effects(), sqlite_db.rows()) == ([], [])
 
 
-def test_a_savepoint_rolled_back_leaves_the_rest_of_the_function_standing(sqlite_house: House) -> None:
-    @sqlite_house.idem.transactional("order", key="key", remember=(LookupError,))
+def test_a_savepoint_rolled_back_leaves_the_rest_of_the_function_standing(sqlite_db: Database) -> None:
+    @sqlite_db.idem.transactional("order", key="key", remember=(LookupError,))
     def order(session: Any, key: str) -> str:
         effect(session, "kept")
         with pytest.raises(LookupError), session.begin_nested():
@@ -123,28 +123,28 @@ def test_a_savepoint_rolled_back_leaves_the_rest_of_the_function_standing(sqlite
         return "done"
 
     assert order("k") == order("k") == "done"
-    assert sqlite_house.effects() == ["kept"]
+    assert sqlite_db.effects() == ["kept"]
 
 
-def test_other_transactions_of_the_engine_stay_deferred(sqlite_house: House) -> None:
+def test_other_transactions_of_the_engine_stay_deferred(sqlite_db: Database) -> None:
     """A reader beside a writer: with BEGIN IMMEDIATE for all, the second session would find the database locked."""
-    with sqlite_house.session() as writer, sqlite_house.session() as reader:
+    with sqlite_db.session() as writer, sqlite_db.session() as reader:
         writer.run(lambda session: effect(session, "written"))
         assert reader.run(lambda session: session.scalar(sa.text("SELECT count(*) FROM effect"))) == 0
         assert reader.run(lambda session: session.connection().get_execution_options()) == {}
         writer.commit()
-    assert sqlite_house.effects() == ["written"]
+    assert sqlite_db.effects() == ["written"]
 
 
-def test_the_librarys_own_transaction_begins_with_the_write_lock(sqlite_house: House) -> None:
+def test_the_librarys_own_transaction_begins_with_the_write_lock(sqlite_db: Database) -> None:
     """Else two calls that have read could both be refused their write, and neither could go on."""
     statements: list[str] = []
-    engine = getattr(sqlite_house.engine, "sync_engine", sqlite_house.engine)
+    engine = getattr(sqlite_db.engine, "sync_engine", sqlite_db.engine)
 
     def listen(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         statements.append(statement)
 
-    @sqlite_house.idem.transactional("order", key="key")
+    @sqlite_db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         return effect(session, key)
 
@@ -160,11 +160,11 @@ def test_the_librarys_own_transaction_begins_with_the_write_lock(sqlite_house: H
     assert statements[0].startswith(("BEGIN", "PRAGMA"))
 
 
-def test_the_busy_timeout_of_the_connection_is_what_it_was(sqlite_house: House) -> None:
+def test_the_busy_timeout_of_the_connection_is_what_it_was(sqlite_db: Database) -> None:
     from datetime import timedelta
 
-    with sqlite_house.other_engine(connect_args={"timeout": 7}) as engine:
-        idem = sqlite_house.table(engine, wait=timedelta(seconds=2))
+    with sqlite_db.other_engine(connect_args={"timeout": 7}) as engine:
+        idem = sqlite_db.table(engine, wait=timedelta(seconds=2))
         seen: list[int] = []
 
         @idem.transactional("order", key="key")
@@ -172,42 +172,42 @@ def test_the_busy_timeout_of_the_connection_is_what_it_was(sqlite_house: House) 
             seen.append(session.scalar(sa.text("PRAGMA busy_timeout")))
 
         order("k")
-        with sqlite_house.session(engine) as held:
+        with sqlite_db.session(engine) as held:
             order.join(held.session, "joined")
             seen.append(held.run(lambda session: session.scalar(sa.text("PRAGMA busy_timeout"))))
             held.commit()
     assert seen == [7000, 7000, 7000]
 
 
-def test_an_engine_in_pythons_other_transaction_mode_is_refused_with_the_cure(sqlite_house: House) -> None:
+def test_an_engine_in_pythons_other_transaction_mode_is_refused_with_the_cure(sqlite_db: Database) -> None:
     import sys
 
     if sys.version_info < (3, 12):
         # The argument does not exist before; the driver itself refuses it.
-        with sqlite_house.other_engine(connect_args={"autocommit": False}) as engine:
-            idem = sqlite_house.table(engine)
+        with sqlite_db.other_engine(connect_args={"autocommit": False}) as engine:
+            idem = sqlite_db.table(engine)
             with pytest.raises(TypeError, match="autocommit"), idem.transaction("pay", "k"):
                 pass
         return
-    with sqlite_house.other_engine(connect_args={"autocommit": False}) as engine:
-        idem = sqlite_house.table(engine)
+    with sqlite_db.other_engine(connect_args={"autocommit": False}) as engine:
+        idem = sqlite_db.table(engine)
         with pytest.raises(Exception, match="leave the argument out"), idem.transaction("pay", "k"):
             pass
-    assert sqlite_house.rows() == []
+    assert sqlite_db.rows() == []
 
 
 def test_a_transaction_that_has_read_what_somebody_else_changed_since_must_begin_again(
-    sqlite_house: House, order: Any
+    sqlite_db: Database, order: Any
 ) -> None:
-    with sqlite_house.session() as held:
+    with sqlite_db.session() as held:
         held.run(lambda session: session.scalar(sa.text("SELECT count(*) FROM effect")))
-        sqlite_house.execute("INSERT INTO effect (name, amount) VALUES ('other', 1)")
+        sqlite_db.execute("INSERT INTO effect (name, amount) VALUES ('other', 1)")
         with pytest.raises(idemtable.RetryTransactionError, match="begin again"):
             order.join(held.session, "k")
         held.rollback()
         order.join(held.session, "k")
         held.commit()
-    assert sqlite_house.effects() == ["other", "k"]
+    assert sqlite_db.effects() == ["other", "k"]
 
 
 def test_a_database_in_memory_works_through_one_connection() -> None:

@@ -12,22 +12,22 @@ import tenacity
 
 from idemtable import RetryTransactionError
 from idemtable.claim import retry
-from tests.conftest import house_of
-from tests.faults.lines import DRIVERS, Line, through_a_proxy
-from tests.faults.proxy import Way
-from tests.houses import House, effect
+from tests.support.backends import db_of
+from tests.support.database import Database, effect
+from tests.support.lines import DRIVERS, Line, through_a_proxy
+from tests.support.proxy import Way
 
 WAIT = timedelta(seconds=50)
 
 
 @pytest.fixture(params=DRIVERS)
-def house(request: pytest.FixtureRequest) -> House:
-    return house_of(request.param)
+def db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
 
 
 @pytest.fixture
-def line(house: House) -> Iterator[Line]:
-    with through_a_proxy(house) as found:
+def line(db: Database) -> Iterator[Line]:
+    with through_a_proxy(db) as found:
         yield found
 
 
@@ -58,7 +58,7 @@ def test_a_line_cut_before_commit_arrives_runs_again_unseen(line: Line) -> None:
     assert runs == ["warm", "k", "k"]
     assert (first.replayed, first.attempts, second.replayed) == (False, 2, True)
     assert first.value == second.value
-    assert line.house.effects() == ["warm", "k"]
+    assert line.db.effects() == ["warm", "k"]
 
 
 def test_a_line_cut_after_commit_was_done_answers_from_what_was_committed(line: Line) -> None:
@@ -75,18 +75,18 @@ def test_a_line_cut_after_commit_was_done_answers_from_what_was_committed(line: 
     assert first.attempts == 2
     assert second.replayed
     assert first.value == second.value
-    assert line.house.effects() == ["warm", "k"]
+    assert line.db.effects() == ["warm", "k"]
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_block_whose_commit_is_unknown_says_so_and_entering_it_again_settles_it(line: Line, moment: str) -> None:
-    house = line.house
+    db = line.db
     ran = []
 
     def enter() -> tuple[bool, Any]:
         with line.idem.transaction("order", "k", wait=WAIT) as claim:
             if not claim.replayed:
-                ran.append(house.on(claim.session, lambda session: effect(session, "k")))
+                ran.append(db.on(claim.session, lambda session: effect(session, "k")))
                 claim.result = {"run": len(ran)}
         return claim.replayed, claim.result
 
@@ -100,16 +100,16 @@ def test_a_block_whose_commit_is_unknown_says_so_and_entering_it_again_settles_i
     assert cut.hit.is_set()
     assert again == ((False, {"run": 2}) if moment == "before" else (True, {"run": 1}))
     assert enter() == (True, again[1])
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
 def test_a_joined_call_whose_line_is_cut_asks_for_a_new_transaction(line: Line) -> None:
-    house = line.house
+    db = line.db
     runs: list[str] = []
     order = order_of(line, runs)
     hits = 0
     for number in count(1):
-        with house.session(line.engine) as mine:
+        with db.session(line.engine) as mine:
             mine.run(lambda session: effect(session, "mine"))
             cut = line.proxy.cut_at(Way.TO_CLIENT, number)
             try:
@@ -125,7 +125,7 @@ def test_a_joined_call_whose_line_is_cut_asks_for_a_new_transaction(line: Line) 
             break
 
     assert hits >= 4, "SAVEPOINT, claim, effect, result"
-    assert sorted(house.effects()) == ["k", "mine"]
+    assert sorted(db.effects()) == ["k", "mine"]
 
 
 def cut_everywhere(line: Line, way: Way, call: Any, settled: Any) -> int:
@@ -155,14 +155,14 @@ def test_a_first_run_cut_at_any_chunk_has_one_effect_and_one_reply(line: Line, w
         assert not outcome.replayed
         assert order.outcome(key).replayed
         assert order(key) == outcome.value
-        assert line.house.effects(key) == [key]
+        assert line.db.effects(key) == [key]
 
     hits = cut_everywhere(line, way, order.outcome, settled)
 
     # BEGIN may travel with what follows it: at the least claim, effect, result and COMMIT come one by one.
     assert hits >= 4
     assert line.proxy.hits == hits
-    assert len(line.house.rows()) == hits + 2
+    assert len(line.db.rows()) == hits + 2
 
 
 @pytest.mark.usefixtures("at_once")
@@ -182,25 +182,25 @@ def test_a_replay_cut_at_any_chunk_gives_the_same_reply_and_runs_nothing(line: L
     assert hits >= 2, "claim and look, at the least"
     assert line.proxy.hits == hits
     assert runs == []
-    assert sorted(line.house.effects()) == sorted(stored)
+    assert sorted(line.db.effects()) == sorted(stored)
 
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("way", Way)
-def test_a_line_cut_while_it_is_being_made_is_made_again(house: House, way: Way) -> None:
+def test_a_line_cut_while_it_is_being_made_is_made_again(db: Database, way: Way) -> None:
     """The whole of connecting, too: every chunk from the first one on, each time with an empty pool."""
     hits = 0
-    with through_a_proxy(house) as line:
+    with through_a_proxy(db) as line:
         runs: list[str] = []
         order = order_of(line, runs)
         for number in count(1):
-            house.dispose(line.engine)
+            db.dispose(line.engine)
             key = f"k{number}"
             cut = line.proxy.cut_at(way, number)
             first = order(key)
             line.proxy.let_pass()
             assert order(key) == first
-            assert house.effects(key) == [key]
+            assert db.effects(key) == [key]
             if not cut.hit.is_set():
                 break
             hits += 1
@@ -219,7 +219,7 @@ def test_a_run_at_a_level_of_its_own_cut_at_any_chunk_has_one_effect_and_one_rep
     def settled(key: str, outcome: Any) -> None:
         assert not outcome.replayed
         assert order(key) == outcome.value
-        assert line.house.effects(key) == [key]
+        assert line.db.effects(key) == [key]
 
     hits = cut_everywhere(line, way, order.outcome, settled)
 
@@ -252,5 +252,5 @@ def test_an_exception_that_is_remembered_is_the_reply_wherever_the_line_is_cut(l
         hits += 1
 
     assert hits >= 5
-    assert line.house.effects() == []
-    assert len(line.house.rows()) == hits + 1
+    assert line.db.effects() == []
+    assert len(line.db.rows()) == hits + 1

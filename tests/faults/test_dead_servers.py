@@ -10,42 +10,42 @@ import pytest
 import sqlalchemy as sa
 
 from tests import servers
-from tests.conftest import BACKENDS, house_of, needed
-from tests.faults.lines import DRIVERS
-from tests.houses import House, effect
-from tests.races.crowd import WAIT, backend_id, crowd, kill_backend, meanwhile, one_run
+from tests.support.backends import BACKENDS, db_of, needed
+from tests.support.crowd import WAIT, backend_id, crowd, kill_backend, meanwhile, one_run
+from tests.support.database import Database, effect
+from tests.support.lines import DRIVERS
 
 COUNT = 4
 
 
 @pytest.fixture(params=DRIVERS)
-def house(request: pytest.FixtureRequest) -> House:
-    return house_of(request.param)
+def db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
 
 
 @pytest.mark.parametrize("level", [None, "SERIALIZABLE"])
 @pytest.mark.parametrize("what", ["first run", "replay"])
-def test_pooled_connections_that_died_while_idle_are_not_seen(house: House, what: str, level: str | None) -> None:
+def test_pooled_connections_that_died_while_idle_are_not_seen(db: Database, what: str, level: str | None) -> None:
     together = threading.Barrier(COUNT, timeout=60)
     arrived: set[str] = set()
     backends: set[int] = set()
     options = {} if level is None else {"isolation_level": level}
-    with house.other_engine() as engine:
-        idem = house.table(engine)
+    with db.other_engine() as engine:
+        idem = db.table(engine)
 
         @idem.transactional("order", key="key", wait=WAIT, **options)
         def order(session: Any, key: str) -> dict[str, int]:
             number = effect(session, key)
-            backends.add(backend_id(house, session))
+            backends.add(backend_id(db, session))
             if key.startswith("warm") and key not in arrived:  # so that each has a connection of its own
                 arrived.add(key)
-                meanwhile(house, together.wait)
+                meanwhile(db, together.wait)
             return {"id": number}
 
         warm = crowd(COUNT, lambda number: order(f"warm{number}"))
         killed = set(backends)
         for number in killed:
-            kill_backend(house, number)
+            kill_backend(db, number)
         if what == "replay":
             assert [order(f"warm{number}") for number in range(COUNT)] == warm
         else:
@@ -55,19 +55,19 @@ def test_pooled_connections_that_died_while_idle_are_not_seen(house: House, what
         assert len(killed) >= COUNT, "fewer connections were killed than the pool held"
         assert getattr(engine, "sync_engine", engine).pool.checkedout() == 0
     kept = sorted(f"warm{number}" for number in range(COUNT))
-    assert sorted(house.effects()) == (kept if what == "replay" else ["a", "b", "c", "d", *kept])
+    assert sorted(db.effects()) == (kept if what == "replay" else ["a", "b", "c", "d", *kept])
 
 
-def test_a_backend_killed_inside_the_function_is_replaced_unseen(house: House) -> None:
+def test_a_backend_killed_inside_the_function_is_replaced_unseen(db: Database) -> None:
     killed: list[int] = []
-    with house.other_engine() as engine:
+    with db.other_engine() as engine:
 
-        @house.table(engine).transactional("order", key="key", wait=WAIT)
+        @db.table(engine).transactional("order", key="key", wait=WAIT)
         def order(session: Any, key: str) -> dict[str, int]:
             number = effect(session, key)
             if not killed:
-                killed.append(backend_id(house, session))
-                meanwhile(house, lambda: kill_backend(house, killed[0]))
+                killed.append(backend_id(db, session))
+                meanwhile(db, lambda: kill_backend(db, killed[0]))
             return {"id": number}
 
         first = order.outcome("k")
@@ -75,7 +75,7 @@ def test_a_backend_killed_inside_the_function_is_replaced_unseen(house: House) -
 
     assert len(killed) == 1
     assert (first.replayed, first.attempts) == (False, 2)
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
 @pytest.fixture(scope="module", params=["postgresql", "mariadb"])
@@ -93,9 +93,9 @@ def test_a_server_killed_in_the_middle_of_calls_leaves_one_effect_and_one_reply(
     mortal: servers.Server, moment: str
 ) -> None:
     for backend in (name for name in DRIVERS if name.startswith(mortal.name.rstrip("0123456789"))):
-        name = f"house_{backend.replace('-', '_')}_{moment.split()[0]}"
+        name = f"db_{backend.replace('-', '_')}_{moment.split()[0]}"
         mortal.create_database(name)
-        house = House(backend, sa.make_url(mortal.url(name)), BACKENDS[backend][1])
+        db = Database(backend, sa.make_url(mortal.url(name)), BACKENDS[backend][1])
         deaths: list[int] = []
         restart = threading.Thread(target=mortal.start)
         lock = threading.Lock()
@@ -105,16 +105,16 @@ def test_a_server_killed_in_the_middle_of_calls_leaves_one_effect_and_one_reply(
             deaths.append(1)
             restart.start()
 
-        @house.idem.transactional("order", key="key", wait=WAIT)
+        @db.idem.transactional("order", key="key", wait=WAIT)
         def order(
-            session: Any, key: str, house: House = house, deaths: list[int] = deaths, lock: Any = lock, die: Any = die
+            session: Any, key: str, db: Database = db, deaths: list[int] = deaths, lock: Any = lock, die: Any = die
         ) -> dict[str, int]:
             first = lock.acquire(blocking=False)
             if first and moment == "before the effect":
-                meanwhile(house, die)
+                meanwhile(db, die)
             number = effect(session, key)
             if first and moment == "after the effect":
-                meanwhile(house, die)
+                meanwhile(db, die)
             return {"id": number}
 
         try:
@@ -126,20 +126,20 @@ def test_a_server_killed_in_the_middle_of_calls_leaves_one_effect_and_one_reply(
             again = order.outcome("k")
             assert all(answer.value == again.value for answer in values)
             assert one_run([*values, again] if values else [again]) == again.value
-            assert house.effects() == ["k"]
+            assert db.effects() == ["k"]
         finally:
-            house.close()
+            db.close()
             mortal.drop_database(name)
 
 
 def test_a_commit_that_was_answered_outlives_the_server(mortal: servers.Server) -> None:
     backend = mortal.name if mortal.name in BACKENDS else "postgresql18"
-    name = "house_durable"
+    name = "db_durable"
     mortal.create_database(name)
-    house = House(backend, sa.make_url(mortal.url(name)), BACKENDS[backend][1])
+    db = Database(backend, sa.make_url(mortal.url(name)), BACKENDS[backend][1])
     try:
 
-        @house.idem.transactional("order", key="key", wait=WAIT)
+        @db.idem.transactional("order", key="key", wait=WAIT)
         def order(session: Any, key: str) -> dict[str, int]:
             return {"id": effect(session, key)}
 
@@ -149,7 +149,7 @@ def test_a_commit_that_was_answered_outlives_the_server(mortal: servers.Server) 
         second = order.outcome("k")
         assert (first.replayed, second.replayed) == (False, True)
         assert first.value == second.value
-        assert house.effects() == ["k"]
+        assert db.effects() == ["k"]
     finally:
-        house.close()
+        db.close()
         mortal.drop_database(name)

@@ -12,34 +12,34 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from idemtable import LostClaimError, RetryTransactionError
-from tests.conftest import house_of
-from tests.faults.lines import DRIVERS
-from tests.houses import House, effect
-from tests.races.crowd import WAIT, Beside, meanwhile
+from tests.support.backends import db_of
+from tests.support.crowd import WAIT, Beside, meanwhile
+from tests.support.database import Database, effect
+from tests.support.lines import DRIVERS
 
 # By primary key: by name InnoDB would lock the gaps too, and every new effect with them.
 LOCK = sa.text("UPDATE effect SET amount = amount + 1 WHERE id = :id")
 
 
 @pytest.fixture(params=DRIVERS)
-def house(request: pytest.FixtureRequest) -> House:
-    return house_of(request.param)
+def db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
 
 
 @pytest.fixture(params=[name for name in DRIVERS if name.startswith("mariadb")])
-def mariadb(request: pytest.FixtureRequest) -> House:
-    return house_of(request.param)
+def mariadb(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
 
 
 class Rival:
     """Another transaction that holds row `b` and then asks for row `a`; the database never chooses it as the victim."""
 
-    def __init__(self, house: House, a: int, b: int) -> None:
-        self._house, self.a, self.b = house, a, b
+    def __init__(self, db: Database, a: int, b: int) -> None:
+        self._db, self.a, self.b = db, a, b
         self.wanted: Beside | None = None
         self.deadlocks = 0
-        self.connection = house.admin.connect()
-        if house.kind == "postgresql":  # who waits is chosen by who looks first: this one never looks
+        self.connection = db.admin.connect()
+        if db.kind == "postgresql":  # who waits is chosen by who looks first: this one never looks
             self.connection.exec_driver_sql("SET LOCAL deadlock_timeout = '1h'")
         else:  # the one that has written less is chosen
             for number in range(50):
@@ -48,7 +48,7 @@ class Rival:
 
     def ask_for_a(self) -> None:
         self.wanted = Beside(lambda: self.connection.execute(LOCK, {"id": self.a}))
-        self._house.await_waiting(1)
+        self._db.await_waiting(1)
 
     def end(self) -> None:
         if self.wanted is not None:
@@ -58,39 +58,39 @@ class Rival:
 
 
 @contextmanager
-def rival_of(house: House) -> Iterator[Rival]:
-    with Session(house.admin) as session:
+def rival_of(db: Database) -> Iterator[Rival]:
+    with Session(db.admin) as session:
         ids = [effect(session, name, 0) for name in "ab"]
         session.commit()
-    rival = Rival(house, *ids)
+    rival = Rival(db, *ids)
     try:
         yield rival
     finally:
         rival.end()
 
 
-def run_into_a_deadlock(house: House, rival: Rival, session: Any) -> None:
+def run_into_a_deadlock(db: Database, rival: Rival, session: Any) -> None:
     """Hold `a`, let the rival wait for it, ask for `b`: raises the database's error."""
     session.execute(LOCK, {"id": rival.a})
-    meanwhile(house, rival.ask_for_a)
+    meanwhile(db, rival.ask_for_a)
     rival.deadlocks += 1
     session.execute(LOCK, {"id": rival.b})
     raise AssertionError("no deadlock")
 
 
-def orders(house: House) -> list[str]:
-    return [name for name in house.effects() if name not in ("a", "b")]
+def orders(db: Database) -> list[str]:
+    return [name for name in db.effects() if name not in ("a", "b")]
 
 
 @pytest.mark.parametrize("remember", [(), (Exception,), (DBAPIError,), (LookupError,)], ids=repr)
-def test_a_deadlock_inside_the_function_is_never_remembered_and_run_again(house: House, remember: Any) -> None:
-    with rival_of(house) as rival:
+def test_a_deadlock_inside_the_function_is_never_remembered_and_run_again(db: Database, remember: Any) -> None:
+    with rival_of(db) as rival:
 
-        @house.idem.transactional("order", key="key", wait=WAIT, remember=remember)
+        @db.idem.transactional("order", key="key", wait=WAIT, remember=remember)
         def order(session: Any, key: str) -> str:
             effect(session, key)
             if not rival.deadlocks:
-                run_into_a_deadlock(house, rival, session)
+                run_into_a_deadlock(db, rival, session)
             return "ran"
 
         first = order.outcome("k")
@@ -99,20 +99,20 @@ def test_a_deadlock_inside_the_function_is_never_remembered_and_run_again(house:
     assert rival.deadlocks == 1
     assert (first.value, first.attempts, first.replayed) == ("ran", 2, False)
     assert (second.value, second.replayed) == ("ran", True)
-    assert orders(house) == ["k"]
+    assert orders(db) == ["k"]
 
 
 @pytest.mark.parametrize("remember", [(), (LookupError,), (Exception,)], ids=repr)
-def test_a_deadlock_that_the_function_swallows_commits_nothing(house: House, remember: Any) -> None:
-    with rival_of(house) as rival:
+def test_a_deadlock_that_the_function_swallows_commits_nothing(db: Database, remember: Any) -> None:
+    with rival_of(db) as rival:
 
-        @house.idem.transactional("order", key="key", wait=WAIT, remember=remember)
+        @db.idem.transactional("order", key="key", wait=WAIT, remember=remember)
         def order(session: Any, key: str) -> str:
             effect(session, f"{key} before")
             try:
-                run_into_a_deadlock(house, rival, session)
+                run_into_a_deadlock(db, rival, session)
             except DBAPIError:
-                if house.kind == "mariadb":  # a new transaction has begun by itself, without the key
+                if db.kind == "mariadb":  # a new transaction has begun by itself, without the key
                     session.execute(sa.text("INSERT INTO effect (name, amount) VALUES ('after', 1)"))
             return "pretends"
 
@@ -120,23 +120,23 @@ def test_a_deadlock_that_the_function_swallows_commits_nothing(house: House, rem
             order("k")
 
     assert rival.deadlocks == 1
-    assert orders(house) == []
-    assert house.rows() == []
+    assert orders(db) == []
+    assert db.rows() == []
 
 
-def test_a_deadlock_hidden_behind_a_missing_savepoint_is_run_again(mariadb: House) -> None:
+def test_a_deadlock_hidden_behind_a_missing_savepoint_is_run_again(mariadb: Database) -> None:
     """1305 is what reaches the caller, the 1213 is only in its context."""
-    house = mariadb
+    db = mariadb
     hidden: list[Any] = []
-    with rival_of(house) as rival:
+    with rival_of(db) as rival:
 
-        @house.idem.transactional("order", key="key", wait=WAIT, remember=(LookupError,))
+        @db.idem.transactional("order", key="key", wait=WAIT, remember=(LookupError,))
         def order(session: Any, key: str) -> str:
             effect(session, key)
             if not rival.deadlocks:
                 try:
                     with session.begin_nested():
-                        run_into_a_deadlock(house, rival, session)
+                        run_into_a_deadlock(db, rival, session)
                 except DBAPIError as error:
                     hidden.append(error.orig.args[0])  # type: ignore[union-attr]
                     raise
@@ -148,17 +148,17 @@ def test_a_deadlock_hidden_behind_a_missing_savepoint_is_run_again(mariadb: Hous
     assert hidden == [1305]
     assert (first.value, first.attempts) == ("ran", 2)
     assert order("k") == "ran"
-    assert orders(house) == ["k"]
+    assert orders(db) == ["k"]
 
 
-def test_a_deadlock_in_a_joined_call_asks_the_caller_to_begin_again(house: House) -> None:
-    with rival_of(house) as rival, house.session() as mine:
+def test_a_deadlock_in_a_joined_call_asks_the_caller_to_begin_again(db: Database) -> None:
+    with rival_of(db) as rival, db.session() as mine:
 
-        @house.idem.transactional("order", key="key", wait=WAIT)
+        @db.idem.transactional("order", key="key", wait=WAIT)
         def order(session: Any, key: str) -> str:
             effect(session, key)
             if not rival.deadlocks:
-                run_into_a_deadlock(house, rival, session)
+                run_into_a_deadlock(db, rival, session)
             return "ran"
 
         mine.run(lambda session: effect(session, "mine"))
@@ -170,21 +170,21 @@ def test_a_deadlock_in_a_joined_call_asks_the_caller_to_begin_again(house: House
         mine.commit()
 
     assert rival.deadlocks == 1
-    assert sorted(orders(house)) == ["k", "mine"]
+    assert sorted(orders(db)) == ["k", "mine"]
 
 
-def test_a_deadlock_in_a_block_asks_to_enter_it_again(house: House) -> None:
-    with rival_of(house) as rival:
+def test_a_deadlock_in_a_block_asks_to_enter_it_again(db: Database) -> None:
+    with rival_of(db) as rival:
 
         def enter() -> Any:
-            with house.idem.transaction("order", "k", wait=WAIT) as claim:
+            with db.idem.transaction("order", "k", wait=WAIT) as claim:
 
                 def work(session: Any) -> None:
                     effect(session, "k")
                     if not rival.deadlocks:
-                        run_into_a_deadlock(house, rival, session)
+                        run_into_a_deadlock(db, rival, session)
 
-                house.on(claim.session, work)
+                db.on(claim.session, work)
                 claim.result = "ran"
             return claim.result
 
@@ -193,4 +193,4 @@ def test_a_deadlock_in_a_block_asks_to_enter_it_again(house: House) -> None:
         assert enter() == "ran"
 
     assert rival.deadlocks == 1
-    assert orders(house) == ["k"]
+    assert orders(db) == ["k"]

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from idemtable import AsyncIdemTable, IdemTable, LostClaimError, Status
-from tests.conftest import BACKENDS, house_of
-from tests.houses import Effect, House, effect
+from tests.support.backends import BACKENDS, db_of
+from tests.support.database import Database, Effect, effect
 
 
 class Cancelling:
@@ -54,11 +54,11 @@ async def others_done() -> None:
 
 
 @pytest.fixture(params=[name for name in BACKENDS if "async" in name and "16" not in name])
-def house(request: pytest.FixtureRequest) -> House:
-    return house_of(request.param)
+def db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
 
 
-def cancel_everywhere(house: House, work: Callable[[Any, str], Awaitable[Any]], prepare: Any = None) -> int:
+def cancel_everywhere(db: Database, work: Callable[[Any, str], Awaitable[Any]], prepare: Any = None) -> int:
     """Cancel a call at its first pause, the next call at its second one, and so on; after each look at what is left.
 
     Returns:
@@ -66,7 +66,7 @@ def cancel_everywhere(house: House, work: Callable[[Any, str], Awaitable[Any]], 
     """
 
     async def main() -> int:
-        engine = create_async_engine(house.url, pool_size=3, max_overflow=0, pool_timeout=10)
+        engine = create_async_engine(db.url, pool_size=3, max_overflow=0, pool_timeout=10)
         idem = AsyncIdemTable(engine)
 
         @idem.transactional("order", key="key")
@@ -86,11 +86,11 @@ def cancel_everywhere(house: House, work: Callable[[Any, str], Awaitable[Any]], 
                 hit = await cancelled_at(work(order, key), number, key)
                 await others_done()
                 assert engine.sync_engine.pool.checkedout() == 0, f"a connection is lost at pause {number}"  # type: ignore[attr-defined]
-                left = len(await asyncio.to_thread(house.effects, key))
+                left = len(await asyncio.to_thread(db.effects, key))
                 record = await idem.get("order", key)
                 assert (left, record.status if record else None) in [(0, None), (1, Status.COMPLETED)], number
                 assert await order(key) == key
-                assert await asyncio.to_thread(house.effects, key) == [key]
+                assert await asyncio.to_thread(db.effects, key) == [key]
                 if not hit:
                     return hits
                 hits += 1
@@ -115,21 +115,21 @@ async def cancelled_at(call: Awaitable[Any], number: int, key: str) -> bool:
     return cancelling.hit
 
 
-def test_a_first_run_cancelled_at_any_pause_leaves_nothing_or_everything(house: House) -> None:
-    assert cancel_everywhere(house, lambda order, key: order(key)) >= 5
+def test_a_first_run_cancelled_at_any_pause_leaves_nothing_or_everything(db: Database) -> None:
+    assert cancel_everywhere(db, lambda order, key: order(key)) >= 5
 
 
-def test_a_replay_cancelled_at_any_pause_changes_nothing(house: House) -> None:
-    assert cancel_everywhere(house, lambda order, key: order(key), prepare=True) >= 2
+def test_a_replay_cancelled_at_any_pause_changes_nothing(db: Database) -> None:
+    assert cancel_everywhere(db, lambda order, key: order(key), prepare=True) >= 2
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_an_interruption_inside_the_function_leaves_nothing_and_loses_no_connection(
-    sync_house: House, interruption: type[BaseException]
+    sync_db: Database, interruption: type[BaseException]
 ) -> None:
-    house = sync_house
+    db = sync_db
     interrupted: list[str] = []
-    with house.other_engine() as engine:
+    with db.other_engine() as engine:
         idem = IdemTable(engine)
 
         @idem.transactional("order", key="key", remember=(LookupError,))
@@ -143,34 +143,34 @@ def test_an_interruption_inside_the_function_leaves_nothing_and_loses_no_connect
         with pytest.raises(interruption):
             order("k")
         assert engine.pool.checkedout() == 0
-        assert (house.effects(), house.rows()) == ([], [])
+        assert (db.effects(), db.rows()) == ([], [])
         assert order("k") == "ran"
         assert engine.pool.checkedout() == 0
     assert interrupted == ["k"]
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_an_interruption_inside_a_joined_call_undoes_only_the_call(sync_house: House) -> None:
-    house = sync_house
+def test_an_interruption_inside_a_joined_call_undoes_only_the_call(sync_db: Database) -> None:
+    db = sync_db
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> str:
         effect(session, key)
         raise KeyboardInterrupt
 
-    with house.session() as mine:
+    with db.session() as mine:
         mine.run(lambda session: effect(session, "mine"))
         with pytest.raises(KeyboardInterrupt):
             order.join(mine.session, "k")
         mine.commit()
-    assert house.effects() == ["mine"]
-    assert house.rows() == []
+    assert db.effects() == ["mine"]
+    assert db.rows() == []
 
 
-def test_a_raw_rollback_inside_the_function_commits_nothing_of_what_follows(sync_house: House) -> None:
-    house = sync_house
+def test_a_raw_rollback_inside_the_function_commits_nothing_of_what_follows(sync_db: Database) -> None:
+    db = sync_db
 
-    @house.idem.transactional("order", key="key")
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> str:
         session.execute(sa.text("ROLLBACK"))
         session.execute(sa.text("INSERT INTO effect (name, amount) VALUES ('after', 1)"))
@@ -178,6 +178,6 @@ def test_a_raw_rollback_inside_the_function_commits_nothing_of_what_follows(sync
 
     with pytest.raises(LostClaimError):
         order("k")
-    if house.kind != "sqlite":  # there nothing has begun again, so that each statement lasts by itself
-        assert house.effects() == []
-    assert house.rows() == []
+    if db.kind != "sqlite":  # there nothing has begun again, so that each statement lasts by itself
+        assert db.effects() == []
+    assert db.rows() == []

@@ -14,15 +14,16 @@ import sqlalchemy as sa
 from idemtable.claim.verdict import Verdict
 from idemtable.errors import RowLockedError, StaleVersionError
 from idemtable.guards import Advance, StateMachine, compare_and_set, lock, lock_name, retry_stale
-from tests.guards.conftest import CALLERS, Counted, Order, Shop
-from tests.houses import PATIENCE, Held
+from tests.support import PATIENCE
+from tests.support.database import Held
+from tests.support.guards import CALLERS, Counted, Order, Shop
 
 STEPS = {"created": {"paid", "cancelled"}, "paid": {"shipped", "cancelled"}}
 MACHINE = StateMachine(Order.status, STEPS)
 
 
 def settings(shop: Shop) -> Any:
-    idem = shop.house.idem
+    idem = shop.db.idem
     return getattr(idem, "inner", idem)._settings
 
 
@@ -56,10 +57,10 @@ def test_one_of_many_with_the_same_version_wins(shop: Shop) -> None:
 def test_those_with_the_same_version_wait_for_the_first(server_shop: Shop, end: str) -> None:
     shop = server_shop
     shop.add(Order(number=7))
-    with shop.house.session() as first:
+    with shop.db.session() as first:
         shop.call(first, compare_and_set, Order, 7, version=1, values={"total": 50})
         finish = shop.race(partial(compare, shop))
-        shop.house.await_waiting(CALLERS)
+        shop.db.await_waiting(CALLERS)
         getattr(first, end)()
     answers = finish()
     winners = 0 if end == "commit" else 1
@@ -79,7 +80,7 @@ def test_no_update_is_lost_with_retries(shop: Shop) -> None:
                 held.commit()
             except BaseException as error:
                 held.rollback()
-                if shop.house.kind == "sqlite" and isinstance(error, sa.exc.OperationalError):
+                if shop.db.kind == "sqlite" and isinstance(error, sa.exc.OperationalError):
                     raise StaleVersionError("read first, and somebody else has written since") from error
                 raise
 
@@ -103,11 +104,11 @@ def add_one(shop: Shop, held: Held, read_first: bool = False) -> None:
 def test_no_update_is_lost_under_a_lock(server_shop: Shop) -> None:
     shop = server_shop
     shop.add(Order(number=7))
-    with shop.house.session() as first:
+    with shop.db.session() as first:
         shop.call(first, lock, Order, 7).total += 1
         # Each has read the row before it waits: what it holds then is stale.
         finish = shop.race(partial(add_one, shop, read_first=True))
-        shop.house.await_waiting(CALLERS)
+        shop.db.await_waiting(CALLERS)
         first.commit()
     assert set(finish()) == {None}
     assert shop.value(Order.total) == CALLERS + 1
@@ -141,10 +142,10 @@ def test_one_of_many_that_do_not_wait_gets_the_row(shop: Shop) -> None:
 def test_a_bounded_wait_waits(server_shop: Shop) -> None:
     shop = server_shop
     shop.add(Order(number=7))
-    with shop.house.session() as first:
+    with shop.db.session() as first:
         shop.call(first, lock, Order, 7)
         finish = shop.race(lambda held: shop.call(held, lock, Order, 7, wait=timedelta(seconds=30)).number, 4)
-        shop.house.await_waiting(4)
+        shop.db.await_waiting(4)
         # The transaction of each ends with its session: they come one after the other.
         first.commit()
     assert finish() == [7] * 4
@@ -171,10 +172,10 @@ def test_lists_in_opposite_order_never_deadlock(server_shop: Shop) -> None:
 def test_a_list_waits_for_its_first_row_and_holds_no_other(server_shop: Shop) -> None:
     shop = server_shop
     shop.add(*[Order(number=number) for number in range(200)])
-    with shop.house.session() as first, shop.house.session() as third:
+    with shop.db.session() as first, shop.db.session() as third:
         shop.call(first, lock, Order, 10)
         finish = shop.race(lambda held: len(shop.call(held, lock, Order, [150, 10])), 1)
-        shop.house.await_waiting(1)
+        shop.db.await_waiting(1)
         assert shop.call(third, lock, Order, 150, wait=timedelta(0)).number == 150
         third.rollback()
         first.commit()
@@ -223,14 +224,14 @@ def test_a_name_is_held_by_one_at_a_time(server_shop: Shop, wait: timedelta | No
         inside.pop()
         held.commit()
 
-    with shop.house.session() as first:
+    with shop.db.session() as first:
         take_name(shop, first, "payout:7")
         finish = shop.race(hold)
-        shop.house.await_waiting(CALLERS)
+        shop.db.await_waiting(CALLERS)
         first.commit()
     assert set(finish()) == {None}  # not one deadlock
     assert max(most) == 1
-    assert shop.house.rows() == []
+    assert shop.db.rows() == []
 
 
 def test_a_name_given_back_by_rollback(server_shop: Shop) -> None:
@@ -247,16 +248,16 @@ def test_a_name_given_back_by_rollback(server_shop: Shop) -> None:
                 errors.append(error)
                 held.rollback()
 
-    with shop.house.session() as first:
+    with shop.db.session() as first:
         take_name(shop, first, "payout:7")
         finish = shop.race(hold)
-        shop.house.await_waiting(CALLERS)
+        shop.db.await_waiting(CALLERS)
         first.rollback()
     assert set(finish()) == {None}
     assert all(restartable(shop, error) for error in errors)
-    if shop.house.kind == "postgresql":
+    if shop.db.kind == "postgresql":
         assert not errors
-    assert shop.house.rows() == []
+    assert shop.db.rows() == []
 
 
 def test_one_of_many_that_do_not_wait_gets_the_name(shop: Shop) -> None:
@@ -290,7 +291,7 @@ def advance(shop: Shop, machine: StateMachine, held: Held, **options: Any) -> Ad
 @pytest.mark.parametrize("event", [None, "evt-1"])
 def test_one_of_many_moves(shop: Shop, to: str, event: str | None) -> None:
     shop.add(Order(number=7))
-    idem = shop.house.idem
+    idem = shop.db.idem
     options: dict[str, Any] = {} if event is None else {"event_id": event, "idem": getattr(idem, "inner", idem)}
     answers = shop.race(partial(advance, shop, MACHINE, to=to, **options))()
     late = Advance(False, to if event is None else "created")
@@ -303,10 +304,10 @@ def test_one_of_many_moves(shop: Shop, to: str, event: str | None) -> None:
 def test_those_who_come_later_wait_for_the_first(server_shop: Shop, to: str, end: str) -> None:
     shop = server_shop
     shop.add(Order(number=7))
-    with shop.house.session() as first:
+    with shop.db.session() as first:
         shop.call(first, MACHINE.advance, 7, to=to)
         finish = shop.race(partial(advance, shop, MACHINE, to=to))
-        shop.house.await_waiting(CALLERS)
+        shop.db.await_waiting(CALLERS)
         getattr(first, end)()
     moved = 0 if end == "commit" else 1
     assert Counter(answer.moved for answer in finish()) == Counter({False: CALLERS - moved, True: moved})
@@ -315,10 +316,10 @@ def test_those_who_come_later_wait_for_the_first(server_shop: Shop, to: str, end
 def test_the_state_before_is_what_it_was_after_the_wait(server_shop: Shop) -> None:
     shop = server_shop
     shop.add(Order(number=7))
-    with shop.house.session() as first:
+    with shop.db.session() as first:
         shop.call(first, MACHINE.advance, 7, to="paid")
         finish = shop.race(partial(advance, shop, MACHINE, to="cancelled"), 1)
-        shop.house.await_waiting(1)
+        shop.db.await_waiting(1)
         first.commit()
     assert finish() == [Advance(True, "paid")]
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from idemtable.errors import FingerprintMismatchError, IllegalTransitionError, InvalidKeyError
 from idemtable.guards import Advance, StateMachine
-from tests.guards.conftest import Counted, Horse, Order, Shop, Stage
+from tests.support.guards import Counted, Horse, Order, Shop, Stage
 
 STEPS = {"created": {"paid", "cancelled"}, "paid": {"shipped", "refunded", "cancelled"}}
 MACHINE = StateMachine(Order.status, STEPS)
@@ -20,13 +20,13 @@ STAGES = StateMachine(Counted.stage, {Stage.NEW: {"open"}, "OPEN": {Stage.DONE, 
 
 
 def remembering(shop: Shop) -> Any:
-    idem = shop.house.idem
+    idem = shop.db.idem
     return getattr(idem, "inner", idem)
 
 
 def test_a_step_is_taken_once(shop: Shop) -> None:
     shop.add(Order(number=7))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         with shop.statements() as sent:
             assert shop.call(held, MACHINE.advance, 7, to="paid") == Advance(moved=True, state_before="created")
         assert [statement.split()[0] for statement in sent] == ["UPDATE"]
@@ -39,10 +39,10 @@ def test_a_step_is_taken_once(shop: Shop) -> None:
 
 def test_where_several_states_lead_the_one_before_is_known(shop: Shop) -> None:
     shop.add(Order(number=1), Order(number=2, status="paid"))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         with shop.statements() as sent:
             assert shop.call(held, MACHINE.advance, 1, to="cancelled") == Advance(True, "created")
-        lock = ["UPDATE"] if shop.house.kind == "sqlite" else []  # of no row: the write lock
+        lock = ["UPDATE"] if shop.db.kind == "sqlite" else []  # of no row: the write lock
         assert [statement.split()[0] for statement in sent] == [*lock, "SELECT", "UPDATE"]
         assert shop.call(held, MACHINE.advance, 2, to="cancelled") == Advance(True, "paid")
         with shop.statements() as sent:
@@ -52,7 +52,7 @@ def test_where_several_states_lead_the_one_before_is_known(shop: Shop) -> None:
 
 def test_what_is_not_allowed(shop: Shop) -> None:
     shop.add(Order(number=7), Order(number=8, status="odd"))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         with pytest.raises(IllegalTransitionError, match="'created' and cannot become 'shipped'") as caught:
             shop.call(held, MACHINE.advance, 7, to="shipped")
         error = caught.value
@@ -71,11 +71,11 @@ def test_what_is_not_allowed(shop: Shop) -> None:
 
 def test_the_object_that_the_session_holds_shows_the_state(shop: Shop) -> None:
     shop.add(Order(number=7), Counted(shop="a", id=1))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         row = held.run(lambda session: session.get(Order, 7))
-        if shop.house.kind != "sqlite":  # there it would refuse the step of who has read before
-            shop.house.execute("UPDATE guard_order SET st = 'paid'")
-        assert shop.call(held, MACHINE.advance, 7, to="paid").moved is (shop.house.kind == "sqlite")
+        if shop.db.kind != "sqlite":  # there it would refuse the step of who has read before
+            shop.db.execute("UPDATE guard_order SET st = 'paid'")
+        assert shop.call(held, MACHINE.advance, 7, to="paid").moved is (shop.db.kind == "sqlite")
         assert row.status == "paid"
         row.status = "shipped"
         with pytest.raises(ValueError, match="not flushed"):
@@ -96,7 +96,7 @@ def test_the_object_that_the_session_holds_shows_the_state(shop: Shop) -> None:
 
 def test_enum_columns(shop: Shop) -> None:
     shop.add(Counted(shop="a", id=1), Counted(shop="a", id=2))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         for to in ("open", "OPEN", Stage.OPEN):
             answer = shop.call(held, STAGES.advance, ("a", 1), to=to)
             assert answer.state_before in (Stage.NEW, Stage.OPEN)
@@ -117,7 +117,7 @@ class Word(enum.StrEnum):
 def test_a_string_column_takes_the_values_of_an_enum(shop: Shop) -> None:
     shop.add(Order(number=7))
     machine = StateMachine(Order.__table__.c.st, {Word.CREATED: [Word.PAID]})
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         assert shop.call(held, machine.advance, 7, to=Word.PAID) == Advance(True, "created")
         assert shop.call(held, machine.advance, 7, to="paid") == Advance(False, "paid")
         held.commit()
@@ -130,14 +130,14 @@ def test_a_string_column_takes_the_values_of_an_enum(shop: Shop) -> None:
 def test_an_event_is_applied_once_wherever_the_row_has_gone(shop: Shop) -> None:
     shop.add(Order(number=7), Order(number=8))
     machine = remembering(shop).machine(Order.status, STEPS)
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         for _ in range(2):
             answer = shop.call(held, machine.advance, 7, to="paid", event_id="evt-1")
         assert answer == Advance(False, "created")
         assert shop.call(held, machine.advance, 8, to="paid", event_id="evt-1") == Advance(True, "created")
         assert shop.call(held, machine.advance, 7, to="refunded", event_id="evt-2").moved
         held.commit()
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         row = held.run(lambda session: session.get(Order, 7))
         assert shop.call(held, MACHINE.advance, 7, to="paid", event_id="evt-1", idem=remembering(shop)) == Advance(
             False, "created"
@@ -149,14 +149,14 @@ def test_an_event_is_applied_once_wherever_the_row_has_gone(shop: Shop) -> None:
         assert held.run(lambda session: session.get(Order, 7)) is row
         held.commit()
     assert shop.value(Order.status, number=7) == "refunded"
-    assert {row.scope for row in shop.house.rows()} == {"machine:guard_order.st"}
+    assert {row.scope for row in shop.db.rows()} == {"machine:guard_order.st"}
 
 
 def test_an_event_that_moved_nothing_is_remembered_too(shop: Shop) -> None:
     shop.add(Counted(shop="ä" * 20, id=1, stage=Stage.OPEN))
     machine = StateMachine(Counted.stage, {"new": {"open"}, "open": {"new", "done"}}, idem=remembering(shop))
     key, event = ("ä" * 20, 1), "e" * 250  # too long together
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         assert shop.call(held, machine.advance, key, to="open", event_id=event) == Advance(False, Stage.OPEN)
         assert shop.call(held, machine.advance, key, to="new", event_id=uuid4()) == Advance(True, Stage.OPEN)
         assert shop.call(held, machine.advance, key, to="open", event_id=event) == Advance(False, Stage.OPEN)
@@ -167,7 +167,7 @@ def test_an_event_that_moved_nothing_is_remembered_too(shop: Shop) -> None:
 def test_an_event_that_was_refused_or_rolled_back_may_come_again(shop: Shop) -> None:
     shop.add(Order(number=7))
     machine = StateMachine(Order.status, STEPS, idem=remembering(shop))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         with pytest.raises(IllegalTransitionError):
             shop.call(held, machine.advance, 7, to="shipped", event_id="evt-1")
         assert shop.call(held, machine.advance, 7, to="paid", event_id="evt-0").moved
@@ -183,7 +183,7 @@ def test_inside_a_transactional_function(shop: Shop) -> None:
     machine = StateMachine(Order.status, STEPS, idem=remembering(shop))
 
     # Inside run_sync the session is a sync one, with the machinery of an async table: the same code.
-    @shop.house.idem.transactional("orders.pay", key="key", returns=bool)
+    @shop.db.idem.transactional("orders.pay", key="key", returns=bool)
     def pay(session: Any, key: str, event: str) -> bool:
         return machine.advance(session, 7, to="paid", event_id=event).moved
 

@@ -12,21 +12,21 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from idemtable.errors import StaleVersionError
 from idemtable.guards import compare_and_set, retry_stale
-from tests.guards.conftest import Animal, Cat, Counted, Horse, Order, Shop, Stage
+from tests.support.guards import Animal, Cat, Counted, Horse, Order, Shop, Stage
 
 TABLE: Any = Order.__table__
 
 
 def test_the_version_read_is_the_condition(shop: Shop) -> None:
     shop.add(Order(number=7, total=1))
-    with shop.house.session() as held, shop.statements() as sent:
+    with shop.db.session() as held, shop.statements() as sent:
         assert shop.call(held, compare_and_set, Order, 7, version=1, values={"total": 5}) == 2
         held.commit()
     assert [statement.split()[0] for statement in sent] == ["UPDATE"]
     assert shop.value(Order.total) == 5
     assert shop.value(Order.version) == 2
 
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         with pytest.raises(StaleVersionError, match="has version 2, not version 1") as caught:
             shop.call(held, compare_and_set, Order, 7, version=1, values={"total": 9})
         assert (caught.value.expected, caught.value.found) == (1, 2)
@@ -39,7 +39,7 @@ def test_the_version_read_is_the_condition(shop: Shop) -> None:
 
 def test_nothing_lasts_without_commit(shop: Shop) -> None:
     shop.add(Order(number=7))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         shop.call(held, compare_and_set, Order, 7, version=1, values={"total": 5})
         held.rollback()
     assert shop.value(Order.version) == 1
@@ -47,7 +47,7 @@ def test_nothing_lasts_without_commit(shop: Shop) -> None:
 
 def test_tables_composite_keys_and_expressions(shop: Shop) -> None:
     shop.add(Order(number=7, total=1), Counted(shop="a", id=1), Counted(shop="a", id=2))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         values = {"sum": TABLE.c.sum + 1}
         assert shop.call(held, compare_and_set, TABLE, {"id": 7}, version=1, values=values, version_column="ver") == 2
         assert shop.call(held, compare_and_set, Counted, ("a", 1), version=1, values={"stage": Stage.OPEN}) == 2
@@ -61,7 +61,7 @@ def test_tables_composite_keys_and_expressions(shop: Shop) -> None:
 
 def test_the_object_that_the_session_holds_shows_what_the_row_has(shop: Shop) -> None:
     shop.add(Counted(shop="a", id=1))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         row = held.run(lambda session: session.get(Counted, ("a", 1)))
         assert shop.call(held, compare_and_set, Counted, ("a", 1), version=1, values={"stage": Stage.OPEN}) == 2
         assert (row.stage, row.revision) == (Stage.OPEN, 2)  # without a statement: async would have none here
@@ -77,10 +77,10 @@ def test_the_object_that_the_session_holds_shows_what_the_row_has(shop: Shop) ->
 
 def test_a_stale_object_is_read_again(shop: Shop) -> None:
     shop.add(Order(number=7))
-    with shop.house.session(expire_on_commit=False) as held:
+    with shop.db.session(expire_on_commit=False) as held:
         row = held.run(lambda session: session.get(Order, 7))
         held.commit()
-        shop.house.execute("UPDATE guard_order SET ver = 5, sum = 50")
+        shop.db.execute("UPDATE guard_order SET ver = 5, sum = 50")
         with pytest.raises(StaleVersionError):
             shop.call(held, compare_and_set, Order, 7, version=1, values={"total": 2})
         row = held.run(lambda session: session.get(Order, 7))
@@ -88,12 +88,12 @@ def test_a_stale_object_is_read_again(shop: Shop) -> None:
 
 
 def test_the_error_tells_the_truth_to_an_older_snapshot(shop: Shop) -> None:
-    if shop.house.kind != "mariadb":
+    if shop.db.kind != "mariadb":
         pytest.skip("elsewhere a statement sees what its UPDATE met, or the database refuses the UPDATE itself")
     shop.add(Order(number=7))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         assert held.run(lambda session: session.scalar(sa.select(Order.version))) == 1  # the snapshot
-        shop.house.execute("UPDATE guard_order SET ver = 2")
+        shop.db.execute("UPDATE guard_order SET ver = 2")
         with pytest.raises(StaleVersionError) as caught:
             shop.call(held, compare_and_set, Order, 7, version=1, values={"total": 2})
         assert caught.value.found == 2
@@ -101,7 +101,7 @@ def test_the_error_tells_the_truth_to_an_older_snapshot(shop: Shop) -> None:
 
 def test_pending_changes(shop: Shop) -> None:
     shop.add(Order(number=7))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         row = held.run(lambda session: session.get(Order, 7))
         row.total = 99
         with shop.statements() as sent, pytest.raises(ValueError, match="not flushed"):
@@ -117,7 +117,7 @@ def test_pending_changes(shop: Shop) -> None:
 
 def test_subclasses(shop: Shop) -> None:
     shop.add(Cat(id=1), Animal(id=2))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         assert shop.call(held, compare_and_set, Cat, 1, version=1, values={"name": "Tom"}) == 2
         with pytest.raises(StaleVersionError, match="gone"):
             shop.call(held, compare_and_set, Cat, 2, version=1, values={"name": "Tom"})
@@ -222,7 +222,7 @@ def test_a_transactional_function_is_called_again_from_the_top(shop: Shop) -> No
     shop.add(Order(number=7))
     seen: list[int] = []
 
-    @shop.house.idem.transactional("orders.rename", key="key", returns=int)
+    @shop.db.idem.transactional("orders.rename", key="key", returns=int)
     def rename(session: Any, key: str) -> int:
         version = session.scalar(sa.select(Order.version))
         seen.append(version)
@@ -237,9 +237,9 @@ def test_a_transactional_function_is_called_again_from_the_top(shop: Shop) -> No
 
 
 def test_the_colour_of_a_transactional_function_is_kept(shop: Shop) -> None:
-    @shop.house.idem.transactional("orders.rename", key="key", returns=int)
+    @shop.db.idem.transactional("orders.rename", key="key", returns=int)
     def rename(session: Any, key: str) -> int:
         return 1
 
     inner = getattr(rename, "inner", rename)
-    assert inspect.iscoroutinefunction(retry_stale(inner)) is shop.house.is_async
+    assert inspect.iscoroutinefunction(retry_stale(inner)) is shop.db.is_async

@@ -14,15 +14,15 @@ from sqlalchemy.exc import NoResultFound
 from idemtable import IdemTable
 from idemtable.errors import RowLockedError, SessionNotUsableError
 from idemtable.guards import lock, lock_name
-from tests.guards.conftest import Animal, Cat, Counted, Horse, Item, Order, Shop
+from tests.support.guards import Animal, Cat, Counted, Horse, Item, Order, Shop
 
 NOW = timedelta(0)
 SHORT = timedelta(milliseconds=200)
 
 
 def named(shop: Shop) -> Any:
-    """lock_name of the house's table."""
-    idem = shop.house.idem
+    """lock_name of the database's table."""
+    idem = shop.db.idem
     return partial(lock_name, getattr(idem, "inner", idem)._settings)
 
 
@@ -32,10 +32,10 @@ def name(guard: Any, session: Any, *args: Any, **kwargs: Any) -> Any:
 
 def test_the_row_is_returned_as_it_is_now(shop: Shop) -> None:
     shop.add(Order(number=7, total=1))
-    with shop.house.session(expire_on_commit=False) as held:
+    with shop.db.session(expire_on_commit=False) as held:
         old = held.run(lambda session: session.get(Order, 7))
         held.commit()
-        shop.house.execute("UPDATE guard_order SET sum = 50")
+        shop.db.execute("UPDATE guard_order SET sum = 50")
         assert old.total == 1
         row = shop.call(held, lock, Order, 7)
         assert row is old
@@ -44,18 +44,18 @@ def test_the_row_is_returned_as_it_is_now(shop: Shop) -> None:
 
 
 def test_the_row_is_newer_than_the_snapshot(shop: Shop) -> None:
-    if shop.house.kind != "mariadb":
+    if shop.db.kind != "mariadb":
         pytest.skip("PostgreSQL reads committed, and refuses the lock above it; SQLite refuses the write lock")
     shop.add(Order(number=7, total=1))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         held.run(lambda session: session.get(Order, 7))
-        shop.house.execute("UPDATE guard_order SET sum = 50")
+        shop.db.execute("UPDATE guard_order SET sum = 50")
         assert shop.call(held, lock, Order, 7).total == 50
 
 
 def test_what_is_pending_is_flushed_and_kept(shop: Shop) -> None:
     shop.add(Order(number=7, total=1))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         held.run(lambda session: session.get(Order, 7)).total = 2
         assert shop.call(held, lock, Order, 7).total == 2
         held.commit()
@@ -64,7 +64,7 @@ def test_what_is_pending_is_flushed_and_kept(shop: Shop) -> None:
 
 def test_a_list_gives_a_list_in_primary_key_order(shop: Shop) -> None:
     shop.add(*[Order(number=number) for number in range(1, 6)], Counted(shop="b", id=1), Counted(shop="a", id=2))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         assert [row.number for row in shop.call(held, lock, Order, [4, 1, 4, 2])] == [1, 2, 4]
         assert shop.call(held, lock, Order, []) == []
         assert [row.number for row in shop.call(held, lock, Order, [3])] == [3]
@@ -80,17 +80,17 @@ def test_a_list_gives_a_list_in_primary_key_order(shop: Shop) -> None:
 
 def test_one_statement(shop: Shop) -> None:
     shop.add(Order(number=1), Order(number=2), Item(id=1, order=1))
-    with shop.house.session() as held, shop.statements() as sent:
+    with shop.db.session() as held, shop.statements() as sent:
         shop.call(held, lock, Counted, [("a", 1)] * 0)
         rows = shop.call(held, lock, Order, [2, 1])
         assert [len(row.items) for row in rows] == [1, 0]
     expected = ["SELECT", "SELECT"]  # the rows; their items, which are not locked
-    if shop.house.kind == "sqlite":
+    if shop.db.kind == "sqlite":
         expected.insert(0, "UPDATE")  # of no row: the write lock
     assert [statement.split()[0] for statement in sent] == expected
     locking = sent[-2]
     assert "JOIN" not in locking
-    if shop.house.kind != "sqlite":
+    if shop.db.kind != "sqlite":
         assert locking.endswith("ORDER BY guard_order.id FOR UPDATE")
         assert "FOR UPDATE" not in sent[-1]
 
@@ -99,19 +99,19 @@ def test_how_many_statements_a_bounded_wait_costs(shop: Shop) -> None:
     shop.add(Counted(shop="a", id=1))
     counts = []
     for wait in (None, NOW, SHORT):
-        with shop.house.session() as held, shop.statements() as sent:
+        with shop.db.session() as held, shop.statements() as sent:
             shop.call(held, lock, Counted, ("a", 1), wait=wait)
         counts.append(len(sent))
     # PostgreSQL: SAVEPOINT and RELEASE; with a time-out, setting it and putting it back.
-    assert counts == {"postgresql": [1, 3, 5], "mariadb": [1, 1, 1], "sqlite": [2, 2, 2]}[shop.house.kind]
+    assert counts == {"postgresql": [1, 3, 5], "mariadb": [1, 1, 1], "sqlite": [2, 2, 2]}[shop.db.kind]
 
 
 @pytest.mark.parametrize("wait", [NOW, SHORT], ids=["at once", "after a time"])
 def test_a_held_row_is_refused_and_the_transaction_stays_usable(shop: Shop, wait: timedelta) -> None:
     shop.add(Order(number=1), Order(number=2))
-    with shop.house.session() as holder, shop.house.session() as held:
+    with shop.db.session() as holder, shop.db.session() as held:
         shop.call(holder, lock, Order, 1)
-        if shop.house.kind != "sqlite":  # there the whole database is locked
+        if shop.db.kind != "sqlite":  # there the whole database is locked
             held.run(lambda session: session.add(Animal(id=1, kind="animal")))
         began = time.monotonic()
         with pytest.raises(RowLockedError, match=r"holds Order\(1\)") as caught:
@@ -120,10 +120,10 @@ def test_a_held_row_is_refused_and_the_transaction_stays_usable(shop: Shop, wait
         assert caught.value.retry_after > 0
         assert caught.value.__cause__ is not None
         if wait:
-            assert took >= (1.0 if shop.house.kind == "mariadb" else 0.2)
+            assert took >= (1.0 if shop.db.kind == "mariadb" else 0.2)
         else:
             assert took < 1
-        if shop.house.kind != "sqlite":
+        if shop.db.kind != "sqlite":
             assert shop.call(held, lock, Order, 2, wait=wait).number == 2
             with pytest.raises(RowLockedError):
                 shop.call(held, lock, Order, [2, 1], wait=wait)
@@ -140,9 +140,9 @@ def test_the_callers_own_time_out_is_put_back(server_shop: Shop) -> None:
     show, change, value = {
         "postgresql": ("SHOW lock_timeout", "SET LOCAL lock_timeout = '7s'", "7s"),
         "mariadb": ("SELECT @@innodb_lock_wait_timeout", "SET SESSION innodb_lock_wait_timeout = 7", 7),
-    }[shop.house.kind]
+    }[shop.db.kind]
     guard = named(shop)
-    with shop.house.session() as holder, shop.house.session() as held:
+    with shop.db.session() as holder, shop.db.session() as held:
         held.run(lambda session: session.execute(sa.text(change)))
         shop.call(held, lock, Order, 1, wait=SHORT)
         shop.call(held, partial(name, guard), "n", wait=SHORT)
@@ -157,14 +157,14 @@ def test_the_callers_own_time_out_is_put_back(server_shop: Shop) -> None:
             shop.call(held, partial(name, guard), "n", wait=SHORT)
         assert held.run(lambda session: session.scalar(sa.text(show))) == value
         held.rollback()
-        if shop.house.kind == "mariadb":
+        if shop.db.kind == "mariadb":
             held.run(lambda session: session.execute(sa.text("SET SESSION innodb_lock_wait_timeout = DEFAULT")))
 
 
 def test_a_row_does_not_lock_its_neighbours(server_shop: Shop) -> None:
     shop = server_shop
     shop.add(*[Counted(shop=letter, id=number) for letter in "abcdef" for number in range(20)])
-    with shop.house.session() as holder, shop.house.session() as held:
+    with shop.db.session() as holder, shop.db.session() as held:
         shop.call(holder, lock, Counted, ("c", 7))
         shop.call(holder, lock, Counted, [("d", 7), ("b", 9)])
         assert shop.call(held, lock, Counted, ("c", 8), wait=NOW).id == 8
@@ -172,7 +172,7 @@ def test_a_row_does_not_lock_its_neighbours(server_shop: Shop) -> None:
 
 def test_subclasses(shop: Shop) -> None:
     shop.add(Cat(id=1), Animal(id=2), Horse(id=3))
-    with shop.house.session() as held:
+    with shop.db.session() as held:
         assert isinstance(shop.call(held, lock, Animal, 3, wait=NOW), Horse)
         assert shop.call(held, lock, Horse, 3).hands == 15
         assert shop.call(held, lock, Cat, 1).id == 1
@@ -183,8 +183,8 @@ def test_subclasses(shop: Shop) -> None:
 def test_autocommit_holds_no_lock(shop: Shop) -> None:
     shop.add(Order(number=1))
     with (
-        shop.house.other_engine(isolation_level="AUTOCOMMIT") as engine,
-        shop.house.session(engine) as held,
+        shop.db.other_engine(isolation_level="AUTOCOMMIT") as engine,
+        shop.db.session(engine) as held,
     ):
         with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"):
             shop.call(held, lock, Order, 1)
@@ -208,7 +208,7 @@ def test_nonsense_is_refused_before_any_sql(wait: Any) -> None:
 def test_inside_a_transactional_function(shop: Shop) -> None:
     shop.add(Order(number=7))
 
-    @shop.house.idem.transactional("orders.pay", key="key", returns=int)
+    @shop.db.idem.transactional("orders.pay", key="key", returns=int)
     def pay(session: Any, key: str) -> int:
         row = lock(session, Order, 7, wait=NOW)
         row.total += 1
@@ -224,41 +224,41 @@ def test_inside_a_transactional_function(shop: Shop) -> None:
 @pytest.mark.parametrize("wait", [NOW, SHORT], ids=["at once", "after a time"])
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 def test_a_name_is_held_until_the_transaction_ends(shop: Shop, wait: timedelta, end: str) -> None:
-    with shop.house.session() as holder, shop.house.session() as held:
+    with shop.db.session() as holder, shop.db.session() as held:
         shop.call(holder, partial(name, named(shop)), "payout:7")
         shop.call(holder, partial(name, named(shop)), "payout:7", wait=wait)  # again, harmless
         with pytest.raises(RowLockedError) as caught:
             shop.call(held, partial(name, named(shop)), "payout:7", wait=wait)
         assert "payout" not in str(caught.value)
-        if shop.house.kind != "sqlite":
+        if shop.db.kind != "sqlite":
             assert shop.call(held, partial(name, named(shop)), "payout:8", wait=wait) is None
         held.rollback()
         getattr(holder, end)()
         assert shop.call(held, partial(name, named(shop)), "payout:7", wait=wait) is None
         held.commit()
-    assert shop.house.rows() == []
-    assert shop.house.idem.stats().rows == 0
+    assert shop.db.rows() == []
+    assert shop.db.idem.stats().rows == 0
 
 
 def test_what_a_name_costs(shop: Shop) -> None:
     counts = []
     for wait in (None, NOW, SHORT):
-        with shop.house.session() as held, shop.statements() as sent:
+        with shop.db.session() as held, shop.statements() as sent:
             shop.call(held, partial(name, named(shop)), "n", wait=wait)
         counts.append(len(sent))
-    assert counts == {"postgresql": [1, 1, 5], "mariadb": [2, 2, 2], "sqlite": [1, 1, 1]}[shop.house.kind]
+    assert counts == {"postgresql": [1, 1, 5], "mariadb": [2, 2, 2], "sqlite": [1, 1, 1]}[shop.db.kind]
 
 
 def test_a_name_does_not_stop_claims(server_shop: Shop) -> None:
     shop = server_shop
-    with shop.house.session() as holder:
+    with shop.db.session() as holder:
         for number in range(20):
             shop.call(holder, partial(name, named(shop)), f"n:{number}")
         for number in range(50):
-            with shop.house.idem.transaction("s", f"k-{number}", wait=NOW) as claim:
+            with shop.db.idem.transaction("s", f"k-{number}", wait=NOW) as claim:
                 claim.result = number
         holder.commit()
-    assert shop.house.idem.stats().rows == 50
+    assert shop.db.idem.stats().rows == 50
 
 
 @pytest.mark.parametrize("bad", [None, "", "  ", "a\nb", "ä" * 128, 7])
@@ -269,9 +269,9 @@ def test_a_name_is_checked_as_a_key_is(bad: Any) -> None:
 
 
 def test_the_tables_own_short_form(shop: Shop) -> None:
-    idem = shop.house.idem
+    idem = shop.db.idem
     table = getattr(idem, "inner", idem)
-    with shop.house.session() as holder, shop.house.session() as held:
+    with shop.db.session() as holder, shop.db.session() as held:
         assert shop.call(holder, table.lock_name, "payout:7") is None
         with pytest.raises(RowLockedError):
             shop.call(held, table.lock_name, "payout:7", wait=NOW)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from idemtable import AsyncIdemTable, IdemTable
 from idemtable.guards import Advance, StateMachine, compare_and_set, lock, retry_stale
-from tests.guards.conftest import Order
+from tests.support.guards import Order
 
 MACHINE = StateMachine(Order.status, {"created": {"paid"}})
 

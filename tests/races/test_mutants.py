@@ -14,24 +14,24 @@ from idemtable.dialects.base import Dialect, Fault
 from idemtable.dialects.mysql import MySQL
 from idemtable.dialects.postgresql import PostgreSQL
 from idemtable.repository import Records
-from tests.conftest import house_of
-from tests.faults.lines import through_a_proxy
-from tests.houses import House, effect
-from tests.races.crowd import WAIT, crowd, one_run
 from tests.races.test_one_key import check_that_a_rollback_lets_one_of_the_waiters_run
+from tests.support.backends import db_of
+from tests.support.crowd import WAIT, crowd, one_run
+from tests.support.database import Database, effect
+from tests.support.lines import through_a_proxy
 
 SERVERS = ["postgresql18", "mariadb"]
 
 
 @pytest.fixture(params=SERVERS)
-def house(request: pytest.FixtureRequest) -> House:
-    return house_of(request.param)
+def db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
 
 
 # --- a claim that looks and then inserts, without the unique index ----------------------------------------------------
 
 
-def check_that_two_who_looked_at_once_leave_one_effect(house: House, idem: Any, one_is_done: threading.Event) -> None:
+def check_that_two_who_looked_at_once_leave_one_effect(db: Database, idem: Any, one_is_done: threading.Event) -> None:
     @idem.transactional("order", key="key", wait=WAIT)
     def order(session: Any, key: str) -> dict[str, int]:
         return {"id": effect(session, key)}
@@ -43,14 +43,14 @@ def check_that_two_who_looked_at_once_leave_one_effect(house: House, idem: Any, 
             one_is_done.set()
 
     one_run(crowd(2, call))
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
 def test_the_check_finds_a_claim_that_looks_and_inserts_without_a_unique_index(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both_have_looked, one_is_done = threading.Barrier(2, timeout=60), threading.Event()
-    mutant = {"postgresql": PostgreSQL, "mariadb": MySQL}[house.kind]
+    mutant = {"postgresql": PostgreSQL, "mariadb": MySQL}[db.kind]
     insert = mutant.claim
 
     def look_then_insert(self: Any, connection: Any, values: Any) -> bool:
@@ -60,37 +60,37 @@ def test_the_check_finds_a_claim_that_looks_and_inserts_without_a_unique_index(
             one_is_done.wait(60)
         return bool(insert(self, connection, values))
 
-    key = "DROP CONSTRAINT mutant_pkey" if house.kind == "postgresql" else "DROP PRIMARY KEY"
-    idem = house.table(table="mutant")
+    key = "DROP CONSTRAINT mutant_pkey" if db.kind == "postgresql" else "DROP PRIMARY KEY"
+    idem = db.table(table="mutant")
     idem.create_all()
     try:
         # With the index even this claim is right: the second insert finds the first.
         monkeypatch.setattr(mutant, "claim", look_then_insert)
-        check_that_two_who_looked_at_once_leave_one_effect(house, idem, one_is_done)
+        check_that_two_who_looked_at_once_leave_one_effect(db, idem, one_is_done)
 
-        house.sweep()
+        db.sweep()
         one_is_done.clear()
-        house.execute("DELETE FROM mutant")
-        house.execute(f"ALTER TABLE mutant {key}")
-        if house.kind == "postgresql":
+        db.execute("DELETE FROM mutant")
+        db.execute(f"ALTER TABLE mutant {key}")
+        if db.kind == "postgresql":
             monkeypatch.setattr(PostgreSQL, "CLAIM", PostgreSQL.CLAIM.replace("ON CONFLICT (id) DO NOTHING", ""))
-            idem = house.table(sa.create_engine(house.url), table="mutant")
+            idem = db.table(sa.create_engine(db.url), table="mutant")
         with pytest.raises(AssertionError):
-            check_that_two_who_looked_at_once_leave_one_effect(house, idem, one_is_done)
-        assert house.effects() == ["k", "k"]
+            check_that_two_who_looked_at_once_leave_one_effect(db, idem, one_is_done)
+        assert db.effects() == ["k", "k"]
     finally:
-        house.execute("DROP TABLE mutant")
-        if idem._settings.engine is not house.engine:
+        db.execute("DROP TABLE mutant")
+        if idem._settings.engine is not db.engine:
             idem._settings.engine.dispose()
 
 
 # --- a result stored without naming its owner -------------------------------------------------------------------------
 
 
-def check_that_a_call_that_lost_its_claim_commits_nothing(house: House) -> None:
+def check_that_a_call_that_lost_its_claim_commits_nothing(db: Database) -> None:
     inner: list[Any] = []
 
-    @house.idem.transactional("order", key="key", wait=WAIT)
+    @db.idem.transactional("order", key="key", wait=WAIT)
     def order(session: Any, key: str) -> str:
         if not inner:
             inner.append(None)
@@ -110,45 +110,45 @@ def check_that_a_call_that_lost_its_claim_commits_nothing(house: House) -> None:
     else:
         lost = False
     assert inner == [None, "first"]
-    assert house.effects() == ["first"]
+    assert db.effects() == ["first"]
     assert lost
     assert order("k") == "first"
 
 
-def test_a_call_that_lost_its_claim_to_another_commits_nothing(house: House) -> None:
-    check_that_a_call_that_lost_its_claim_commits_nothing(house)
+def test_a_call_that_lost_its_claim_to_another_commits_nothing(db: Database) -> None:
+    check_that_a_call_that_lost_its_claim_commits_nothing(db)
 
 
-def test_the_check_finds_a_store_that_does_not_name_the_owner(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = house.idem._settings.records
+def test_the_check_finds_a_store_that_does_not_name_the_owner(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = db.idem._settings.records
     anybodys = records.dialect.statement(
         "UPDATE {table} SET status = :status, codec = :codec, result = :result, completed_at = {now} WHERE id = :id"
     )
     monkeypatch.setattr(records, "_store", anybodys)
     with pytest.raises(AssertionError):
-        check_that_a_call_that_lost_its_claim_commits_nothing(house)
-    assert house.effects() == ["first", "second"]
+        check_that_a_call_that_lost_its_claim_commits_nothing(db)
+    assert db.effects() == ["first", "second"]
 
 
-def test_the_check_finds_a_store_that_does_not_count(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_finds_a_store_that_does_not_count(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Records.store
     monkeypatch.setattr(Records, "store", lambda self, *args: store(self, *args) or True)
     with pytest.raises(AssertionError):
-        check_that_a_call_that_lost_its_claim_commits_nothing(house)
+        check_that_a_call_that_lost_its_claim_commits_nothing(db)
 
 
 # --- errors that are not known to ask for another attempt -------------------------------------------------------------
 
 
 def test_the_check_finds_a_retry_that_does_not_know_deadlocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    house = house_of("mariadb")
+    db = db_of("mariadb")
     monkeypatch.setattr(MySQL, "faults", {code: fault for code, fault in MySQL.faults.items() if code != 1213})
     with pytest.raises(AssertionError, match="1213"):
-        check_that_a_rollback_lets_one_of_the_waiters_run(house)
+        check_that_a_rollback_lets_one_of_the_waiters_run(db)
 
 
-def check_that_a_cut_commit_is_not_seen(house: House) -> None:
-    with through_a_proxy(house) as line:
+def check_that_a_cut_commit_is_not_seen(db: Database) -> None:
+    with through_a_proxy(db) as line:
 
         @line.idem.transactional("order", key="key", wait=WAIT)
         def order(session: Any, key: str) -> dict[str, int]:
@@ -165,7 +165,7 @@ def check_that_a_cut_commit_is_not_seen(house: House) -> None:
 
 
 def test_the_check_finds_a_retry_that_does_not_know_lost_connections(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = Dialect.fault
 
@@ -173,15 +173,15 @@ def test_the_check_finds_a_retry_that_does_not_know_lost_connections(
         found = fault(self, error)
         return None if found is Fault.UNKNOWN else found
 
-    check_that_a_cut_commit_is_not_seen(house)
-    house.sweep()
+    check_that_a_cut_commit_is_not_seen(db)
+    db.sweep()
     monkeypatch.setattr(Dialect, "fault", forgetful)
     with pytest.raises(AssertionError, match="the caller saw the cut"):
-        check_that_a_cut_commit_is_not_seen(house)
+        check_that_a_cut_commit_is_not_seen(db)
 
 
 def test_the_check_finds_an_answer_of_ours_taken_for_a_replay_to_be_run_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who runs again after an unknown COMMIT instead of asking doubles the effect."""
 
@@ -192,7 +192,7 @@ def test_the_check_finds_an_answer_of_ours_taken_for_a_replay_to_be_run_again(
     claim = Records.claim
     monkeypatch.setattr(Records, "claim", forget_first)
     with pytest.raises(AssertionError):
-        check_that_a_cut_commit_is_not_seen(house)
+        check_that_a_cut_commit_is_not_seen(db)
 
 
 # --- a joined call without a savepoint --------------------------------------------------------------------------------
@@ -202,21 +202,21 @@ class Declined(Exception):
     pass
 
 
-def check_that_a_swallowed_failure_leaves_no_key(house: House) -> None:
-    @house.idem.transactional("order", key="key", wait=WAIT)
+def check_that_a_swallowed_failure_leaves_no_key(db: Database) -> None:
+    @db.idem.transactional("order", key="key", wait=WAIT)
     def order(session: Any, key: str, fail: bool = True) -> str:
         effect(session, key)
         if fail:
             raise Declined
         return "ran"
 
-    with house.session() as mine:
+    with db.session() as mine:
         mine.run(lambda session: effect(session, "mine"))
         with pytest.raises(Declined):
             order.join(mine.session, "k")
         mine.commit()
-    assert house.effects() == ["mine"]
-    assert house.rows() == []
+    assert db.effects() == ["mine"]
+    assert db.rows() == []
 
 
 class NoSavepoint:
@@ -228,13 +228,13 @@ class NoSavepoint:
     def rollback(self) -> None: ...
 
 
-def test_a_joined_failure_that_the_caller_swallows_leaves_no_key(house: House) -> None:
-    check_that_a_swallowed_failure_leaves_no_key(house)
+def test_a_joined_failure_that_the_caller_swallows_leaves_no_key(db: Database) -> None:
+    check_that_a_swallowed_failure_leaves_no_key(db)
 
 
-def test_the_check_finds_a_joined_call_without_a_savepoint(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_finds_a_joined_call_without_a_savepoint(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Joined, "_enter", lambda self: setattr(self, "_savepoint", NoSavepoint()))
     monkeypatch.setattr(Joined, "rollback", lambda self: None)
     with pytest.raises(AssertionError):
-        check_that_a_swallowed_failure_leaves_no_key(house)
-    assert house.effects() == ["mine", "k"]
+        check_that_a_swallowed_failure_leaves_no_key(db)
+    assert db.effects() == ["mine", "k"]

@@ -12,8 +12,7 @@ import sqlalchemy as sa
 
 from idemtable import InProgressError, Status
 from idemtable.repository import Records
-from tests.houses import House, effect
-from tests.races.crowd import (
+from tests.support.crowd import (
     WAIT,
     Beside,
     backend_id,
@@ -26,6 +25,7 @@ from tests.races.crowd import (
     until,
     watching,
 )
+from tests.support.database import Database, effect
 
 CALLERS = 8
 
@@ -34,38 +34,38 @@ class Declined(Exception):
     pass
 
 
-def check_that_one_of_many_runs(house: House, idem: Any = None, callers: int = CALLERS) -> None:
+def check_that_one_of_many_runs(db: Database, idem: Any = None, callers: int = CALLERS) -> None:
     runs: list[str] = []
-    with watching(house) as watch:
+    with watching(db) as watch:
 
-        @(idem or house.idem).transactional("order", key="key", wait=WAIT)
+        @(idem or db.idem).transactional("order", key="key", wait=WAIT)
         def order(session: Any, key: str) -> dict[str, int]:
             runs.append(key)
             number = effect(session, key)
-            meanwhile(house, lambda: watch.await_waiting(callers - 1))
+            meanwhile(db, lambda: watch.await_waiting(callers - 1))
             return {"id": number}
 
         answers = crowd(callers, lambda _: order.outcome("k"))
 
     assert one_run(answers)["id"] > 0
     assert runs == ["k"]
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_of_many_callers_one_runs_while_all_others_wait_for_its_reply(house: House) -> None:
-    check_that_one_of_many_runs(house)
+def test_of_many_callers_one_runs_while_all_others_wait_for_its_reply(db: Database) -> None:
+    check_that_one_of_many_runs(db)
 
 
-def check_that_a_rollback_lets_one_of_the_waiters_run(house: House, callers: int = CALLERS) -> None:
+def check_that_a_rollback_lets_one_of_the_waiters_run(db: Database, callers: int = CALLERS) -> None:
     runs: list[str] = []
-    with watching(house) as watch:
+    with watching(db) as watch:
 
-        @house.idem.transactional("order", key="key", wait=WAIT)
+        @db.idem.transactional("order", key="key", wait=WAIT)
         def order(session: Any, key: str) -> dict[str, int]:
             runs.append(key)
             number = effect(session, key)
             if len(runs) == 1:
-                meanwhile(house, lambda: watch.await_waiting(callers - 1))
+                meanwhile(db, lambda: watch.await_waiting(callers - 1))
                 raise Declined
             return {"id": number}
 
@@ -76,25 +76,25 @@ def check_that_a_rollback_lets_one_of_the_waiters_run(house: House, callers: int
     one_run([answer for answer in answers if answer not in declined])
     # A winner that a deadlock of the other waiters takes down runs again: more runs, but never more effects.
     assert len(runs) >= 2
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
 @pytest.mark.parametrize("callers", [2, CALLERS])
-def test_when_the_winner_rolls_back_exactly_one_waiter_runs_and_no_error_surfaces(house: House, callers: int) -> None:
-    check_that_a_rollback_lets_one_of_the_waiters_run(house, callers)
+def test_when_the_winner_rolls_back_exactly_one_waiter_runs_and_no_error_surfaces(db: Database, callers: int) -> None:
+    check_that_a_rollback_lets_one_of_the_waiters_run(db, callers)
 
 
-def test_when_the_winners_connection_is_killed_all_still_get_one_reply(server_house: House) -> None:
-    house = server_house
+def test_when_the_winners_connection_is_killed_all_still_get_one_reply(server_db: Database) -> None:
+    db = server_db
     killed = []
 
-    @house.idem.transactional("order", key="key", wait=WAIT)
+    @db.idem.transactional("order", key="key", wait=WAIT)
     def order(session: Any, key: str) -> dict[str, int]:
         number = effect(session, key)
         if not killed:
-            killed.append(backend_id(house, session))
-            meanwhile(house, lambda: house.await_waiting(CALLERS - 1))
-            meanwhile(house, lambda: kill_backend(house, killed[0]))
+            killed.append(backend_id(db, session))
+            meanwhile(db, lambda: db.await_waiting(CALLERS - 1))
+            meanwhile(db, lambda: kill_backend(db, killed[0]))
             session.execute(sa.text("SELECT 1"))
         return {"id": number}
 
@@ -102,57 +102,57 @@ def test_when_the_winners_connection_is_killed_all_still_get_one_reply(server_ho
 
     one_run(answers)
     assert len(killed) == 1
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_without_patience_a_duplicate_is_refused_at_once(house: House) -> None:
-    @house.idem.transactional("order", key="key", wait=timedelta(0))
+def test_without_patience_a_duplicate_is_refused_at_once(db: Database) -> None:
+    @db.idem.transactional("order", key="key", wait=timedelta(0))
     def order(session: Any, key: str) -> str:
         effect(session, "never")
         return "ran"
 
-    with held(house) as first:
+    with held(db) as first:
         with pytest.raises(InProgressError) as caught:
             order("k")
         assert not first.over
     assert caught.value.retry_after > 0
     assert caught.value.http_status == 409
     assert order.outcome("k").value == "held"
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_a_session_whose_join_was_refused_at_once_stays_usable(house: House) -> None:
-    @house.idem.transactional("order", key="key", wait=timedelta(0))
+def test_a_session_whose_join_was_refused_at_once_stays_usable(db: Database) -> None:
+    @db.idem.transactional("order", key="key", wait=timedelta(0))
     def order(session: Any, key: str) -> str:
         effect(session, "never")
         return "ran"
 
-    with house.session() as mine:
-        with held(house):
-            if house.kind == "sqlite":  # one writer at a time: before the other is done, it can only have read
+    with db.session() as mine:
+        with held(db):
+            if db.kind == "sqlite":  # one writer at a time: before the other is done, it can only have read
                 assert mine.run(lambda session: session.execute(sa.text("SELECT count(*) FROM effect")).scalar()) == 0
             else:
                 mine.run(lambda session: effect(session, "mine"))
             with pytest.raises(InProgressError):
                 order.join(mine.session, "k")
             assert mine.run(lambda session: session.execute(sa.text("SELECT 1")).scalar()) == 1
-        if house.kind == "sqlite":
+        if db.kind == "sqlite":
             mine.rollback()
             mine.run(lambda session: effect(session, "mine"))
         mine.commit()
 
-    assert sorted(house.effects()) == ["k", "mine"]
+    assert sorted(db.effects()) == ["k", "mine"]
 
 
-def test_a_bounded_wait_ends_in_progress_and_not_before(house: House) -> None:
-    wait = timedelta(seconds=1 if house.kind == "mariadb" else 0.3)  # MariaDB counts whole seconds
+def test_a_bounded_wait_ends_in_progress_and_not_before(db: Database) -> None:
+    wait = timedelta(seconds=1 if db.kind == "mariadb" else 0.3)  # MariaDB counts whole seconds
 
-    @house.idem.transactional("order", key="key", wait=wait)
+    @db.idem.transactional("order", key="key", wait=wait)
     def order(session: Any, key: str) -> str:
         effect(session, "never")
         return "ran"
 
-    with held(house) as first:
+    with held(db) as first:
         began = monotonic()
         with pytest.raises(InProgressError) as caught:
             order("k")
@@ -160,71 +160,71 @@ def test_a_bounded_wait_ends_in_progress_and_not_before(house: House) -> None:
         assert not first.over
     assert took >= wait.total_seconds() * 0.95  # clocks differ by a tick
     assert caught.value.retry_after > 0
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_a_duplicate_enters_the_function_only_if_the_first_one_is_gone(house: House) -> None:
+def test_a_duplicate_enters_the_function_only_if_the_first_one_is_gone(db: Database) -> None:
     inside: list[str] = []
     overlaps: list[list[str]] = []
     lock = threading.Lock()
 
-    @house.idem.transactional("order", key="key", wait=WAIT)
+    @db.idem.transactional("order", key="key", wait=WAIT)
     def order(session: Any, key: str, who: str) -> str:
         with lock:
             inside.append(who)
             overlaps.append(list(inside))
         effect(session, key)
-        meanwhile(house, lambda: watch.await_waiting(1) if len(overlaps) == 1 else None)
-        if house.kind == "sqlite":
-            assert is_locked(house)
+        meanwhile(db, lambda: watch.await_waiting(1) if len(overlaps) == 1 else None)
+        if db.kind == "sqlite":
+            assert is_locked(db)
         with lock:
             inside.remove(who)
         if len(overlaps) == 1:
             raise Declined
         return "ran"
 
-    with watching(house) as watch:
+    with watching(db) as watch:
         answers = crowd(2, lambda number: order("k", "same"))
 
     assert overlaps == [["same"], ["same"]]
     assert sorted(map(repr, answers)) == ["'ran'", "Declined()"]
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_of_many_callers_exactly_one_takes_an_expired_key_over(house: House) -> None:
+def test_of_many_callers_exactly_one_takes_an_expired_key_over(db: Database) -> None:
     callers = 16
     runs: list[int] = []
 
-    @house.idem.transactional("order", key="key", wait=WAIT)
+    @db.idem.transactional("order", key="key", wait=WAIT)
     def order(session: Any, key: str) -> int:
         runs.append(len(runs))
         effect(session, key)
         if len(runs) == 2:
-            meanwhile(house, lambda: watch.await_waiting(callers - 1))
+            meanwhile(db, lambda: watch.await_waiting(callers - 1))
         return len(runs)
 
-    with watching(house) as watch:
+    with watching(db) as watch:
         assert order("k") == 1
-        house.expire()
+        db.expire()
         answers = crowd(callers, lambda _: order.outcome("k"))
 
     assert one_run(answers) == 2
-    assert house.effects() == ["k", "k"]
-    assert house.idem.get("order", "k").status is Status.COMPLETED
+    assert db.effects() == ["k", "k"]
+    assert db.idem.get("order", "k").status is Status.COMPLETED
 
 
-def test_a_purge_leaves_a_key_alone_that_is_being_taken_over(server_house: House) -> None:
-    house = server_house
-    order = house.idem.transactional("order", key="key")(_ordinary)
+def test_a_purge_leaves_a_key_alone_that_is_being_taken_over(server_db: Database) -> None:
+    db = server_db
+    order = db.idem.transactional("order", key="key")(_ordinary)
     order("k")
     order("other")
-    house.expire()
-    with held(house) as running:
-        report = house.idem.purge()
+    db.expire()
+    with held(db) as running:
+        report = db.idem.purge()
         assert not running.over
     assert report.deleted == 1, "the other one only"
     assert order("k") == "held"
-    assert house.effects() == ["k", "other", "k"]
+    assert db.effects() == ["k", "other", "k"]
 
 
 def _ordinary(session: Any, key: str) -> str:
@@ -233,53 +233,53 @@ def _ordinary(session: Any, key: str) -> str:
 
 
 def test_a_key_purged_between_look_and_take_over_runs_once(
-    server_house: House, monkeypatch: pytest.MonkeyPatch
+    server_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = server_house
+    db = server_db
     purged: list[int] = []
     take_over = Records.take_over
 
     def after_a_purge(self: Records, *args: Any) -> bool:
         if not purged:
-            purged.append(house.execute("DELETE FROM idemtable WHERE expires_at <= created_at"))
+            purged.append(db.execute("DELETE FROM idemtable WHERE expires_at <= created_at"))
         return take_over(self, *args)
 
-    order = house.idem.transactional("order", key="key")(_ordinary)
+    order = db.idem.transactional("order", key="key")(_ordinary)
     order("k")
-    house.expire()
+    db.expire()
     monkeypatch.setattr(Records, "take_over", after_a_purge)
     answers = crowd(4, lambda _: order.outcome("k"))
 
     one_run(answers)
     assert sum(purged) == 1
-    assert house.effects() == ["k", "k"]
+    assert db.effects() == ["k", "k"]
 
 
-def test_forgetting_a_running_key_breaks_nothing(house: House) -> None:
-    with watching(house) as watch:
-        with held(house) as first:
-            forget = Beside(lambda: house.idem.forget("order", "k"))
+def test_forgetting_a_running_key_breaks_nothing(db: Database) -> None:
+    with watching(db) as watch:
+        with held(db) as first:
+            forget = Beside(lambda: db.idem.forget("order", "k"))
             until(lambda: forget.over or watch.waiting() >= 1, "forget neither waits nor ends")
             assert not first.over
         forgotten = forget.result()
 
     # PostgreSQL cannot see what is not committed and finds nothing to forget; the others wait for it and forget it.
-    assert forgotten is (house.kind != "postgresql")
-    assert len(house.rows()) == (0 if forgotten else 1)
-    assert house.effects() == ["k"]
+    assert forgotten is (db.kind != "postgresql")
+    assert len(db.rows()) == (0 if forgotten else 1)
+    assert db.effects() == ["k"]
 
 
-def test_callers_of_different_keys_do_not_wait_for_each_other(server_house: House) -> None:
-    house = server_house
+def test_callers_of_different_keys_do_not_wait_for_each_other(server_db: Database) -> None:
+    db = server_db
     inside = threading.Barrier(6, timeout=30)
 
-    @house.idem.transactional("order", key="key", wait=timedelta(0))
+    @db.idem.transactional("order", key="key", wait=timedelta(0))
     def order(session: Any, key: str) -> str:
         effect(session, key)
-        meanwhile(house, inside.wait)  # comes back only if all are inside at once
+        meanwhile(db, inside.wait)  # comes back only if all are inside at once
         return key
 
     answers = crowd(6, lambda number: order(f"k{number}"))
 
     assert answers == [f"k{number}" for number in range(6)]
-    assert sorted(house.effects()) == answers
+    assert sorted(db.effects()) == answers

@@ -10,17 +10,17 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import InProgressError
-from tests.conftest import needed, server
-from tests.houses import House, effect
-from tests.races.crowd import Beside, crowd
 from tests.servers import pgbouncer
+from tests.support.backends import needed, server
+from tests.support.crowd import Beside, crowd
+from tests.support.database import Database, effect
 
 CLIENTS = 32
 CONNECTIONS = 2
 
 
 @pytest.fixture(scope="module", params=["psycopg", "psycopg_async"])
-def pooled(request: pytest.FixtureRequest) -> Iterator[House]:
+def pooled(request: pytest.FixtureRequest) -> Iterator[Database]:
     postgresql = server("postgresql18")
     with needed():
         pooler = pgbouncer(postgresql, connections=CONNECTIONS)
@@ -29,32 +29,32 @@ def pooled(request: pytest.FixtureRequest) -> Iterator[House]:
     backend = "pgbouncer-async" if request.param.endswith("async") else "pgbouncer"
     # Prepared statements belong to a connection, which the next transaction does not get back.
     url = sa.make_url(pooler.url(name))
-    house = House(backend, url, f"postgresql+{request.param}", connect_args={"prepare_threshold": None})
-    house.admin = sa.create_engine(postgresql.url(name), poolclass=sa.NullPool)
-    yield house
-    house.close()
+    db = Database(backend, url, f"postgresql+{request.param}", connect_args={"prepare_threshold": None})
+    db.admin = sa.create_engine(postgresql.url(name), poolclass=sa.NullPool)
+    yield db
+    db.close()
     postgresql.drop_database(name)
     pooler.stop()
 
 
 @pytest.fixture
-def house(pooled: House) -> House:
+def db(pooled: Database) -> Database:
     pooled.sweep()
     return pooled
 
 
-def test_of_many_clients_through_two_connections_one_runs_and_all_get_its_reply(house: House) -> None:
-    @house.idem.transactional("order", key="key", wait=timedelta(seconds=50))
+def test_of_many_clients_through_two_connections_one_runs_and_all_get_its_reply(db: Database) -> None:
+    @db.idem.transactional("order", key="key", wait=timedelta(seconds=50))
     def order(session: Any, key: str) -> int:
         return effect(session, key)
 
     answers = crowd(CLIENTS, lambda _: order("k"))
     assert len(set(answers)) == 1, answers
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_no_setting_is_left_on_a_connection_that_others_get(house: House) -> None:
-    @house.idem.transactional("order", key="key", wait=timedelta(milliseconds=123))
+def test_no_setting_is_left_on_a_connection_that_others_get(db: Database) -> None:
+    @db.idem.transactional("order", key="key", wait=timedelta(milliseconds=123))
     def order(session: Any, key: str) -> str:
         return str(session.execute(sa.text("SHOW lock_timeout")).scalar())
 
@@ -62,34 +62,34 @@ def test_no_setting_is_left_on_a_connection_that_others_get(house: House) -> Non
     assert order("k0") == "0"
 
     def look(_: int) -> str:
-        with house.session() as held:
+        with db.session() as held:
             return str(held.run(lambda session: session.execute(sa.text("SHOW lock_timeout")).scalar()))
 
     assert crowd(CLIENTS, look) == ["0"] * CLIENTS
 
 
-def test_a_held_key_is_refused_at_once_and_replayed_later(house: House) -> None:
-    @house.idem.transactional("order", key="key", wait=timedelta(0))
+def test_a_held_key_is_refused_at_once_and_replayed_later(db: Database) -> None:
+    @db.idem.transactional("order", key="key", wait=timedelta(0))
     def impatient(session: Any, key: str) -> int:
         return effect(session, key)
 
-    with house.idem.transaction("order", "k") as claim:
-        house.on(claim.session, lambda session: effect(session, "k"))
+    with db.idem.transaction("order", "k") as claim:
+        db.on(claim.session, lambda session: effect(session, "k"))
         refused = Beside(lambda: impatient("k"))
         with pytest.raises(InProgressError):
             refused.result()
         claim.result = 7
     assert impatient("k") == 7
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_a_purge_and_a_lock_by_name_need_no_session_state(house: House) -> None:
-    @house.idem.transactional("order", key="key")
+def test_a_purge_and_a_lock_by_name_need_no_session_state(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> int:
         return effect(session, key)
 
     crowd(8, lambda n: order(f"k{n}"))
-    house.expire()
-    assert house.idem.purge(batch=3).deleted == 8
-    assert not house.idem.purge().busy
-    assert house.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")[0][0] == 0
+    db.expire()
+    assert db.idem.purge(batch=3).deleted == 8
+    assert not db.idem.purge().busy
+    assert db.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")[0][0] == 0

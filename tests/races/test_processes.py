@@ -4,51 +4,51 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import BACKENDS, house_of
-from tests.houses import House
-from tests.races.crowd import is_locked
-from tests.races.processes import Callers, callers
+from tests.support.backends import BACKENDS, db_of
+from tests.support.crowd import is_locked
+from tests.support.database import Database
+from tests.support.processes import Callers, callers
 
 COUNT = 3
 
 
 @pytest.fixture(params=[name for name in BACKENDS if "16" not in name])
-def house(request: pytest.FixtureRequest) -> House:
+def db(request: pytest.FixtureRequest) -> Database:
     """Every driver; processes take their time to start, and a second version of one server is no other driver."""
-    return house_of(request.param)
+    return db_of(request.param)
 
 
-def await_losers(house: House, group: Callers, count: int) -> None:
+def await_losers(db: Database, group: Callers, count: int) -> None:
     """Come back when `count` processes wait for the one inside."""
-    if house.kind == "sqlite":
+    if db.kind == "sqlite":
         # Each said so before its BEGIN IMMEDIATE; one got the lock, and nobody else can have it.
         group.hear("trying", count + 1)
-        assert is_locked(house)
+        assert is_locked(db)
     else:
-        house.await_waiting(count)
+        db.await_waiting(count)
 
 
-def test_of_many_processes_one_runs_and_all_get_its_reply(house: House) -> None:
-    with callers(house, COUNT) as group:
+def test_of_many_processes_one_runs_and_all_get_its_reply(db: Database) -> None:
+    with callers(db, COUNT) as group:
         for caller in group.all:
             caller.tell("go k")
         (winner,) = group.hear("inside")
-        await_losers(house, group, COUNT - 1)
+        await_losers(db, group, COUNT - 1)
         assert group.hear("inside") == [winner]
         winner.tell("leave")
         answers = group.answers(COUNT)
 
     assert sorted(answer["replayed"] for answer in answers) == [False] + [True] * (COUNT - 1)
     assert [answer["value"] for answer in answers] == [answers[0]["value"]] * COUNT
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_a_process_killed_inside_its_function_leaves_the_key_to_the_one_that_waits(house: House) -> None:
-    with callers(house, 2) as group:
+def test_a_process_killed_inside_its_function_leaves_the_key_to_the_one_that_waits(db: Database) -> None:
+    with callers(db, 2) as group:
         for caller in group.all:
             caller.tell("go k")
         (victim,) = group.hear("inside")
-        await_losers(house, group, 1)
+        await_losers(db, group, 1)
         victim.kill()
         heir = group.hear("inside", 2)[1]
         assert heir is not victim
@@ -56,13 +56,13 @@ def test_a_process_killed_inside_its_function_leaves_the_key_to_the_one_that_wai
         (answer,) = group.answers(1)
 
     assert answer["replayed"] is False
-    assert house.effects() == ["k"]
-    assert [row.key for row in house.rows()] == ["k"]
+    assert db.effects() == ["k"]
+    assert [row.key for row in db.rows()] == ["k"]
 
 
-def test_a_key_held_by_a_process_that_was_killed_is_free_for_the_next_call(sync_house: House) -> None:
-    house = sync_house
-    with callers(house, 2) as group:
+def test_a_key_held_by_a_process_that_was_killed_is_free_for_the_next_call(sync_db: Database) -> None:
+    db = sync_db
+    with callers(db, 2) as group:
         victim, heir = group.all
         victim.tell("go k")
         group.hear("inside")
@@ -76,4 +76,4 @@ def test_a_key_held_by_a_process_that_was_killed_is_free_for_the_next_call(sync_
 
     assert (answer["replayed"], again["replayed"]) == (False, True)
     assert answer["value"] == again["value"]
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]

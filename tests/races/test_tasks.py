@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from idemtable import AsyncIdemTable, LostClaimError, ReentrantCallError
 from idemtable.claim import nesting
-from tests.conftest import BACKENDS, house_of
-from tests.houses import Effect, House
+from tests.support.backends import BACKENDS, db_of
+from tests.support.database import Database, Effect
 
 ASYNC = [name for name in BACKENDS if "async" in name]
 
@@ -22,15 +22,15 @@ class Declined(Exception):
 
 
 @pytest.fixture(params=ASYNC)
-def house(request: pytest.FixtureRequest) -> House:
-    return house_of(request.param)
+def db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
 
 
-def on_a_loop(house: House, work: Callable[[AsyncIdemTable], Awaitable[Any]]) -> Any:
+def on_a_loop(db: Database, work: Callable[[AsyncIdemTable], Awaitable[Any]]) -> Any:
     """Run in an event loop of its own, as a program would; no connection may be left out of the pool."""
 
     async def main() -> Any:
-        engine: AsyncEngine = create_async_engine(house.url, pool_size=20)
+        engine: AsyncEngine = create_async_engine(db.url, pool_size=20)
         try:
             answer = await asyncio.wait_for(work(AsyncIdemTable(engine)), 60)
             assert engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
@@ -47,7 +47,7 @@ async def leave(session: AsyncSession, name: str) -> str:
     return name
 
 
-def test_gathered_tasks_on_one_key_leave_one_effect_and_one_reply(house: House) -> None:
+def test_gathered_tasks_on_one_key_leave_one_effect_and_one_reply(db: Database) -> None:
     async def work(idem: AsyncIdemTable) -> list[Any]:
         @idem.transactional("order", key="key")
         async def order(session: AsyncSession, key: str) -> str:
@@ -55,12 +55,12 @@ def test_gathered_tasks_on_one_key_leave_one_effect_and_one_reply(house: House) 
 
         return await asyncio.gather(*(order.outcome("k") for _ in range(8)))
 
-    outcomes = on_a_loop(house, work)
+    outcomes = on_a_loop(db, work)
     assert sorted(outcome.replayed for outcome in outcomes) == [False] + [True] * 7
-    assert house.effects() == ["k"]
+    assert db.effects() == ["k"]
 
 
-def test_calls_gathered_inside_a_call_join_it_one_after_the_other(house: House) -> None:
+def test_calls_gathered_inside_a_call_join_it_one_after_the_other(db: Database) -> None:
     async def work(idem: AsyncIdemTable) -> list[Any]:
         @idem.transactional("inner", key="key")
         async def inner(session: AsyncSession, key: str) -> str:
@@ -75,14 +75,14 @@ def test_calls_gathered_inside_a_call_join_it_one_after_the_other(house: House) 
 
         return [await outer.outcome("k"), await outer.outcome("k"), await inner.outcome("b")]
 
-    first, second, b = on_a_loop(house, work)
+    first, second, b = on_a_loop(db, work)
     assert first.value == second.value == ["a ends", "b ends", "a ends", "c ends"]
     assert (first.replayed, second.replayed, b.replayed) == (False, True, True)
-    assert house.effects() == ["a begins", "a ends", "b begins", "b ends", "c begins", "c ends"]
-    assert len(house.rows()) == 4
+    assert db.effects() == ["a begins", "a ends", "b begins", "b ends", "c begins", "c ends"]
+    assert len(db.rows()) == 4
 
 
-def test_one_of_the_gathered_that_fails_takes_only_its_own_effect_with_it(house: House) -> None:
+def test_one_of_the_gathered_that_fails_takes_only_its_own_effect_with_it(db: Database) -> None:
     async def work(idem: AsyncIdemTable) -> list[Any]:
         @idem.transactional("inner", key="key")
         async def inner(session: AsyncSession, key: str) -> str:
@@ -98,12 +98,12 @@ def test_one_of_the_gathered_that_fails_takes_only_its_own_effect_with_it(house:
 
         return await outer("k")
 
-    assert on_a_loop(house, work) == ["str", "Declined", "str"]
-    assert house.effects() == ["a", "c"]
-    assert sorted(row.key for row in house.rows()) == ["a", "c", "k"]
+    assert on_a_loop(db, work) == ["str", "Declined", "str"]
+    assert db.effects() == ["a", "c"]
+    assert sorted(row.key for row in db.rows()) == ["a", "c", "k"]
 
 
-def test_when_the_outer_call_fails_nothing_of_the_gathered_stays(house: House) -> None:
+def test_when_the_outer_call_fails_nothing_of_the_gathered_stays(db: Database) -> None:
     async def work(idem: AsyncIdemTable) -> None:
         @idem.transactional("inner", key="key")
         async def inner(session: AsyncSession, key: str) -> str:
@@ -117,11 +117,11 @@ def test_when_the_outer_call_fails_nothing_of_the_gathered_stays(house: House) -
         with pytest.raises(Declined):
             await outer("k")
 
-    on_a_loop(house, work)
-    assert (house.effects(), house.rows()) == ([], [])
+    on_a_loop(db, work)
+    assert (db.effects(), db.rows()) == ([], [])
 
 
-def test_an_inner_call_that_runs_out_of_time_is_undone_and_the_outer_goes_on(house: House) -> None:
+def test_an_inner_call_that_runs_out_of_time_is_undone_and_the_outer_goes_on(db: Database) -> None:
     async def work(idem: AsyncIdemTable) -> tuple[Any, Any]:
         never = asyncio.Event()
         reached: list[str] = []
@@ -146,13 +146,13 @@ def test_an_inner_call_that_runs_out_of_time_is_undone_and_the_outer_goes_on(hou
 
         return await outer("k"), await inner.outcome("slow")
 
-    answer, slow = on_a_loop(house, work)
+    answer, slow = on_a_loop(db, work)
     assert answer == "next"
     assert not slow.replayed
-    assert house.effects() == ["outer", "next", "slow"]
+    assert db.effects() == ["outer", "next", "slow"]
 
 
-def test_the_same_key_inside_itself_is_refused_in_another_task_too(house: House) -> None:
+def test_the_same_key_inside_itself_is_refused_in_another_task_too(db: Database) -> None:
     async def work(idem: AsyncIdemTable) -> None:
         @idem.transactional("order", key="key")
         async def order(session: AsyncSession, key: str, depth: int = 0) -> str:
@@ -163,11 +163,11 @@ def test_the_same_key_inside_itself_is_refused_in_another_task_too(house: House)
 
         assert await order("k") == "k"
 
-    on_a_loop(house, work)
-    assert house.effects() == ["k"]
+    on_a_loop(db, work)
+    assert db.effects() == ["k"]
 
 
-def test_a_task_that_outlives_the_call_that_started_it_gets_a_transaction_of_its_own(house: House) -> None:
+def test_a_task_that_outlives_the_call_that_started_it_gets_a_transaction_of_its_own(db: Database) -> None:
     async def work(idem: AsyncIdemTable) -> tuple[str, str]:
         done = asyncio.Event()
         tasks: list[asyncio.Task[str]] = []
@@ -189,11 +189,11 @@ def test_a_task_that_outlives_the_call_that_started_it_gets_a_transaction_of_its
         done.set()
         return answer, await tasks[0]
 
-    assert on_a_loop(house, work) == ("k", "late")
-    assert house.effects() == ["k", "late"]
+    assert on_a_loop(db, work) == ("k", "late")
+    assert db.effects() == ["k", "late"]
 
 
-def test_two_levels_of_gathered_calls_end_in_one_commit(house: House) -> None:
+def test_two_levels_of_gathered_calls_end_in_one_commit(db: Database) -> None:
     async def work(idem: AsyncIdemTable) -> Any:
         @idem.transactional("leaf", key="key")
         async def leaf(session: AsyncSession, key: str) -> str:
@@ -209,11 +209,11 @@ def test_two_levels_of_gathered_calls_end_in_one_commit(house: House) -> None:
 
         return await tree("k")
 
-    assert on_a_loop(house, work) == [["a1", "a2"], ["b1", "b2"]]
-    assert house.effects() == ["a1", "a2", "b1", "b2"]
+    assert on_a_loop(db, work) == [["a1", "a2"], ["b1", "b2"]]
+    assert db.effects() == ["a1", "a2", "b1", "b2"]
 
 
-def test_a_call_that_ends_before_one_inside_it_commits_nothing(house: House) -> None:
+def test_a_call_that_ends_before_one_inside_it_commits_nothing(db: Database) -> None:
     async def work(idem: AsyncIdemTable) -> Any:
         middle, go_on = asyncio.Event(), asyncio.Event()
 
@@ -239,11 +239,11 @@ def test_a_call_that_ends_before_one_inside_it_commits_nothing(house: House) -> 
             await started[0]
         return await idem.get("inner", "good"), await idem.get("outer", "k")
 
-    assert on_a_loop(house, work) == (None, None)
-    assert house.effects() == []
+    assert on_a_loop(db, work) == (None, None)
+    assert db.effects() == []
 
 
-def test_a_call_whose_turn_comes_after_the_end_has_a_transaction_of_its_own(house: House) -> None:
+def test_a_call_whose_turn_comes_after_the_end_has_a_transaction_of_its_own(db: Database) -> None:
     async def work(idem: AsyncIdemTable) -> Any:
         @idem.transactional("inner", key="key")
         async def inner(session: AsyncSession, key: str) -> str:
@@ -267,7 +267,7 @@ def test_a_call_whose_turn_comes_after_the_end_has_a_transaction_of_its_own(hous
         turns[0].release()
         return await tasks[0], await idem.get("inner", "late")
 
-    value, record = on_a_loop(house, work)
+    value, record = on_a_loop(db, work)
     assert value == "late"
     assert record is not None
-    assert sorted(house.effects()) == ["k", "late"]
+    assert sorted(db.effects()) == ["k", "late"]

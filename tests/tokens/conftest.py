@@ -1,18 +1,7 @@
-"""The houses of the tokens' tests."""
+"""The databases of the tokens' tests."""
 
 from __future__ import annotations
 
-import pytest
+from tests.support.newest import db, server_db
 
-from tests.conftest import NEWEST, house_of
-from tests.houses import House
-
-
-@pytest.fixture(params=NEWEST)
-def house(request: pytest.FixtureRequest) -> House:
-    return house_of(request.param)
-
-
-@pytest.fixture(params=[name for name in NEWEST if not name.startswith("sqlite")])
-def server_house(request: pytest.FixtureRequest) -> House:
-    return house_of(request.param)
+__all__ = ["db", "server_db"]

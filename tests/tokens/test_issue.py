@@ -18,16 +18,16 @@ from idemtable import (
     Status,
     UnknownTokenError,
 )
-from tests.houses import House, effect
-from tests.tokens.desks import desk, sent
+from tests.support.database import Database, effect
+from tests.support.tokens import desk, sent
 
 
 @pytest.fixture
-def tokens(house: House) -> Any:
-    return desk(house)
+def tokens(db: Database) -> Any:
+    return desk(db)
 
 
-def test_a_token_is_43_characters_and_never_twice_the_same(house: House, tokens: Any) -> None:
+def test_a_token_is_43_characters_and_never_twice_the_same(db: Database, tokens: Any) -> None:
     issued = tokens.issue_many(500)
     assert len(set(issued)) == 500
     assert all(re.fullmatch("[A-Za-z0-9_-]{43}", token) for token in issued)
@@ -36,7 +36,7 @@ def test_a_token_is_43_characters_and_never_twice_the_same(house: House, tokens:
         assert len({token[place] for token in issued}) > 50
 
 
-def test_the_table_holds_no_token(house: House, tokens: Any) -> None:
+def test_the_table_holds_no_token(db: Database, tokens: Any) -> None:
     first, second = tokens.issue("user:7"), tokens.issue()
 
     @tokens.transactional(token="token", subject="user")
@@ -44,7 +44,7 @@ def test_the_table_holds_no_token(house: House, tokens: Any) -> None:
         return "done"
 
     checkout(first, "user:7")
-    rows = house.rows()
+    rows = db.rows()
     assert len(rows) == 2
     for row in rows:
         dump = b"".join(
@@ -58,25 +58,25 @@ def test_the_table_holds_no_token(house: House, tokens: Any) -> None:
         assert (row.scope, row.tenant) in {("checkout", "user:7"), ("checkout", None)}
 
 
-def test_a_token_lives_for_its_ttl_by_the_databases_clock(house: House) -> None:
-    tokens = desk(house, ttl=timedelta(minutes=7))
+def test_a_token_lives_for_its_ttl_by_the_databases_clock(db: Database) -> None:
+    tokens = desk(db, ttl=timedelta(minutes=7))
     tokens.issue()
-    (row,) = house.rows()
+    (row,) = db.rows()
     assert row.expires_at - row.created_at == pytest.approx(timedelta(minutes=7), abs=timedelta(milliseconds=20))
 
 
-def test_a_token_issued_in_the_callers_transaction_shares_its_fate(house: House, tokens: Any) -> None:
-    with house.session() as held:
+def test_a_token_issued_in_the_callers_transaction_shares_its_fate(db: Database, tokens: Any) -> None:
+    with db.session() as held:
         held.run(lambda session: effect(session, "order"))
         lost = tokens.issue("user:7", held.session)
         held.rollback()
         held.run(lambda session: effect(session, "order"))
         kept = tokens.issue("user:7", session=held.session)
-        assert house.rows() == []  # the caller commits, nobody else
+        assert db.rows() == []  # the caller commits, nobody else
         held.commit()
 
-    assert house.effects() == ["order"]
-    assert len(house.rows()) == 1
+    assert db.effects() == ["order"]
+    assert len(db.rows()) == 1
 
     @tokens.transactional(token="token", subject="user")
     def checkout(session: Any, token: str, user: str) -> str:
@@ -87,9 +87,9 @@ def test_a_token_issued_in_the_callers_transaction_shares_its_fate(house: House,
     assert checkout(kept, "user:7") == "done"
 
 
-def test_issuing_many_is_one_statement(house: House, tokens: Any) -> None:
+def test_issuing_many_is_one_statement(db: Database, tokens: Any) -> None:
     tokens.issue()  # a driver may ask its server things on its first connection
-    with sent(house) as seen:
+    with sent(db) as seen:
         issued = tokens.issue_many(200, "user:7")
     assert [text for text in seen if text not in ("begin", "commit") and not text.startswith(("BEGIN", "PRAGMA"))] == [
         text for text in seen if text.startswith("INSERT")
@@ -97,43 +97,43 @@ def test_issuing_many_is_one_statement(house: House, tokens: Any) -> None:
     assert len([text for text in seen if text.startswith("INSERT")]) == 1
     assert seen.count("commit") == 1
     assert len(issued) == 200
-    assert len(house.rows()) == 201
+    assert len(db.rows()) == 201
 
 
-def test_more_tokens_than_a_statement_can_carry_are_one_transaction(house: House, tokens: Any) -> None:
-    with sent(house) as seen:
+def test_more_tokens_than_a_statement_can_carry_are_one_transaction(db: Database, tokens: Any) -> None:
+    with sent(db) as seen:
         issued = tokens.issue_many(10_000)
     assert len([text for text in seen if text.startswith("INSERT")]) == 2
     assert seen.count("commit") == 1
     assert len(set(issued)) == 10_000
-    assert house.execute("SELECT count(*) FROM idemtable WHERE status = 3")[0][0] == 10_000
+    assert db.execute("SELECT count(*) FROM idemtable WHERE status = 3")[0][0] == 10_000
 
 
-def test_issuing_many_in_the_callers_transaction(house: House, tokens: Any) -> None:
-    with house.session() as held:
+def test_issuing_many_in_the_callers_transaction(db: Database, tokens: Any) -> None:
+    with db.session() as held:
         assert len(tokens.issue_many(3, session=held.session)) == 3
         held.rollback()
         tokens.issue_many(2, session=held.session)
         held.commit()
-    assert len(house.rows()) == 2
+    assert len(db.rows()) == 2
 
 
 @pytest.mark.parametrize("count", [0, -1, 100_001, 1.0, True, "1", None])
-def test_a_number_of_tokens_that_is_none_is_refused(house: House, tokens: Any, count: Any) -> None:
+def test_a_number_of_tokens_that_is_none_is_refused(db: Database, tokens: Any, count: Any) -> None:
     with pytest.raises(ValueError, match="1 to 100000"):
         tokens.issue_many(count)
-    assert house.rows() == []
+    assert db.rows() == []
 
 
 @pytest.mark.parametrize("subject", ["", " ", "a\nb", "x" * 256, 7, b"user:7", "\ud800"])
-def test_a_subject_that_is_none_is_refused(sync_house: House, subject: Any) -> None:
-    tokens = desk(sync_house)
+def test_a_subject_that_is_none_is_refused(sync_db: Database, subject: Any) -> None:
+    tokens = desk(sync_db)
     with pytest.raises(InvalidKeyError, match="subject"):
         tokens.issue(subject)
-    assert sync_house.rows() == []
+    assert sync_db.rows() == []
 
 
-def test_a_revoked_token_is_unknown(house: House, tokens: Any) -> None:
+def test_a_revoked_token_is_unknown(db: Database, tokens: Any) -> None:
     token = tokens.issue()
 
     @tokens.transactional(token="token")
@@ -145,10 +145,10 @@ def test_a_revoked_token_is_unknown(house: House, tokens: Any) -> None:
     assert tokens.revoke(token) is False
     with pytest.raises(UnknownTokenError):
         checkout(token)
-    assert house.effects() == []
+    assert db.effects() == []
 
 
-def test_revoking_a_spent_token_takes_its_replay_and_never_gives_it_back(house: House, tokens: Any) -> None:
+def test_revoking_a_spent_token_takes_its_replay_and_never_gives_it_back(db: Database, tokens: Any) -> None:
     token = tokens.issue()
 
     @tokens.transactional(token="token")
@@ -160,28 +160,28 @@ def test_revoking_a_spent_token_takes_its_replay_and_never_gives_it_back(house: 
     assert tokens.revoke(token) is True
     with pytest.raises(UnknownTokenError):
         checkout(token)
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
 
 
-def test_revoking_in_the_callers_transaction(house: House, tokens: Any) -> None:
+def test_revoking_in_the_callers_transaction(db: Database, tokens: Any) -> None:
     token = tokens.issue()
-    with house.session() as held:
+    with db.session() as held:
         assert tokens.revoke(token, session=held.session) is True
         held.rollback()
     assert tokens.revoke(token) is True
 
 
 @pytest.mark.parametrize("token", ["", "no", "x" * 44, 7, b"x" * 43])
-def test_what_is_no_token_cannot_be_revoked(sync_house: House, token: Any) -> None:
-    tokens = desk(sync_house)
+def test_what_is_no_token_cannot_be_revoked(sync_db: Database, token: Any) -> None:
+    tokens = desk(sync_db)
     tokens.issue()
     assert tokens.revoke(token) is False
-    assert len(sync_house.rows()) == 1
+    assert len(sync_db.rows()) == 1
     with pytest.raises(MissingKeyError):
         tokens.revoke(None)
 
 
-def test_the_purge_deletes_expired_tokens_issued_and_spent(house: House, tokens: Any) -> None:
+def test_the_purge_deletes_expired_tokens_issued_and_spent(db: Database, tokens: Any) -> None:
     spent, _, _ = tokens.issue_many(3)
 
     @tokens.transactional(token="token")
@@ -189,21 +189,21 @@ def test_the_purge_deletes_expired_tokens_issued_and_spent(house: House, tokens:
         return "done"
 
     checkout(spent)
-    house.expire()
+    db.expire()
     kept = tokens.issue()
-    assert house.idem.purge().deleted == 3
+    assert db.idem.purge().deleted == 3
     assert tokens.revoke(kept) is True
-    assert house.rows() == []
+    assert db.rows() == []
 
 
-def test_the_statistics_count_tokens(house: House, tokens: Any) -> None:
+def test_the_statistics_count_tokens(db: Database, tokens: Any) -> None:
     tokens.issue_many(3)
-    stats = house.idem.stats()
+    stats = db.idem.stats()
     assert (stats.by_scope, stats.by_status) == ({"checkout": 3}, {Status.ISSUED: 3})
 
 
-def test_the_list_shows_tokens_of_one_scope_without_the_tokens(sync_house: House) -> None:
-    tokens, other = desk(sync_house), desk(sync_house, "other")
+def test_the_list_shows_tokens_of_one_scope_without_the_tokens(sync_db: Database) -> None:
+    tokens, other = desk(sync_db), desk(sync_db, "other")
     token = tokens.issue("user:7")
     other.issue()
 
@@ -215,19 +215,19 @@ def test_the_list_shows_tokens_of_one_scope_without_the_tokens(sync_house: House
     assert len(other.records()) == 1
 
 
-def test_the_list_leaves_out_keys_of_the_same_scope(sync_house: House) -> None:
-    @sync_house.idem.transactional("checkout", key="key")
+def test_the_list_leaves_out_keys_of_the_same_scope(sync_db: Database) -> None:
+    @sync_db.idem.transactional("checkout", key="key")
     def plain(session: Any, key: str) -> int:
         return 1
 
     plain("k")
-    tokens = desk(sync_house)
+    tokens = desk(sync_db)
     tokens.issue()
     assert len(tokens.records()) == 1
 
 
-def test_without_the_table_the_error_is_the_cure(sync_house: House) -> None:
-    tokens = desk(sync_house, table=sync_house.table(table="missing"))
+def test_without_the_table_the_error_is_the_cure(sync_db: Database) -> None:
+    tokens = desk(sync_db, table=sync_db.table(table="missing"))
 
     @tokens.transactional(token="token")
     def checkout(session: Any, token: str) -> str:
@@ -236,21 +236,21 @@ def test_without_the_table_the_error_is_the_cure(sync_house: House) -> None:
     for call in (tokens.issue, lambda: tokens.revoke("x" * 43), lambda: checkout("x" * 43)):
         with pytest.raises(SchemaError, match="idemtable db upgrade"):
             call()
-    with sync_house.session() as held, pytest.raises(SchemaError, match="idemtable db upgrade"):
+    with sync_db.session() as held, pytest.raises(SchemaError, match="idemtable db upgrade"):
         tokens.issue(session=held.session)
 
 
-def test_a_session_in_autocommit_is_refused(house: House, tokens: Any) -> None:
+def test_a_session_in_autocommit_is_refused(db: Database, tokens: Any) -> None:
     with (
-        house.other_engine(isolation_level="AUTOCOMMIT") as engine,
-        house.session(engine) as held,
+        db.other_engine(isolation_level="AUTOCOMMIT") as engine,
+        db.session(engine) as held,
         pytest.raises(SessionNotUsableError),
     ):
         tokens.issue(session=held.session)
-    assert house.rows() == []
+    assert db.rows() == []
 
 
-def test_a_session_of_the_other_colour_is_refused(house: House, tokens: Any) -> None:
+def test_a_session_of_the_other_colour_is_refused(db: Database, tokens: Any) -> None:
     with pytest.raises(TypeError, match="Session"):
         tokens.issue(session=object())
     with pytest.raises(TypeError, match="Session"):

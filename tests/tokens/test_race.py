@@ -14,26 +14,27 @@ from typing import Any
 import pytest
 
 from idemtable import InProgressError, SpentTokenError, Status
-from tests.houses import PATIENCE, House, effect
-from tests.tokens.desks import Gate, desk
+from tests.support import PATIENCE
+from tests.support.database import Database, effect
+from tests.support.tokens import Gate, desk
 
 CALLERS = 32
 LONG = timedelta(seconds=40)
 
 
-def losers_wait(house: House, gate: Gate, losers: int) -> None:
+def losers_wait(db: Database, gate: Gate, losers: int) -> None:
     """Come back when the winner is inside and every loser waits for it, by the database's own views.
 
     SQLite is excused: it has no view of who waits for its one write lock.
     """
     assert gate.reached.wait(PATIENCE)
-    if house.kind != "sqlite":
-        house.await_waiting(losers)
+    if db.kind != "sqlite":
+        db.await_waiting(losers)
 
 
 @pytest.mark.parametrize("replay", [True, False])
-def test_of_32_simultaneous_redemptions_one_runs(house: House, replay: bool) -> None:
-    tokens, gate = desk(house), Gate(house)
+def test_of_32_simultaneous_redemptions_one_runs(db: Database, replay: bool) -> None:
+    tokens, gate = desk(db), Gate(db)
 
     @tokens.transactional(token="token", wait=LONG, replay=replay)
     def checkout(session: Any, token: str) -> int:
@@ -49,12 +50,12 @@ def test_of_32_simultaneous_redemptions_one_runs(house: House, replay: bool) -> 
     token = tokens.issue()
     with ThreadPoolExecutor(CALLERS) as pool:
         calls = [pool.submit(call) for _ in range(CALLERS)]
-        losers_wait(house, gate, CALLERS - 1)
+        losers_wait(db, gate, CALLERS - 1)
         assert not [call for call in calls if call.done()]
         gate.open()
         results = [call.result(PATIENCE) for call in calls]
 
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
     refused = [result for result in results if isinstance(result, SpentTokenError)]
     outcomes = [result for result in results if not isinstance(result, SpentTokenError)]
     assert len([outcome for outcome in outcomes if not outcome.replayed]) == 1
@@ -62,9 +63,9 @@ def test_of_32_simultaneous_redemptions_one_runs(house: House, replay: bool) -> 
     assert len(refused) == (0 if replay else CALLERS - 1)
 
 
-def test_when_the_first_redemption_fails_the_next_one_runs(server_house: House) -> None:
-    house, waiting = server_house, 8
-    tokens, gate = desk(house), Gate(house)
+def test_when_the_first_redemption_fails_the_next_one_runs(server_db: Database) -> None:
+    db, waiting = server_db, 8
+    tokens, gate = desk(db), Gate(db)
     runs: list[int] = []
 
     @tokens.transactional(token="token", wait=LONG)
@@ -80,19 +81,19 @@ def test_when_the_first_redemption_fails_the_next_one_runs(server_house: House) 
         first = pool.submit(checkout, token)
         assert gate.reached.wait(PATIENCE)
         rest = [pool.submit(checkout.outcome, token) for _ in range(waiting)]
-        house.await_waiting(waiting)
+        db.await_waiting(waiting)
         gate.open()
         with pytest.raises(LookupError):
             first.result(PATIENCE)
         outcomes = [call.result(PATIENCE) for call in rest]
 
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
     assert sorted(outcome.replayed for outcome in outcomes) == [False] + [True] * (waiting - 1)
 
 
-def test_a_redemption_waits_no_longer_than_it_may(server_house: House) -> None:
-    house = server_house
-    tokens, gate = desk(house), Gate(house)
+def test_a_redemption_waits_no_longer_than_it_may(server_db: Database) -> None:
+    db = server_db
+    tokens, gate = desk(db), Gate(db)
 
     @tokens.transactional(token="token")
     def slow(session: Any, token: str) -> int:
@@ -114,32 +115,32 @@ def test_a_redemption_waits_no_longer_than_it_may(server_house: House) -> None:
         gate.open()
         first.result(PATIENCE)
     assert 0.9 < took < 5
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
 
 
-def test_the_lock_time_out_of_the_claim_does_not_outlive_it(server_house: House) -> None:
+def test_the_lock_time_out_of_the_claim_does_not_outlive_it(server_db: Database) -> None:
     question = {
         "postgresql": "SELECT current_setting('lock_timeout')",
         "mariadb": "SELECT @@SESSION.innodb_lock_wait_timeout",
-    }[server_house.kind]
-    tokens, seen = desk(server_house), []
+    }[server_db.kind]
+    tokens, seen = desk(server_db), []
 
     @tokens.transactional(token="token", wait=timedelta(seconds=3))
     def checkout(session: Any, token: str) -> None:
         seen.append(session.connection().exec_driver_sql(question).scalar())
 
     checkout(tokens.issue())
-    assert seen == [server_house.execute(question)[0][0]]
+    assert seen == [server_db.execute(question)[0][0]]
 
 
 # --- processes that die ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def dying(house: House, token: str) -> Iterator[subprocess.Popen[str]]:
+def dying(db: Database, token: str) -> Iterator[subprocess.Popen[str]]:
     """A process that has redeemed the token, has written, and has not committed; killed at the end at the latest."""
-    url = house.sync_url.render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "tests.tokens.dying", url, token]
+    url = db.sync_url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "tests.support.dying_process", url, token]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -149,35 +150,35 @@ def dying(house: House, token: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_process_killed_before_commit_gives_the_token_back(sync_house: House) -> None:
-    tokens = desk(sync_house)
+def test_a_process_killed_before_commit_gives_the_token_back(sync_db: Database) -> None:
+    tokens = desk(sync_db)
 
     @tokens.transactional(token="token", wait=LONG)
     def checkout(session: Any, token: str) -> int:
         return effect(session, "paid")
 
     token = tokens.issue()
-    with dying(sync_house, token) as process:
+    with dying(sync_db, token) as process:
         process.kill()
         process.wait(PATIENCE)
     assert checkout.outcome(token).replayed is False
-    assert sync_house.effects() == ["paid"]
-    assert [row.status for row in sync_house.rows()] == [Status.SPENT.code]
+    assert sync_db.effects() == ["paid"]
+    assert [row.status for row in sync_db.rows()] == [Status.SPENT.code]
 
 
-def test_who_waits_for_a_process_that_is_killed_gets_the_token(sync_house: House) -> None:
-    tokens = desk(sync_house)
+def test_who_waits_for_a_process_that_is_killed_gets_the_token(sync_db: Database) -> None:
+    tokens = desk(sync_db)
 
     @tokens.transactional(token="token", wait=LONG)
     def checkout(session: Any, token: str) -> int:
         return effect(session, "paid")
 
     token = tokens.issue()
-    with dying(sync_house, token) as process, ThreadPoolExecutor(1) as pool:
+    with dying(sync_db, token) as process, ThreadPoolExecutor(1) as pool:
         second = pool.submit(checkout.outcome, token)
-        if sync_house.kind != "sqlite":
-            sync_house.await_waiting(1)
+        if sync_db.kind != "sqlite":
+            sync_db.await_waiting(1)
         assert not second.done()
         process.kill()
         assert second.result(PATIENCE).replayed is False
-    assert sync_house.effects() == ["paid"]
+    assert sync_db.effects() == ["paid"]

@@ -20,8 +20,8 @@ from idemtable import (
     TokenError,
     UnknownTokenError,
 )
-from tests.houses import House, effect
-from tests.tokens.desks import desk, sent
+from tests.support.database import Database, effect
+from tests.support.tokens import desk, sent
 
 NOBODYS = "x" * 43
 
@@ -42,8 +42,8 @@ def checkout_of(tokens: Any, **options: Any) -> Any:
 
 
 @pytest.fixture
-def tokens(house: House) -> Any:
-    return desk(house)
+def tokens(db: Database) -> Any:
+    return desk(db)
 
 
 @pytest.fixture
@@ -51,11 +51,11 @@ def checkout(tokens: Any) -> Any:
     return checkout_of(tokens)
 
 
-def status_of(house: House) -> list[int]:
-    return sorted(row.status for row in house.rows())
+def status_of(db: Database) -> list[int]:
+    return sorted(row.status for row in db.rows())
 
 
-def test_the_first_use_runs_and_the_second_replays(house: House, tokens: Any, checkout: Any) -> None:
+def test_the_first_use_runs_and_the_second_replays(db: Database, tokens: Any, checkout: Any) -> None:
     token = tokens.issue("user:7")
     first = checkout.outcome(token, "user:7", 5)
     second = checkout.outcome(token, "user:7", 5)
@@ -63,62 +63,62 @@ def test_the_first_use_runs_and_the_second_replays(house: House, tokens: Any, ch
     assert (first.replayed, second.replayed) == (False, True)
     assert first.value == second.value
     assert first.created_at is None
-    (row,) = house.rows()
+    (row,) = db.rows()
     completed = (
         row.completed_at if row.completed_at.tzinfo else row.completed_at.replace(tzinfo=second.created_at.tzinfo)
     )
     assert second.created_at == completed  # when it ran, not when the token was issued
-    assert house.effects() == ["paid"]
-    assert status_of(house) == [Status.SPENT.code]
+    assert db.effects() == ["paid"]
+    assert status_of(db) == [Status.SPENT.code]
 
 
-def test_another_payload_is_refused_and_changes_nothing(house: House, tokens: Any, checkout: Any) -> None:
+def test_another_payload_is_refused_and_changes_nothing(db: Database, tokens: Any, checkout: Any) -> None:
     token = tokens.issue("user:7")
     first = checkout(token, "user:7", 5)
-    before = house.rows()
+    before = db.rows()
     with pytest.raises(SpentTokenError):
         checkout(token, "user:7", 6)
-    assert house.rows() == before
-    assert house.effects() == ["paid"]
+    assert db.rows() == before
+    assert db.effects() == ["paid"]
     assert checkout(token, "user:7", 5) == first
 
 
-def test_without_a_payload_every_second_use_replays(house: House, tokens: Any) -> None:
+def test_without_a_payload_every_second_use_replays(db: Database, tokens: Any) -> None:
     checkout = checkout_of(tokens, payload=None)
     token = tokens.issue("user:7")
     assert checkout(token, "user:7", 5) == checkout(token, "user:7", 6)
 
 
 @pytest.mark.parametrize(("made", "decorated"), [(False, None), (True, False), (False, False)])
-def test_without_replay_every_second_use_is_refused(house: House, made: bool, decorated: bool | None) -> None:
-    tokens = desk(house, replay=made)
+def test_without_replay_every_second_use_is_refused(db: Database, made: bool, decorated: bool | None) -> None:
+    tokens = desk(db, replay=made)
     checkout = checkout_of(tokens, replay=decorated)
     token = tokens.issue("user:7")
     checkout(token, "user:7")
     with pytest.raises(SpentTokenError):
         checkout(token, "user:7")
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
 
 
-def test_one_function_may_replay_where_the_others_do_not(house: House) -> None:
-    tokens = desk(house, replay=False)
+def test_one_function_may_replay_where_the_others_do_not(db: Database) -> None:
+    tokens = desk(db, replay=False)
     checkout = checkout_of(tokens, replay=True)
     token = tokens.issue("user:7")
     assert checkout(token, "user:7") == checkout(token, "user:7")
 
 
-def test_a_function_that_raises_leaves_the_token_usable(house: House, tokens: Any, checkout: Any) -> None:
+def test_a_function_that_raises_leaves_the_token_usable(db: Database, tokens: Any, checkout: Any) -> None:
     token = tokens.issue("user:7")
     for _ in range(2):
         with pytest.raises(LookupError):
             checkout(token, "user:7", fail=True)
-    assert house.effects() == []
-    assert status_of(house) == [Status.ISSUED.code]
+    assert db.effects() == []
+    assert status_of(db) == [Status.ISSUED.code]
     checkout(token, "user:7")
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
 
 
-def test_a_remembered_exception_spends_the_token(house: House, tokens: Any) -> None:
+def test_a_remembered_exception_spends_the_token(db: Database, tokens: Any) -> None:
     @tokens.transactional(token="token", remember=(CardDeclinedError,))
     def pay(session: Any, token: str, amount: int = 1) -> int:
         effect(session, "paid")
@@ -131,11 +131,11 @@ def test_a_remembered_exception_spends_the_token(house: House, tokens: Any) -> N
         assert caught.value.args == ("5 EUR", 1)
     with pytest.raises(SpentTokenError):
         pay(token, 2)
-    assert house.effects() == []
+    assert db.effects() == []
 
 
 @pytest.mark.parametrize("replay", [True, False])
-def test_a_commit_whose_answer_was_lost_is_the_first_use_all_the_same(house: House, tokens: Any, replay: bool) -> None:
+def test_a_commit_whose_answer_was_lost_is_the_first_use_all_the_same(db: Database, tokens: Any, replay: bool) -> None:
     runs: list[int] = []
 
     @tokens.transactional(token="token", replay=replay)
@@ -150,27 +150,27 @@ def test_a_commit_whose_answer_was_lost_is_the_first_use_all_the_same(house: Hou
 
     outcome = checkout.outcome(tokens.issue())
     assert (outcome.replayed, outcome.attempts, outcome.created_at) == (False, 2, None)
-    assert (runs, house.effects()) == ([1], ["paid"])
+    assert (runs, db.effects()) == ([1], ["paid"])
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("subject", ["user:8", "user:7 ", "USER:7", "user:"])
-def test_another_subjects_token_is_unknown(house: House, tokens: Any, checkout: Any, subject: str) -> None:
+def test_another_subjects_token_is_unknown(db: Database, tokens: Any, checkout: Any, subject: str) -> None:
     token = tokens.issue("user:7")
     with pytest.raises(UnknownTokenError):
         checkout(token, subject)
-    assert house.effects() == []
+    assert db.effects() == []
     checkout(token, "user:7")
     with pytest.raises(UnknownTokenError):  # nor is it told that the token is spent
         checkout(token, subject)
-    house.expire()
+    db.expire()
     with pytest.raises(UnknownTokenError):
         checkout(token, subject)
 
 
-def test_a_subject_and_no_subject_are_not_the_same(house: House, tokens: Any, checkout: Any) -> None:
+def test_a_subject_and_no_subject_are_not_the_same(db: Database, tokens: Any, checkout: Any) -> None:
     @tokens.transactional(token="token")
     def anybody(session: Any, token: str) -> int:
         return effect(session, "anybody")
@@ -180,32 +180,32 @@ def test_a_subject_and_no_subject_are_not_the_same(house: House, tokens: Any, ch
         anybody(mine)
     with pytest.raises(UnknownTokenError):
         checkout(nobodys, "user:7")
-    assert house.effects() == []
+    assert db.effects() == []
     anybody(nobodys)
     checkout(mine, "user:7")
 
 
-def test_another_scopes_token_is_unknown(house: House, tokens: Any) -> None:
+def test_another_scopes_token_is_unknown(db: Database, tokens: Any) -> None:
     token = tokens.issue("user:7")
     with pytest.raises(UnknownTokenError):
-        checkout_of(desk(house, "refund"))(token, "user:7")
-    assert house.effects() == []
+        checkout_of(desk(db, "refund"))(token, "user:7")
+    assert db.effects() == []
 
 
-def test_a_token_is_no_key_and_a_key_is_no_token(house: House, tokens: Any) -> None:
+def test_a_token_is_no_key_and_a_key_is_no_token(db: Database, tokens: Any) -> None:
     @tokens.transactional(token="token")
     def checkout(session: Any, token: str) -> int:
         return effect(session, "paid")
 
-    @house.idem.transactional("checkout", key="key")
+    @db.idem.transactional("checkout", key="key")
     def plain(session: Any, key: str) -> int:
         return effect(session, "plain")
 
     token = tokens.issue()
     plain(token)
     checkout(token)
-    assert house.effects() == ["plain", "paid"]
-    assert len(house.rows()) == 2
+    assert db.effects() == ["plain", "paid"]
+    assert len(db.rows()) == 2
     plain(NOBODYS)
     with pytest.raises(UnknownTokenError):
         checkout(NOBODYS)
@@ -214,49 +214,49 @@ def test_a_token_is_no_key_and_a_key_is_no_token(house: House, tokens: Any) -> N
 @pytest.mark.parametrize(
     "token", [NOBODYS, "", "no", "x" * 44, "x" * 100_000, "\x00" * 43, "\ud800" * 43, 7, b"x" * 43, []]
 )
-def test_what_cannot_be_a_token_is_as_unknown_as_a_wrong_one(house: House, checkout: Any, token: Any) -> None:
+def test_what_cannot_be_a_token_is_as_unknown_as_a_wrong_one(db: Database, checkout: Any, token: Any) -> None:
     with pytest.raises(UnknownTokenError):
         checkout(NOBODYS, "user:7")  # a connection's first call on SQLite also asks for its time-out
-    with sent(house) as wrong, pytest.raises(UnknownTokenError):
+    with sent(db) as wrong, pytest.raises(UnknownTokenError):
         checkout(NOBODYS, "user:7")
-    with sent(house) as malformed, pytest.raises(UnknownTokenError):
+    with sent(db) as malformed, pytest.raises(UnknownTokenError):
         checkout(token, "user:7")
     assert malformed == wrong
 
 
-def test_no_token_at_all_is_a_missing_key(house: House, checkout: Any) -> None:
-    with sent(house) as seen, pytest.raises(MissingKeyError):
+def test_no_token_at_all_is_a_missing_key(db: Database, checkout: Any) -> None:
+    with sent(db) as seen, pytest.raises(MissingKeyError):
         checkout(None, "user:7")
     assert seen == []
 
 
 @pytest.mark.parametrize("subject", [None, "", " "])
-def test_a_call_that_has_lost_its_subject_is_refused(house: House, tokens: Any, checkout: Any, subject: Any) -> None:
+def test_a_call_that_has_lost_its_subject_is_refused(db: Database, tokens: Any, checkout: Any, subject: Any) -> None:
     token = tokens.issue()
-    with sent(house) as seen, pytest.raises(InvalidKeyError):
+    with sent(db) as seen, pytest.raises(InvalidKeyError):
         checkout(token, subject)
     assert seen == []
 
 
-def test_an_expired_token_is_refused_spent_or_not(house: House, tokens: Any, checkout: Any) -> None:
+def test_an_expired_token_is_refused_spent_or_not(db: Database, tokens: Any, checkout: Any) -> None:
     issued, spent = tokens.issue_many(2, "user:7")
     checkout(spent, "user:7")
-    house.expire()
+    db.expire()
     for token in (issued, spent):
         with pytest.raises(ExpiredTokenError):
             checkout(token, "user:7")
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
 
 
-def test_the_shortest_life_is_over_by_the_databases_own_clock(house: House) -> None:
-    tokens = desk(house, ttl=timedelta(microseconds=1))
+def test_the_shortest_life_is_over_by_the_databases_own_clock(db: Database) -> None:
+    tokens = desk(db, ttl=timedelta(microseconds=1))
     token = tokens.issue("user:7")
-    house.execute("SELECT 1 FROM effect")  # a round trip later
+    db.execute("SELECT 1 FROM effect")  # a round trip later
     with pytest.raises(ExpiredTokenError):
         checkout_of(tokens)(token, "user:7")
 
 
-def test_every_refusal_costs_and_says_the_same(house: House, tokens: Any, checkout: Any) -> None:
+def test_every_refusal_costs_and_says_the_same(db: Database, tokens: Any, checkout: Any) -> None:
     spent, expired, late, theirs = tokens.issue_many(4, "user:7")
     checkout(spent, "user:7", 1)
     checkout(late, "user:7", 1)
@@ -264,7 +264,7 @@ def test_every_refusal_costs_and_says_the_same(house: House, tokens: Any, checko
     errors: list[TokenError] = []
 
     def refused(what: str, token: str, user: str, error: type[TokenError], amount: int = 2) -> None:
-        with sent(house) as seen[what], pytest.raises(error) as caught:
+        with sent(db) as seen[what], pytest.raises(error) as caught:
             checkout(token, user, amount)
         errors.append(caught.value)
 
@@ -272,7 +272,7 @@ def test_every_refusal_costs_and_says_the_same(house: House, tokens: Any, checko
     refused("unknown", NOBODYS, "user:7", UnknownTokenError)
     refused("another's", theirs, "user:8", UnknownTokenError)
     refused("another's spent", spent, "user:8", UnknownTokenError, 1)
-    house.expire()
+    db.expire()
     refused("expired", expired, "user:7", ExpiredTokenError)
     refused("expired and spent", late, "user:7", ExpiredTokenError)
 
@@ -286,9 +286,9 @@ def test_every_refusal_costs_and_says_the_same(house: House, tokens: Any, checko
         assert not any(token in str(error) for token in (spent, expired, late, theirs))
 
 
-def test_consuming_is_the_first_statement_and_no_look_before_it(house: House, tokens: Any, checkout: Any) -> None:
+def test_consuming_is_the_first_statement_and_no_look_before_it(db: Database, tokens: Any, checkout: Any) -> None:
     token = tokens.issue("user:7")
-    with sent(house) as seen:
+    with sent(db) as seen:
         checkout(token, "user:7")
     statements = [text for text in seen if "begin" not in text.lower() and "PRAGMA" not in text]
     assert "UPDATE idemtable" in statements[0]
@@ -299,7 +299,7 @@ def test_consuming_is_the_first_statement_and_no_look_before_it(house: House, to
 # --- breaking out, joining, blocks --------------------------------------------------------------------------------------
 
 
-def test_a_function_that_commits_spends_the_token_for_good(house: House, tokens: Any) -> None:
+def test_a_function_that_commits_spends_the_token_for_good(db: Database, tokens: Any) -> None:
     @tokens.transactional(token="token")
     def checkout(session: Any, token: str) -> int:
         made = effect(session, "paid")
@@ -310,35 +310,35 @@ def test_a_function_that_commits_spends_the_token_for_good(house: House, tokens:
     for _ in range(2):
         with pytest.raises(LostClaimError):
             checkout(token)
-    house.expire()
+    db.expire()
     with pytest.raises(LostClaimError, match="revoke"):
         checkout(token)
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
     assert tokens.revoke(token) is True
 
 
-def test_a_joined_redemption_shares_the_callers_fate(house: House, tokens: Any, checkout: Any) -> None:
+def test_a_joined_redemption_shares_the_callers_fate(db: Database, tokens: Any, checkout: Any) -> None:
     token = tokens.issue("user:7")
-    with house.session() as held:
+    with db.session() as held:
         checkout.join(held.session, token, "user:7")
         held.rollback()
-        assert (house.effects(), status_of(house)) == ([], [Status.ISSUED.code])
+        assert (db.effects(), status_of(db)) == ([], [Status.ISSUED.code])
         first = checkout.join(held.session, token, "user:7")
         held.commit()
-    assert house.effects() == ["paid"]
-    with house.session() as held:
+    assert db.effects() == ["paid"]
+    with db.session() as held:
         assert checkout.join(held.session, token, "user:7") == first
         with pytest.raises(SpentTokenError):
             checkout.join(held.session, token, "user:7", 2)
         held.run(lambda session: effect(session, "after"))
         held.commit()
-    assert house.effects() == ["paid", "after"]
+    assert db.effects() == ["paid", "after"]
 
 
-def test_a_plain_call_inside_another_call_joins_it(house: House, tokens: Any, checkout: Any) -> None:
+def test_a_plain_call_inside_another_call_joins_it(db: Database, tokens: Any, checkout: Any) -> None:
     token = tokens.issue("user:7")
 
-    @house.idem.transactional("outer", key="key")
+    @db.idem.transactional("outer", key="key")
     def outer(session: Any, key: str, fail: bool) -> int:
         effect(session, "outer")
         checkout(token, "user:7")
@@ -347,13 +347,13 @@ def test_a_plain_call_inside_another_call_joins_it(house: House, tokens: Any, ch
         return 1
 
     with pytest.raises(LookupError):
-        house.together(lambda: outer("a", True))
-    assert (house.effects(), status_of(house)) == ([], [Status.ISSUED.code])
-    house.together(lambda: outer("b", False))
-    assert house.effects() == ["outer", "paid"]
+        db.together(lambda: outer("a", True))
+    assert (db.effects(), status_of(db)) == ([], [Status.ISSUED.code])
+    db.together(lambda: outer("b", False))
+    assert db.effects() == ["outer", "paid"]
 
 
-def test_the_same_token_inside_its_own_call_is_refused(house: House, tokens: Any) -> None:
+def test_the_same_token_inside_its_own_call_is_refused(db: Database, tokens: Any) -> None:
     token = tokens.issue()
 
     @tokens.transactional(token="token")
@@ -361,11 +361,11 @@ def test_the_same_token_inside_its_own_call_is_refused(house: House, tokens: Any
         return checkout(token)
 
     with pytest.raises(ReentrantCallError):
-        house.together(lambda: checkout(token))
-    assert status_of(house) == [Status.ISSUED.code]
+        db.together(lambda: checkout(token))
+    assert status_of(db) == [Status.ISSUED.code]
 
 
-def test_a_block_in_the_callers_transaction(house: House, tokens: Any) -> None:
+def test_a_block_in_the_callers_transaction(db: Database, tokens: Any) -> None:
     token = tokens.issue("user:7")
 
     def redeem(held: Any, payload: Any = "cart", name: str = "paid") -> Any:
@@ -374,7 +374,7 @@ def test_a_block_in_the_callers_transaction(house: House, tokens: Any) -> None:
                 claim.result = held.run(lambda session: effect(session, name))
         return claim
 
-    with house.session() as held:
+    with db.session() as held:
         redeem(held)
         held.rollback()
         first = redeem(held)
@@ -389,24 +389,24 @@ def test_a_block_in_the_callers_transaction(house: House, tokens: Any) -> None:
             pass
         with pytest.raises(InvalidKeyError):
             tokens.redeem(held.session, token, subject="")
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
 
 
-def test_a_block_that_raises_gives_the_token_back_and_keeps_the_callers_writes(house: House, tokens: Any) -> None:
+def test_a_block_that_raises_gives_the_token_back_and_keeps_the_callers_writes(db: Database, tokens: Any) -> None:
     token = tokens.issue()
-    with house.session() as held:
+    with db.session() as held:
         held.run(lambda session: effect(session, "callers"))
         with pytest.raises(LookupError), tokens.redeem(held.session, token):
             held.run(lambda session: effect(session, "paid"))
             raise LookupError
         held.commit()
-    assert (house.effects(), status_of(house)) == (["callers"], [Status.ISSUED.code])
+    assert (db.effects(), status_of(db)) == (["callers"], [Status.ISSUED.code])
 
 
-def test_a_block_of_tokens_without_replay_refuses(house: House) -> None:
-    tokens = desk(house, replay=False)
+def test_a_block_of_tokens_without_replay_refuses(db: Database) -> None:
+    tokens = desk(db, replay=False)
     token = tokens.issue()
-    with house.session() as held:
+    with db.session() as held:
         with tokens.redeem(held.session, token):
             pass
         held.commit()
@@ -414,8 +414,8 @@ def test_a_block_of_tokens_without_replay_refuses(house: House) -> None:
             pass
 
 
-def test_a_wrong_name_fails_at_decoration(sync_house: House) -> None:
-    tokens = desk(sync_house)
+def test_a_wrong_name_fails_at_decoration(sync_db: Database) -> None:
+    tokens = desk(sync_db)
     with pytest.raises(ValueError, match="token='tokn'"):
 
         @tokens.transactional(token="tokn")
@@ -428,12 +428,12 @@ def test_a_wrong_name_fails_at_decoration(sync_house: House) -> None:
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-def test_every_isolation_level_consumes_replays_and_refuses(server_house: House, level: str) -> None:
-    tokens = desk(server_house)
+def test_every_isolation_level_consumes_replays_and_refuses(server_db: Database, level: str) -> None:
+    tokens = desk(server_db)
     checkout = checkout_of(tokens, isolation_level=level)
     token = tokens.issue("user:7")
     first = checkout(token, "user:7")
     assert checkout(token, "user:7") == first
     with pytest.raises(SpentTokenError):
         checkout(token, "user:7", 2)
-    assert server_house.effects() == ["paid"]
+    assert server_db.effects() == ["paid"]

@@ -27,11 +27,12 @@ from idemtable import (
 )
 from idemtable.tokens import RedisTokenStore
 from idemtable.tokens.redemption import holder, identity
-from tests.conftest import redis_server
-from tests.houses import PATIENCE, House, Unique, effect
 from tests.servers import RedisServer
 from tests.servers import redis as start_redis
-from tests.tokens.desks import Gate, desk, sent
+from tests.support import PATIENCE
+from tests.support.backends import redis_server
+from tests.support.database import Database, Unique, effect
+from tests.support.tokens import Gate, desk, sent
 
 NOBODYS = "x" * 43
 
@@ -45,20 +46,20 @@ def plain() -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def store(house: House, plain: redis.Redis) -> Iterator[RedisTokenStore]:
+def store(db: Database, plain: redis.Redis) -> Iterator[RedisTokenStore]:
     url = redis_server().url()
-    if house.loop is None:
+    if db.loop is None:
         with redis.Redis.from_url(url) as client:
             yield RedisTokenStore(client)
     else:
         aclient = aredis.Redis.from_url(url)
         yield RedisTokenStore(aclient)
-        house.loop.run(aclient.aclose())
+        db.loop.run(aclient.aclose())
 
 
 @pytest.fixture
-def tokens(house: House, store: RedisTokenStore) -> Any:
-    return desk(house, store=store)
+def tokens(db: Database, store: RedisTokenStore) -> Any:
+    return desk(db, store=store)
 
 
 @pytest.fixture
@@ -73,18 +74,18 @@ def checkout(tokens: Any) -> Any:
     return checkout
 
 
-def test_a_token_is_good_for_one_use(house: House, tokens: Any, checkout: Any) -> None:
+def test_a_token_is_good_for_one_use(db: Database, tokens: Any, checkout: Any) -> None:
     token = tokens.issue("user:7")
     outcome = checkout.outcome(token, "user:7")
     assert (outcome.replayed, outcome.value > 0) == (False, True)
     for amount in (1, 2):
         with pytest.raises(SpentTokenError):
             checkout(token, "user:7", amount)
-    assert house.effects() == ["paid"]
-    assert house.rows() == []
+    assert db.effects() == ["paid"]
+    assert db.rows() == []
 
 
-def test_another_subjects_or_scopes_token_is_unknown(house: House, tokens: Any, checkout: Any, store: Any) -> None:
+def test_another_subjects_or_scopes_token_is_unknown(db: Database, tokens: Any, checkout: Any, store: Any) -> None:
     token, nobodys = tokens.issue("user:7"), tokens.issue()
     for mine, user in (
         (token, "user:8"),
@@ -95,7 +96,7 @@ def test_another_subjects_or_scopes_token_is_unknown(house: House, tokens: Any, 
     ):
         with pytest.raises(UnknownTokenError):
             checkout(mine, user)
-    other = desk(house, "refund", store=store)
+    other = desk(db, "refund", store=store)
 
     @other.transactional(token="token", subject="user")
     def refund(session: Any, token: str, user: str) -> int:
@@ -105,14 +106,14 @@ def test_another_subjects_or_scopes_token_is_unknown(house: House, tokens: Any, 
         refund(token, "user:7")
     with pytest.raises(MissingKeyError):
         checkout(None, "user:7")
-    assert house.effects() == []
+    assert db.effects() == []
     checkout(token, "user:7")
 
 
-def test_a_refusal_costs_the_database_nothing(house: House, tokens: Any, checkout: Any) -> None:
+def test_a_refusal_costs_the_database_nothing(db: Database, tokens: Any, checkout: Any) -> None:
     token = tokens.issue("user:7")
     checkout(token, "user:7")
-    with sent(house) as seen:
+    with sent(db) as seen:
         for wrong in (token, NOBODYS):
             with pytest.raises((SpentTokenError, UnknownTokenError)):
                 checkout(wrong, "user:7")
@@ -130,7 +131,7 @@ def test_redis_holds_no_token_and_forgets_by_itself(tokens: Any, checkout: Any, 
 
 
 def test_an_expired_token_is_told_for_a_while_and_then_unknown(
-    house: House, tokens: Any, checkout: Any, plain: redis.Redis
+    db: Database, tokens: Any, checkout: Any, plain: redis.Redis
 ) -> None:
     token, spent = tokens.issue_many(2, "user:7")
     checkout(spent, "user:7")
@@ -142,11 +143,11 @@ def test_an_expired_token_is_told_for_a_while_and_then_unknown(
     plain.flushall()
     with pytest.raises(UnknownTokenError):
         checkout(token, "user:7")
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
 
 
 def test_a_function_that_raises_gives_the_token_back(
-    house: House, tokens: Any, checkout: Any, plain: redis.Redis
+    db: Database, tokens: Any, checkout: Any, plain: redis.Redis
 ) -> None:
     token = tokens.issue("user:7")
     before = {key: plain.get(key) for key in plain.scan_iter()}
@@ -156,10 +157,10 @@ def test_a_function_that_raises_gives_the_token_back(
     assert {key: plain.get(key) for key in plain.scan_iter()} == before
     assert plain.pttl(next(iter(before))) > 0
     checkout(token, "user:7")
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
 
 
-def test_a_function_that_does_nothing_is_a_use_too(house: House, tokens: Any) -> None:
+def test_a_function_that_does_nothing_is_a_use_too(db: Database, tokens: Any) -> None:
     @tokens.transactional(token="token")
     def checkout(session: Any, token: str, fail: bool) -> str:
         if fail:
@@ -174,8 +175,8 @@ def test_a_function_that_does_nothing_is_a_use_too(house: House, tokens: Any) ->
         checkout(token, False)
 
 
-def test_a_failed_flush_gives_the_token_back(house: House, tokens: Any) -> None:
-    house.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+def test_a_failed_flush_gives_the_token_back(db: Database, tokens: Any) -> None:
+    db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
 
     @tokens.transactional(token="token")
     def checkout(session: Any, token: str, name: str) -> None:
@@ -187,7 +188,7 @@ def test_a_failed_flush_gives_the_token_back(house: House, tokens: Any) -> None:
     checkout(token, "free")
 
 
-def test_a_function_that_committed_does_not_give_the_token_back(house: House, tokens: Any) -> None:
+def test_a_function_that_committed_does_not_give_the_token_back(db: Database, tokens: Any) -> None:
     @tokens.transactional(token="token")
     def checkout(session: Any, token: str, how: str) -> None:
         effect(session, how)
@@ -199,7 +200,7 @@ def test_a_function_that_committed_does_not_give_the_token_back(house: House, to
             raise LookupError
 
     ways = {"raises": LookupError, "returns": LostClaimError, "text": LookupError}
-    if house.backend == "mariadb-async":
+    if db.backend == "mariadb-async":
         del ways["text"]  # asyncmy tells nobody whether its server is in a transaction
     for how, error in ways.items():
         token = tokens.issue()
@@ -207,10 +208,10 @@ def test_a_function_that_committed_does_not_give_the_token_back(house: House, to
             checkout(token, how)
         with pytest.raises(SpentTokenError):
             checkout(token, how)
-    assert house.effects() == list(ways)
+    assert db.effects() == list(ways)
 
 
-def test_what_fails_in_commit_does_not_give_the_token_back(house: House, tokens: Any) -> None:
+def test_what_fails_in_commit_does_not_give_the_token_back(db: Database, tokens: Any) -> None:
     @tokens.transactional(token="token")
     def checkout(session: Any, token: str) -> None:
         effect(session, "paid")
@@ -224,10 +225,10 @@ def test_what_fails_in_commit_does_not_give_the_token_back(house: House, tokens:
         checkout(token)
     with pytest.raises(SpentTokenError):
         checkout(token)
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
 
 
-def test_a_commit_whose_answer_is_lost_is_not_repeated(house: House, tokens: Any) -> None:
+def test_a_commit_whose_answer_is_lost_is_not_repeated(db: Database, tokens: Any) -> None:
     runs = []
 
     @tokens.transactional(token="token")
@@ -244,10 +245,10 @@ def test_a_commit_whose_answer_is_lost_is_not_repeated(house: House, tokens: Any
         checkout(token)
     with pytest.raises(SpentTokenError):
         checkout(token)
-    assert (runs, house.effects()) == ([1], ["paid"])
+    assert (runs, db.effects()) == ([1], ["paid"])
 
 
-def test_a_deadlock_begins_again_with_the_same_token(house: House, tokens: Any) -> None:
+def test_a_deadlock_begins_again_with_the_same_token(db: Database, tokens: Any) -> None:
     runs = []
 
     @tokens.transactional(token="token")
@@ -260,13 +261,13 @@ def test_a_deadlock_begins_again_with_the_same_token(house: House, tokens: Any) 
 
     token = tokens.issue()
     assert checkout.outcome(token).attempts == 2
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
     with pytest.raises(SpentTokenError):
         checkout(token)
 
 
-def test_of_32_simultaneous_redemptions_one_runs(house: House, tokens: Any) -> None:
-    gate = Gate(house)
+def test_of_32_simultaneous_redemptions_one_runs(db: Database, tokens: Any) -> None:
+    gate = Gate(db)
 
     @tokens.transactional(token="token")
     def checkout(session: Any, token: str) -> int:
@@ -289,13 +290,13 @@ def test_of_32_simultaneous_redemptions_one_runs(house: House, tokens: Any) -> N
         gate.open()
         assert first.result(PATIENCE).replayed is False
     assert {type(other) for other in others} == {SpentTokenError}
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
 
 
 def test_a_repeated_command_of_one_use_is_one_use(plain: redis.Redis) -> None:
     store = RedisTokenStore(plain)
-    house = IdemTable(sa.create_engine("sqlite://")).tokens("checkout", ttl=timedelta(minutes=1), store=store)
-    token = house.issue()
+    db = IdemTable(sa.create_engine("sqlite://")).tokens("checkout", ttl=timedelta(minutes=1), store=store)
+    token = db.issue()
     asked = identified(token)
     assert [store.redeem(*asked, b"one") for _ in range(3)] == [1, 1, 1]
     assert store.redeem(*asked, b"two") == 3
@@ -308,30 +309,30 @@ def identified(token: str) -> Any:
     return identity("checkout", token), holder("checkout", token, None)
 
 
-def test_a_joined_redemption_that_raises_gives_the_token_back(house: House, tokens: Any, checkout: Any) -> None:
+def test_a_joined_redemption_that_raises_gives_the_token_back(db: Database, tokens: Any, checkout: Any) -> None:
     token = tokens.issue("user:7")
-    with house.session() as held:
+    with db.session() as held:
         with pytest.raises(LookupError):
             checkout.join(held.session, token, "user:7", fail=True)
         checkout.join(held.session, token, "user:7")
         held.commit()
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
 
 
-def test_what_the_caller_rolls_back_later_has_spent_the_token(house: House, tokens: Any, checkout: Any) -> None:
+def test_what_the_caller_rolls_back_later_has_spent_the_token(db: Database, tokens: Any, checkout: Any) -> None:
     """What is lost against the table."""
     token = tokens.issue("user:7")
-    with house.session() as held:
+    with db.session() as held:
         checkout.join(held.session, token, "user:7")
         held.rollback()
-    assert house.effects() == []
+    assert db.effects() == []
     with pytest.raises(SpentTokenError):
         checkout(token, "user:7")
 
 
-def test_a_block_in_the_callers_transaction(house: House, tokens: Any) -> None:
+def test_a_block_in_the_callers_transaction(db: Database, tokens: Any) -> None:
     token = tokens.issue()
-    with house.session() as held:
+    with db.session() as held:
         for _ in range(2):
             with pytest.raises(LookupError), tokens.redeem(held.session, token):
                 raise LookupError
@@ -341,7 +342,7 @@ def test_a_block_in_the_callers_transaction(house: House, tokens: Any) -> None:
         held.commit()
         with pytest.raises(SpentTokenError), tokens.redeem(held.session, token, payload="cart"):
             pass
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]
 
 
 def test_a_revoked_token_is_unknown(tokens: Any, checkout: Any) -> None:
@@ -358,14 +359,14 @@ def test_issuing_many_is_one_round_trip(tokens: Any, plain: redis.Redis) -> None
     assert plain.info("stats")["total_net_input_bytes"] > before
 
 
-def test_what_a_store_cannot_do_is_refused(house: House, tokens: Any) -> None:
+def test_what_a_store_cannot_do_is_refused(db: Database, tokens: Any) -> None:
     for options in ({"replay": True}, {"remember": (LookupError,)}):
         with pytest.raises(ValueError, match="keeps no results"):
 
             @tokens.transactional(token="token", **options)
             def checkout(session: Any, token: str) -> int: ...
 
-    with house.session() as held:
+    with db.session() as held:
         for call in (lambda: tokens.issue(session=held.session), lambda: tokens.revoke(NOBODYS, held.session)):
             with pytest.raises(ValueError, match="do not commit with a session"):
                 call()
@@ -396,29 +397,29 @@ def test_without_redis_the_error_names_the_cure(plain: redis.Redis, monkeypatch:
 
 
 def test_a_process_killed_between_the_two_has_spent_the_token_for_nothing(
-    sync_house: House, plain: redis.Redis
+    sync_db: Database, plain: redis.Redis
 ) -> None:
     """What is lost against the table, where the same crash gives the token back (test_race)."""
     server = redis_server()
     with redis.Redis.from_url(server.url()) as client:
-        tokens = desk(sync_house, store=RedisTokenStore(client))
+        tokens = desk(sync_db, store=RedisTokenStore(client))
 
         @tokens.transactional(token="token", wait=timedelta(seconds=30))
         def checkout(session: Any, token: str) -> int:
             return effect(session, "paid")
 
         token = tokens.issue()
-        url = sync_house.sync_url.render_as_string(hide_password=False)
-        command = [sys.executable, "-m", "tests.tokens.dying", url, token, server.url()]
+        url = sync_db.sync_url.render_as_string(hide_password=False)
+        command = [sys.executable, "-m", "tests.support.dying_process", url, token, server.url()]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "inside\n"
             process.kill()
         with pytest.raises(SpentTokenError):
             checkout(token)
-        assert sync_house.effects() == []  # spent, and no effect: never two, here none
+        assert sync_db.effects() == []  # spent, and no effect: never two, here none
         checkout(tokens.issue())
-        assert sync_house.effects() == ["paid"]
+        assert sync_db.effects() == ["paid"]
 
 
 @pytest.fixture
@@ -509,10 +510,10 @@ def test_a_redis_that_is_gone_is_its_own_error_and_runs_nothing(shop: IdemTable)
         server.start()
 
 
-def test_a_cancelled_call_gives_the_token_back(house: House, tokens: Any) -> None:
-    if house.loop is None:
+def test_a_cancelled_call_gives_the_token_back(db: Database, tokens: Any) -> None:
+    if db.loop is None:
         pytest.skip("threads are not cancelled")
-    gate = Gate(house)
+    gate = Gate(db)
 
     @tokens.transactional(token="token")
     def checkout(session: Any, token: str, slow: bool) -> int:
@@ -530,6 +531,6 @@ def test_a_cancelled_call_gives_the_token_back(house: House, tokens: Any) -> Non
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    house.loop.run(cancelled())
+    db.loop.run(cancelled())
     assert checkout(token, False) > 0
-    assert house.effects() == ["paid"]
+    assert db.effects() == ["paid"]

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.util import await_only
 
-from tests.houses import PATIENCE, House, effect
+from tests.support import PATIENCE
+from tests.support.database import Database, effect
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ WAIT = timedelta(seconds=50)
 
 
 def crowd(count: int, call: Callable[[int], Any]) -> list[Any]:
-    """Call from `count` threads that start together (in an async house: tasks of one loop).
+    """Call from `count` threads that start together (on an async database: tasks of one loop).
 
     Returns:
         What each got, exceptions included.
@@ -77,9 +78,9 @@ class Beside:
         return self._answer
 
 
-def meanwhile(house: House, wait: Callable[[], T]) -> T:
-    """Wait inside a business function for something outside, without holding up the loop of an async house."""
-    if house.is_async:
+def meanwhile(db: Database, wait: Callable[[], T]) -> T:
+    """Wait inside a business function for something outside, without holding up the loop of an async database."""
+    if db.is_async:
         return await_only(asyncio.to_thread(wait))  # type: ignore[no-any-return]
     return wait()
 
@@ -95,8 +96,8 @@ def until(true: Callable[[], object], what: str) -> None:
 class Watch:
     """Who waits: by the server's own views, on SQLite by the BEGIN IMMEDIATE that were sent and have not come back."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, db: Database) -> None:
+        self._db = db
         self._lock = threading.Lock()
         self._trying = 0
 
@@ -115,25 +116,25 @@ class Watch:
         self._count(context.statement, -1)
 
     def waiting(self) -> int:
-        return self._trying if self._house.kind == "sqlite" else self._house.waiting()
+        return self._trying if self._db.kind == "sqlite" else self._db.waiting()
 
     def await_waiting(self, count: int) -> None:
         """Come back when `count` others wait for what one holds."""
-        if self._house.kind != "sqlite":
-            self._house.await_waiting(count)
+        if self._db.kind != "sqlite":
+            self._db.await_waiting(count)
             return
         until(lambda: self._trying >= count, f"{self._trying} of {count} wait")
-        assert is_locked(self._house)
+        assert is_locked(self._db)
 
 
 @contextmanager
-def watching(house: House, engine: Any = None) -> Iterator[Watch]:
-    """Watch the house's engine, or another one on its database."""
-    watch = Watch(house)
-    if house.kind != "sqlite":
+def watching(db: Database, engine: Any = None) -> Iterator[Watch]:
+    """Watch the database's engine, or another one on it."""
+    watch = Watch(db)
+    if db.kind != "sqlite":
         yield watch
         return
-    engine = house.engine if engine is None else engine
+    engine = db.engine if engine is None else engine
     engine = getattr(engine, "sync_engine", engine)
     ears = {"before_cursor_execute": watch.before, "after_cursor_execute": watch.after, "handle_error": watch.failed}
     for name, ear in ears.items():
@@ -145,9 +146,9 @@ def watching(house: House, engine: Any = None) -> Iterator[Watch]:
             event.remove(engine, name, ear)
 
 
-def is_locked(house: House) -> bool:
+def is_locked(db: Database) -> bool:
     """Whether somebody holds the write lock of a SQLite file, by SQLite's own word."""
-    raw = sqlite3.connect(str(house.sync_url.database), timeout=0, isolation_level=None)
+    raw = sqlite3.connect(str(db.sync_url.database), timeout=0, isolation_level=None)
     try:
         raw.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
@@ -167,15 +168,15 @@ def one_run(answers: list[Any]) -> Any:
 
 
 @contextmanager
-def held(house: House, key: str = "k", scope: str = "order", idem: Any = None) -> Iterator[Beside]:
+def held(db: Database, key: str = "k", scope: str = "order", idem: Any = None) -> Iterator[Beside]:
     """A first call that stays inside its function for as long as the block runs; yields it."""
     inside, leave = threading.Event(), threading.Event()
 
-    @(idem or house.idem).transactional(scope, key="key", wait=WAIT)
+    @(idem or db.idem).transactional(scope, key="key", wait=WAIT)
     def holder(session: Any, key: str) -> str:
         effect(session, key)
         inside.set()
-        assert meanwhile(house, lambda: leave.wait(PATIENCE))
+        assert meanwhile(db, lambda: leave.wait(PATIENCE))
         return "held"
 
     call = Beside(lambda: holder.outcome(key))
@@ -187,18 +188,18 @@ def held(house: House, key: str = "k", scope: str = "order", idem: Any = None) -
     assert call.result().value == "held"
 
 
-def backend_id(house: House, session: Any) -> int:
+def backend_id(db: Database, session: Any) -> int:
     """The server's number for a session's connection."""
-    sql = "SELECT pg_backend_pid()" if house.kind == "postgresql" else "SELECT connection_id()"
+    sql = "SELECT pg_backend_pid()" if db.kind == "postgresql" else "SELECT connection_id()"
     return int(session.execute(sa.text(sql)).scalar_one())
 
 
-def kill_backend(house: House, number: int) -> None:
+def kill_backend(db: Database, number: int) -> None:
     """Make the server end one connection, and come back when it is gone."""
-    if house.kind == "postgresql":
-        assert house.execute(f"SELECT pg_terminate_backend({number})")[0][0]
+    if db.kind == "postgresql":
+        assert db.execute(f"SELECT pg_terminate_backend({number})")[0][0]
         gone = f"SELECT 1 FROM pg_stat_activity WHERE pid = {number}"
     else:
-        house.execute(f"KILL {number}")
+        db.execute(f"KILL {number}")
         gone = f"SELECT 1 FROM information_schema.processlist WHERE id = {number}"
-    until(lambda: not house.execute(gone), f"connection {number} lives on")
+    until(lambda: not db.execute(gone), f"connection {number} lives on")

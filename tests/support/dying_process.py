@@ -1,4 +1,4 @@
-"""`python -m tests.tokens.dying URL TOKEN [REDIS]`: redeems, writes, says so, and waits to be killed."""
+"""`python -m tests.support.dying_process URL TOKEN [REDIS]`: redeems, writes, says so, and waits to be killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from idemtable import IdemTable
 from idemtable.tokens import RedisTokenStore
-from tests.houses import effect
+from tests.support.database import effect
 
 
 def main(url: str, token: str, redis: str = "") -> None:

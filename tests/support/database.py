@@ -1,28 +1,18 @@
-"""One text for both colours: a house is a database with its tables, and an IdemTable spoken to in plain calls.
-
-In an async house the business functions, written plainly for a Session, run inside ``AsyncSession.run_sync`` of an async
-function, and every call is awaited on an event loop in a thread of its own: threads of a test become tasks of that loop.
-"""
+"""One text for both colours: a database with its tables, and an IdemTable spoken to in plain calls."""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
-from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util import greenlet_spawn
 
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable
-
-PATIENCE = 60.0
-"""Seconds after which a call that should have come back is a failure."""
+from tests.support.plain import Loop, PlainTable
 
 
 class Base(DeclarativeBase):
@@ -45,100 +35,14 @@ class Unique(Base):
     name: Mapped[str] = mapped_column(sa.String(100), primary_key=True)
 
 
-class Loop:
-    """An event loop in a thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="house-loop", daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Any) -> Any:
-        if threading.current_thread() is self._thread:  # a business function, inside run_sync, calls another one
-            return await_only(coroutine)
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(PATIENCE)
-        self._loop.close()
-
-
-class PlainFunction:
-    """An AsyncTransactional, called plainly."""
-
-    def __init__(self, loop: Loop, function: Any) -> None:
-        self._loop, self.inner = loop, function
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._loop.run(self.inner(*args, **kwargs))
-
-    def outcome(self, *args: Any, **kwargs: Any) -> Any:
-        return self._loop.run(self.inner.outcome(*args, **kwargs))
-
-    def join(self, session: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._loop.run(self.inner.join(session, *args, **kwargs))
-
-
-class PlainBlock:
-    """An AsyncClaim as a plain context manager."""
-
-    def __init__(self, loop: Loop, block: Any) -> None:
-        self._loop, self._block = loop, block
-
-    def __enter__(self) -> Any:
-        return self._loop.run(self._block.__aenter__())
-
-    def __exit__(self, *exc: Any) -> Any:
-        return self._loop.run(self._block.__aexit__(*exc))
-
-
-def as_async(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a business function of a Session into an async one of an AsyncSession."""
-
-    @wraps(function)
-    async def wrapper(session: Any, *args: Any, **kwargs: Any) -> Any:
-        return await session.run_sync(lambda sync: function(sync, *args, **kwargs))
-
-    wrapper.__annotations__ = dict(function.__annotations__)
-    wrapper.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-    return wrapper
-
-
-class PlainTable:
-    """An AsyncIdemTable, spoken to plainly."""
-
-    def __init__(self, loop: Loop, table: AsyncIdemTable) -> None:
-        self._loop, self.inner = loop, table
-
-    def transactional(self, scope: str, **options: Any) -> Callable[[Callable[..., Any]], PlainFunction]:
-        def decorator(function: Callable[..., Any]) -> PlainFunction:
-            # Resolved here, where the test's own names are; the library would look where it is called from.
-            returns = function.__annotations__.get("return")
-            if "returns" not in options and returns is not None and not isinstance(returns, str):
-                options["returns"] = returns
-            return PlainFunction(self._loop, self.inner.transactional(scope, **options)(as_async(function)))
-
-        return decorator
-
-    def transaction(self, *args: Any, **kwargs: Any) -> PlainBlock:
-        return PlainBlock(self._loop, self.inner.transaction(*args, **kwargs))
-
-    def claim(self, *args: Any, **kwargs: Any) -> PlainBlock:
-        return PlainBlock(self._loop, self.inner.claim(*args, **kwargs))
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *args, **kwargs: self._loop.run(getattr(self.inner, name)(*args, **kwargs))
-
-
 class Held:
     """A session that a test holds, in either colour; `session` is what the library is given."""
 
-    def __init__(self, house: House, session: Any) -> None:
-        self._house, self.session = house, session
+    def __init__(self, db: Database, session: Any) -> None:
+        self._db, self.session = db, session
 
     def run(self, work: Callable[[Session], Any]) -> Any:
-        return self._house.on(self.session, work)
+        return self._db.on(self.session, work)
 
     def commit(self) -> None:
         self.run(lambda session: session.commit())
@@ -150,7 +54,7 @@ class Held:
         self.run(lambda session: session.begin())
 
 
-class House:
+class Database:
     """One database in one colour."""
 
     def __init__(self, backend: str, url: sa.URL, driver: str, connect_args: dict[str, Any] | None = None) -> None:
@@ -177,7 +81,7 @@ class House:
     # --- making ---------------------------------------------------------------------------------------------------
 
     def make_engine(self, **options: Any) -> Any:
-        """A new engine for the house's own driver."""
+        """A new engine for the database's own driver."""
         if "poolclass" not in options:
             # Named, because SQLAlchemy 2.0 pools no aiosqlite connections by itself.
             pool = sa.AsyncAdaptedQueuePool if self.is_async else sa.QueuePool
@@ -191,7 +95,7 @@ class House:
         return sa.create_engine(self.url, **options)
 
     def table(self, bind: Any = None, **settings: Any) -> Any:
-        """A table on the house's engine or another bind, spoken to plainly."""
+        """A table on the database's engine or another bind, spoken to plainly."""
         bind = self.engine if bind is None else bind
         if self.loop is not None:
             return PlainTable(self.loop, AsyncIdemTable(bind, **settings))
@@ -213,7 +117,7 @@ class House:
 
     @contextmanager
     def session(self, engine: Any = None, **options: Any) -> Iterator[Held]:
-        """A session of the caller's own, on the house's engine unless another is given; closed at the end."""
+        """A session of the caller's own, on the database's engine unless another is given; closed at the end."""
         engine = self.engine if engine is None else engine
         if self.loop is not None:
             from sqlalchemy.ext.asyncio import AsyncSession

@@ -1,4 +1,4 @@
-"""What fault tests share: a house for each driver, spoken to through a proxy that cuts."""
+"""What fault tests share: a database for each driver, reached through a proxy that cuts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tests.faults.proxy import Proxy
-from tests.houses import House
+from tests.support.database import Database
+from tests.support.proxy import Proxy
 
 DRIVERS = ["postgresql18", "postgresql18-async", "postgresql18-asyncpg", "mariadb", "mariadb-async"]
 """The backends that have a connection to lose, one for each driver."""
@@ -18,9 +18,9 @@ DRIVERS = ["postgresql18", "postgresql18-async", "postgresql18-asyncpg", "mariad
 
 @dataclass
 class Line:
-    """A house, and an engine and a table that reach it through the proxy only."""
+    """A database, and an engine and a table that reach it through the proxy only."""
 
-    house: House
+    db: Database
     proxy: Proxy
     engine: Any
     idem: Any
@@ -30,10 +30,10 @@ class Line:
         return int(getattr(self.engine, "sync_engine", self.engine).pool.checkedout())
 
 
-def engine_at(house: House, port: int, **options: Any) -> Any:
-    """An engine for the house's database, behind another port."""
-    url = house.url.set(host="127.0.0.1", port=port)
-    if house.is_async:
+def engine_at(db: Database, port: int, **options: Any) -> Any:
+    """An engine for the database, behind another port."""
+    url = db.url.set(host="127.0.0.1", port=port)
+    if db.is_async:
         from sqlalchemy.ext.asyncio import create_async_engine
 
         return create_async_engine(url, **options)
@@ -41,14 +41,14 @@ def engine_at(house: House, port: int, **options: Any) -> Any:
 
 
 @contextmanager
-def through_a_proxy(house: House, **options: Any) -> Iterator[Line]:
-    """Reach the house through a proxy of its own; at the end every connection must be back in the pool."""
-    assert house.sync_url.port is not None
-    with Proxy(house.sync_url.port) as proxy:
-        engine = engine_at(house, proxy.port, **options)
+def through_a_proxy(db: Database, **options: Any) -> Iterator[Line]:
+    """Reach the database through a proxy of its own; at the end every connection must be back in the pool."""
+    assert db.sync_url.port is not None
+    with Proxy(db.sync_url.port) as proxy:
+        engine = engine_at(db, proxy.port, **options)
         try:
-            line = Line(house, proxy, engine, house.table(engine))
+            line = Line(db, proxy, engine, db.table(engine))
             yield line
             assert line.checked_out() == 0, f"{line.checked_out()} connections were never given back"
         finally:
-            house.dispose(engine)
+            db.dispose(engine)

@@ -12,17 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.houses import PATIENCE, House
+from tests.support import PATIENCE
+from tests.support.database import Database
 
 _ROOT = Path(__file__).parents[2]
 
 
 class Caller:
-    """One process that runs `tests.races.caller`."""
+    """One process that runs `tests.support.calling_process`."""
 
-    def __init__(self, house: House, said: queue.Queue[tuple[Caller, str]]) -> None:
-        url = house.url.render_as_string(hide_password=False)
-        command = [sys.executable, "-m", "tests.races.caller", url, *(["async"] if house.is_async else [])]
+    def __init__(self, db: Database, said: queue.Queue[tuple[Caller, str]]) -> None:
+        url = db.url.render_as_string(hide_password=False)
+        command = [sys.executable, "-m", "tests.support.calling_process", url, *(["async"] if db.is_async else [])]
         self.process = subprocess.Popen(
             command,
             cwd=_ROOT,
@@ -68,10 +69,10 @@ class Caller:
 class Callers:
     """Several of them, and what they say, in the order in which they say it."""
 
-    def __init__(self, house: House, count: int) -> None:
+    def __init__(self, db: Database, count: int) -> None:
         self._queue: queue.Queue[tuple[Caller, str]] = queue.Queue()
         self.said: list[tuple[Caller, str]] = []
-        self.all = [Caller(house, self._queue) for _ in range(count)]
+        self.all = [Caller(db, self._queue) for _ in range(count)]
 
     def hear(self, word: str, times: int = 1) -> list[Caller]:
         """Wait until a word has been said so often since the start; return who said it."""
@@ -94,9 +95,9 @@ class Callers:
 
 
 @contextmanager
-def callers(house: House, count: int) -> Iterator[Callers]:
+def callers(db: Database, count: int) -> Iterator[Callers]:
     """So many processes, all ready."""
-    group = Callers(house, count)
+    group = Callers(db, count)
     try:
         group.hear("ready", count)
         yield group

@@ -1,4 +1,4 @@
-"""A desk: the tokens of a house, issued and redeemed in plain calls in either colour."""
+"""A desk: the tokens of a database, issued and redeemed in plain calls in either colour."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tests.houses import PATIENCE, House, Loop, PlainBlock, PlainFunction, as_async
+from tests.support import PATIENCE
+from tests.support.database import Database
+from tests.support.plain import Loop, PlainBlock, PlainFunction, as_async
 
 HALF_AN_HOUR = timedelta(minutes=30)
 
@@ -33,22 +35,22 @@ class PlainTokens:
 
 
 def desk(
-    house: House, scope: str = "checkout", *, ttl: timedelta = HALF_AN_HOUR, table: Any = None, **options: Any
+    db: Database, scope: str = "checkout", *, ttl: timedelta = HALF_AN_HOUR, table: Any = None, **options: Any
 ) -> Any:
-    """The tokens of one scope of a house's table, or of another table on it."""
-    table = house.idem if table is None else table
-    if house.loop is not None:
-        return PlainTokens(house.loop, table.inner.tokens(scope, ttl=ttl, **options))
+    """The tokens of one scope of a database's table, or of another table on it."""
+    table = db.idem if table is None else table
+    if db.loop is not None:
+        return PlainTokens(db.loop, table.inner.tokens(scope, ttl=ttl, **options))
     return table.tokens(scope, ttl=ttl, **options)
 
 
 class Gate:
     """Where a business function waits until the test lets it go on, in either colour."""
 
-    def __init__(self, house: House) -> None:
-        self._loop = house.loop
+    def __init__(self, db: Database) -> None:
+        self._loop = db.loop
         self.reached = threading.Event()
-        self._open = threading.Event() if house.loop is None else asyncio.Event()
+        self._open = threading.Event() if db.loop is None else asyncio.Event()
 
     def wait(self) -> None:
         self.reached.set()
@@ -69,9 +71,9 @@ class Gate:
 
 
 @contextmanager
-def sent(house: House) -> Iterator[list[str]]:
+def sent(db: Database) -> Iterator[list[str]]:
     """What goes to the database meanwhile: the statements, and BEGIN, COMMIT and ROLLBACK where SQLAlchemy sends them."""
-    engine = getattr(house.engine, "sync_engine", house.engine)
+    engine = getattr(db.engine, "sync_engine", db.engine)
     seen: list[str] = []
 
     def statement(connection: Any, cursor: Any, text: str, *rest: Any) -> None:

@@ -1,7 +1,7 @@
 """One caller in a process of its own: hears on stdin what to do, says on stdout what happens to it.
 
-Run as ``python -m tests.races.caller URL``. It says ``ready``; for each line ``go KEY`` it calls, says ``trying`` when it
-sends its BEGIN IMMEDIATE (SQLite only), ``inside`` inside the function, where it stays until it hears
+Run as ``python -m tests.support.calling_process URL``. It says ``ready``; for each line ``go KEY`` it calls, says
+``trying`` when it sends its BEGIN IMMEDIATE (SQLite only), ``inside`` inside the function, where it stays until it hears
 ``leave``, and at last what it got, as JSON.
 """
 
@@ -18,7 +18,8 @@ from sqlalchemy import event
 from sqlalchemy.util import await_only
 
 from idemtable import AsyncIdemTable, IdemTable
-from tests.houses import as_async, effect
+from tests.support.database import effect
+from tests.support.plain import as_async
 
 WAIT = timedelta(seconds=50)
 

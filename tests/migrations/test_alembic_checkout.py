@@ -1,0 +1,42 @@
+"""`alembic` in a checkout of this repository."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from idemtable import upgrade as steps
+from tests.support.migrations import ASYNC, SYNC, alembic, as_it_should_be, drivers, execute_script, tables
+
+
+@pytest.mark.parametrize("names", [SYNC, ASYNC], ids=["sync", "async"])
+def test_alembic_in_a_checkout(database_url: str, names: dict[str, list[str]], engine: sa.Engine) -> None:
+    url = drivers(database_url, names)[0]
+    looks = [["check"], ["current"]] if names is SYNC else []  # a process each, and the colour is env.py's alone
+    for arguments in (["upgrade", "head"], *looks, ["downgrade", "base"], ["upgrade", "head"]):
+        result = alembic(url, *arguments)
+        assert result.returncode == 0, result.stderr
+        assert arguments != ["current"] or result.stdout == "0001 (head)\n"
+    as_it_should_be(engine)
+    assert steps.upgrade(engine) == ()
+
+
+def test_alembic_in_a_checkout_offline(database_url: str, engine: sa.Engine) -> None:
+    result = alembic(database_url, "upgrade", "head", "--sql")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines(keepends=True)
+    execute_script(engine, "".join(line for line in lines if not line.startswith("--")))
+    as_it_should_be(engine)
+
+
+def test_alembic_in_a_checkout_with_other_names(database_url: str, engine: sa.Engine) -> None:
+    result = alembic(None, "-x", f"url={database_url}", "-x", "table=inbox", "upgrade", "head")
+    assert result.returncode == 0, result.stderr
+    assert tables(engine) == {"inbox", "inbox_version"}
+    assert steps.check(engine, table="inbox") == []
+
+
+def test_alembic_in_a_checkout_asks_for_a_database() -> None:
+    result = alembic(None, "upgrade", "head")
+    assert result.returncode != 0
+    assert "IDEMTABLE_URL" in result.stdout + result.stderr

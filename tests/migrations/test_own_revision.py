@@ -1,0 +1,163 @@
+"""The table in a revision of the application's own Alembic project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
+
+from idemtable import schema
+from idemtable import upgrade as steps
+from tests.support.migrations import execute_script, recorded, tables
+
+APPLICATION_ENV = """
+from alembic import context
+import sqlalchemy as sa
+import idemtable.schema
+
+application = sa.MetaData(naming_convention={
+    "pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(constraint_name)s"
+})
+sa.Table("orders", application, sa.Column("id", sa.Integer, primary_key=True))
+target = [application, idemtable.schema.metadata]
+url = context.config.get_main_option("sqlalchemy.url")
+# A single MetaData is what makes Alembic apply the naming convention to operations.
+with_convention = context.get_x_argument(as_dictionary=True).get("one")
+if context.is_offline_mode():
+    context.configure(url=url, target_metadata=target, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+else:
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        context.configure(connection=connection, target_metadata=application if with_convention else target)
+        with context.begin_transaction():
+            context.run_migrations()
+"""
+
+FIRST_REVISION = """
+import sqlalchemy as sa
+from alembic import op
+revision, down_revision = "aaaa", None
+def upgrade():
+    op.create_table("orders", sa.Column("id", sa.Integer, primary_key=True))
+def downgrade():
+    op.drop_table("orders")
+"""
+
+
+@pytest.fixture
+def application(database_url: str, tmp_path: Path) -> Config:
+    """A program with an Alembic project of its own, and a table in it."""
+    folder = tmp_path / "application"
+    config = Config(folder / "alembic.ini")
+    folder.mkdir()
+    command.init(config, str(folder / "alembic"))
+    (folder / "alembic" / "env.py").write_text(APPLICATION_ENV)
+    (folder / "alembic" / "versions" / "aaaa_first.py").write_text(FIRST_REVISION)
+    config = Config(folder / "alembic.ini")
+    config.set_main_option("sqlalchemy.url", database_url.replace("%", "%%"))
+    return config
+
+
+def folder_of(application: Config) -> Path:
+    assert application.config_file_name is not None
+    return Path(application.config_file_name).parent
+
+
+@pytest.mark.parametrize("x", [None, "one=1"], ids=["", "naming convention"])
+def test_the_op_helper_in_an_applications_own_revision(
+    application: Config, engine: sa.Engine, x: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    application.cmd_opts = type("Options", (), {"x": [x] if x else []})()
+    path = steps.revision(directory=folder_of(application))
+    assert str(path) not in capsys.readouterr().out
+    assert "Revises: aaaa" in path.read_text()
+    assert "schema.upgrade(to=1)" in path.read_text()
+    for _ in range(2):
+        command.upgrade(application, "head")
+        assert tables(engine) == {"alembic_version", "orders", "idemtable", "idemtable_version"}
+        assert recorded(engine) == ["0001"]
+        assert steps.check(engine) == []
+        assert steps.upgrade(engine) == ()
+        command.downgrade(application, "aaaa")
+        assert tables(engine) == {"alembic_version", "orders"}
+    command.upgrade(application, "head")
+    application.cmd_opts = None
+    command.check(application)
+    with engine.connect() as connection:
+        ids = list(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars())
+    assert ids == [ScriptDirectory.from_config(application).get_current_head()]
+
+
+def test_the_op_helper_offline(application: Config, engine: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    steps.revision(directory=folder_of(application))
+    command.upgrade(application, "head", sql=True)
+    execute_script(engine, application_sql(capsys))
+    assert tables(engine) == {"alembic_version", "orders", "idemtable", "idemtable_version"}
+    assert recorded(engine) == ["0001"]
+    assert steps.check(engine) == []
+    command.check(application)
+    command.downgrade(application, "head:aaaa", sql=True)
+    execute_script(engine, application_sql(capsys))
+    assert tables(engine) == {"alembic_version", "orders"}
+
+
+def application_sql(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = capsys.readouterr().out.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(("--", "INFO")))
+
+
+def test_the_op_helper_leaves_the_lock_time_out_as_it_was(engine: sa.Engine) -> None:
+    setting = {"postgresql": "SHOW lock_timeout", "sqlite": "PRAGMA busy_timeout"}
+    ask = setting.get(engine.dialect.name, "SELECT @@SESSION.lock_wait_timeout")
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '1234ms'")
+        before = connection.exec_driver_sql(ask).scalar()
+        with Operations.context(MigrationContext.configure(connection)):
+            schema.upgrade(to=1)
+            assert connection.exec_driver_sql(ask).scalar() == before
+            schema.downgrade(frm=1, to=0)
+            assert connection.exec_driver_sql(ask).scalar() == before
+
+
+def test_revision_writes_only_what_is_missing(application: Config) -> None:
+    folder = folder_of(application)
+    steps.revision(directory=folder)
+    with pytest.raises(ValueError, match="nothing to write"):
+        steps.revision(directory=folder)
+    other = steps.revision(directory=folder, table="inbox", schema="ops", create_schema=True).read_text()
+    assert 'schema.upgrade(to=1, table="inbox", schema="ops", create_schema=True)' in other
+    assert 'schema.downgrade(frm=1, to=0, table="inbox", schema="ops")' in other
+    with pytest.raises(ValueError, match="nothing to write"):
+        steps.revision(directory=folder, table="inbox", schema="ops")
+
+
+def test_revision_without_a_project_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no alembic\.ini"):
+        steps.revision(directory=tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    with pytest.raises(ValueError, match=r"no alembic\.ini"):
+        steps.revision(directory=tmp_path)
+
+
+def test_revision_finds_a_project_in_pyproject(tmp_path: Path) -> None:
+    command.init(Config(tmp_path / "alembic.ini"), str(tmp_path / "migrations"))
+    (tmp_path / "alembic.ini").unlink()
+    (tmp_path / "pyproject.toml").write_text('[tool.alembic]\nscript_location = "%(here)s/migrations"\n')
+    assert steps.revision(directory=tmp_path).parent == tmp_path / "migrations" / "versions"
+
+
+def test_the_text_of_a_revision_is_python() -> None:
+    space: dict[str, Any] = {}
+    exec(steps.revision_text(table="inbox"), space)
+    assert callable(space["upgrade"])
+    assert 'schema.upgrade(to=1, table="inbox")' in steps.revision_text(table="inbox")

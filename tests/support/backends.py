@@ -1,0 +1,95 @@
+"""The backends, and what runs behind them: started once in a process, and kept for its life."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from tests.servers import MissingEngine, RedisServer, Server, from_environment, mariadb, postgresql, redis
+from tests.support.database import Database
+
+BACKENDS = {
+    "sqlite": ("sqlite", "sqlite"),
+    "sqlite-async": ("sqlite", "sqlite+aiosqlite"),
+    "postgresql16": ("postgresql16", "postgresql+psycopg"),
+    "postgresql16-asyncpg": ("postgresql16", "postgresql+asyncpg"),
+    "postgresql18": ("postgresql18", "postgresql+psycopg"),
+    "postgresql18-async": ("postgresql18", "postgresql+psycopg_async"),
+    "postgresql18-asyncpg": ("postgresql18", "postgresql+asyncpg"),
+    "mariadb": ("mariadb", "mysql+pymysql"),
+    "mariadb-async": ("mariadb", "mysql+asyncmy"),
+}
+"""Every database in both colours: the server, and SQLAlchemy's name of dialect and driver."""
+
+_STARTERS = {
+    "postgresql16": partial(postgresql, 16),
+    "postgresql18": partial(postgresql, 18),
+    "mariadb": mariadb,
+}
+_started: list[Server | RedisServer] = []
+_databases: dict[str, Database] = {}
+
+
+@contextmanager
+def needed() -> Iterator[None]:
+    """Start servers inside: a missing engine is a loud skip for a person, who may not have it, and a failure in CI."""
+    try:
+        yield
+    except MissingEngine as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(f"!!! NOT TESTED !!! {error}")
+
+
+@cache
+def server(name: str) -> Server:
+    """Start a server once in this process, or find it in the environment; a missing one fails in CI."""
+    with needed():
+        found = from_environment(name.rstrip("0123456789")) or _STARTERS[name]()
+    _started.append(found)
+    return found
+
+
+@cache
+def redis_server() -> RedisServer:
+    """Start Redis once in this process."""
+    with needed():
+        found = redis()
+    _started.append(found)
+    return found
+
+
+def db_of(backend: str) -> Database:
+    """The database of a backend, kept for the life of this process and swept for each test."""
+    if backend not in _databases:
+        where, driver = BACKENDS[backend]
+        if where == "sqlite":
+            path = Path(tempfile.mkdtemp(prefix="idemtable-test-")) / "database.db"
+            url = sa.make_url(f"sqlite:///{path}")
+        else:
+            found = server(where)
+            name = f"db_{uuid4().hex[:12]}"
+            found.create_database(name)
+            url = sa.make_url(found.url(name))
+        _databases[backend] = Database(backend, url, driver)
+    db = _databases[backend]
+    db.sweep()
+    return db
+
+
+def close_all() -> None:
+    """Close every database and stop every server."""
+    for db in _databases.values():
+        db.close()
+    _databases.clear()
+    for found in _started:
+        found.stop()
+    _started.clear()
