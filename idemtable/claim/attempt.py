@@ -60,6 +60,7 @@ class Attempt:
         """The savepoint round the business, where an exception of it may have to be remembered."""
         self._answer: Answer | None = None
         self._reserved = False
+        self._claimed = False
         self._leaving = False
 
     @property
@@ -98,6 +99,7 @@ class Attempt:
         decision = settle(course, tx, self._tell, repeats=self._repeats)
         match decision:
             case Won():
+                self._claimed = True
                 self._tell(Step.CLAIMED)
                 if call.remember:
                     self._work = tx.session.begin_nested()
@@ -242,7 +244,8 @@ class Attempt:
         if self._reserved:
             self._reserved = False
             self._call.kind.give_back(self._call.request)
-        self._tell(Step.GAVE_BACK)
+        if self._claimed:
+            self._tell(Step.GAVE_BACK)
 
     def _leave(self) -> None:
         if self._frame is not None:

@@ -42,7 +42,7 @@ class Step(StrEnum):
     REPLAYED = "replayed"
     """The call is answered from the row next; nothing of it is to run."""
     GAVE_BACK = "gave_back"
-    """Everything that the call had done is undone, and its key is free."""
+    """Everything that the attempt had done is undone, and its key is free again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,44 @@
+"""What the engine carries beyond functions that return or raise: writes undone without an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from idemtable.claim.attempt import RollBack
+from idemtable.claim.call import Keys
+from idemtable.claim.run import AsyncRun, Run
+from tests.support.database import Database, effect
+from tests.support.plain import as_async
+
+
+def answered(db: Database, key: str, work: Any) -> Any:
+    """Run work as a call of the engine's own, as a feature would."""
+    settings = getattr(db.idem, "inner", db.idem)._settings
+    call = Keys(settings, "feature", str).block(key, None, None)
+    if db.loop is None:
+        return Run(settings, call).outcome(work)
+
+    async def main() -> Any:
+        return await AsyncRun(settings, call).outcome(as_async(work))
+
+    return db.loop.run(main())
+
+
+@pytest.mark.parametrize("key", ["k"])
+def test_a_business_may_have_its_writes_undone_and_its_key_free_without_raising(db: Database, key: str) -> None:
+    def refuse(session: Any) -> Any:
+        effect(session, key)
+        return RollBack("not this time")
+
+    def agree(session: Any) -> Any:
+        effect(session, key)
+        return "done"
+
+    outcome = answered(db, key, refuse)
+    assert (outcome.value, outcome.replayed, outcome.attempts) == ("not this time", False, 1)
+    assert (db.effects(), db.rows()) == ([], [])
+    assert answered(db, key, agree).value == "done"
+    assert answered(db, key, refuse).value == "done"
+    assert db.effects() == [key]
