@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from idemtable import InProgressError, LostClaimError, ResultTooLargeError, Status
+from idemtable.claim import steps
+from idemtable.claim.steps import Moment, Step
 from tests.support.database import Database, effect
 
 
@@ -75,24 +76,23 @@ def test_what_a_function_makes_of_an_answer_of_ours_is_its_own_answer(db: Databa
     assert runs == ["k"]
 
 
-def test_a_commit_whose_answer_was_lost_is_ours_however_late_it_is_found(sync_db: Database, monkeypatch: Any) -> None:
-    db = sync_db
-    lose = [False, True]
+def test_a_commit_whose_answer_was_lost_is_ours_however_late_it_is_found(db: Database) -> None:
+    losses = 0
 
     @db.idem.transactional("pay", key="key")
     def pay(session: Any, key: str) -> int:
         return effect(session, key)
 
-    commit = sa.orm.Session.commit
-
-    def commit_and_lose(session: Any) -> None:
-        commit(session)
-        if lose.pop():
+    def lose(moment: Moment) -> None:
+        nonlocal losses
+        if moment.step is Step.COMMITTED and not losses:
+            losses += 1
             db.expire()
             raise lost(db)
 
-    monkeypatch.setattr(sa.orm.Session, "commit", commit_and_lose)
-    outcome = pay.outcome("k")
+    with steps.listening(lose):
+        outcome = pay.outcome("k")
+    assert losses == 1
     assert (outcome.replayed, outcome.attempts) == (False, 2)
     assert db.effects() == ["k"]
 

@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import InProgressError, Status
-from idemtable.repository import Records
+from idemtable.claim import steps
+from idemtable.claim.steps import Moment, Step
 from tests.support.crowd import (
     WAIT,
     Beside,
@@ -232,23 +233,19 @@ def _ordinary(session: Any, key: str) -> str:
     return "ran"
 
 
-def test_a_key_purged_between_look_and_take_over_runs_once(
-    server_db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_purged_between_look_and_take_over_runs_once(server_db: Database) -> None:
     db = server_db
     purged: list[int] = []
-    take_over = Records.take_over
 
-    def after_a_purge(self: Records, *args: Any) -> bool:
-        if not purged:
+    def purge(moment: Moment) -> None:
+        if moment.step is Step.FOUND and not purged:
             purged.append(db.execute("DELETE FROM idemtable WHERE expires_at <= created_at"))
-        return take_over(self, *args)
 
     order = db.idem.transactional("order", key="key")(_ordinary)
     order("k")
     db.expire()
-    monkeypatch.setattr(Records, "take_over", after_a_purge)
-    answers = crowd(4, lambda _: order.outcome("k"))
+    with steps.listening(purge):
+        answers = crowd(4, lambda _: order.outcome("k"))
 
     one_run(answers)
     assert sum(purged) == 1

@@ -18,6 +18,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import idemtable
 from idemtable import ALL, AsyncIdemTable, IdemTable, Outcome, PurgeReport, Record, Stats, Status, transactional
+from idemtable.blocks import AsyncClaim
+from idemtable.tokens import AsyncTokens
 
 
 @dataclass
@@ -143,6 +145,8 @@ def sync(
     assert_type(stats.by_scope, Mapping[str, int])
     assert_type(stats.by_status, Mapping[Status, int])
     assert_type(stats.table_bytes, int | None)
+    assert_type(idem.records(), list[Record])
+    assert_type(idem.records("pay", limit=3), list[Record])
     idem.create_all()
     idem.check_schema()
     idemtable.configure_sqlite(engine)
@@ -183,6 +187,26 @@ async def twins(
 
     assert_type(await imported("k"), dict[str, Any])
 
+    # The options of the async decorator are those of the sync one, written once.
+    idem.transactional("orders", key="key", ttl=timedelta(1), tenant="key", remember=(LookupError,))
+    idem.transactional("orders", key="key", ttl=5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    idem.transactional("orders", key="key", tll=timedelta(1))  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    idem.transactional("orders")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+
+    tokens = idem.tokens("checkout", ttl=timedelta(1))
+    assert_type(tokens, AsyncTokens)
+    assert_type(await tokens.issue(session=session), str)
+    assert_type(await tokens.records(), list[Record])
+    assert_type(tokens.redeem(session, "token"), AsyncClaim)
+    tokens.redeem(plain, "token")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    tokens.transactional(token="token", ttl=timedelta(1))  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+
+    @tokens.transactional(token="token", subject="user", returns=Receipt)
+    async def checkout(session: AsyncSession, token: str, user: str) -> Receipt:
+        return Receipt(1)
+
+    assert_type(await checkout("t", "u"), Receipt)
+
     async with idem.transaction("pay", "k") as claim:
         assert_type(claim.session, AsyncSession)
         claim.result = 1
@@ -196,5 +220,6 @@ async def twins(
     assert_type(await idem.forget("pay", "k"), bool)
     assert_type(await idem.purge(), PurgeReport)
     assert_type(await idem.stats(), Stats)
+    assert_type(await idem.records("pay"), list[Record])
     await idem.create_all()
     await idem.check_schema()
