@@ -36,7 +36,7 @@ __all__ = [
     "cure",
     "downgrade",
     "metadata",
-    "ours",
+    "recognised",
     "require",
     "state",
     "upgrade",
@@ -176,7 +176,7 @@ def require(connection: sa.Connection, table: str = "idemtable", schema: str | N
         raise _error(found, table, schema)
 
 
-def ours(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> State:
+def recognised(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> State:
     """Give the state; raise ``SchemaError`` when a table of that name is there that is not the library's."""
     found = state(connection, table, schema)
     if not found.curable:
@@ -189,7 +189,7 @@ def create_all(connection: sa.Connection, table: str = "idemtable", schema: str 
 
     Raises ``SchemaError`` when a table is there that is not as it should be.
     """
-    ours(connection, table, schema)
+    recognised(connection, table, schema)
     own = sa.MetaData()
     version = _version(own, table, schema)
     _table(own, table, schema)
@@ -226,7 +226,7 @@ def upgrade(
         # Not IF NOT EXISTS: PostgreSQL asks for the right to create even when the schema is there.
         if create_schema and schema is not None and schema not in sa.inspect(bind).get_schema_names():
             op.execute(sa.schema.CreateSchema(schema))
-        found = ours(bind, table, schema)
+        found = recognised(bind, table, schema)
         reached = found.step or 0
         # The steps look before they create, so what a kill left half made is healed by running them again.
         start = 0 if found.problems and reached == STEP else reached
@@ -250,7 +250,7 @@ def downgrade(*, frm: int, to: int, table: str = "idemtable", schema: str | None
     if not 0 <= to < frm <= STEP:
         raise ValueError(f"steps go down from {STEP} to 0; frm={frm!r}, to={to!r} is not possible")
     if not op.get_context().as_sql:
-        frm = max(frm, ours(op.get_bind(), table, schema).step or 0)
+        frm = max(frm, recognised(op.get_bind(), table, schema).step or 0)
         if frm > STEP:
             raise SchemaError(f"the table is at step {frm}: downgrade with the version of idemtable that knows it")
     for number in range(frm, to, -1):

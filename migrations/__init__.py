@@ -9,7 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 from alembic import op
 
-from idemtable.schema import ours
+from idemtable.schema import recognised
 
 # What DDL may wait for locks, and last how it was before; statements that also make sense in a printed script.
 _DDL_WAIT: Final[dict[str, tuple[str, ...]]] = {
@@ -35,7 +35,7 @@ def guarded(table: str, schema: str | None) -> Iterator[frozenset[str] | None]:
     """
     there: frozenset[str] | None = None
     if not op.get_context().as_sql:
-        ours(op.get_bind(), table, schema)
+        recognised(op.get_bind(), table, schema)
         inspector = sa.inspect(op.get_bind())
         there = frozenset()
         if inspector.has_table(table, schema=schema):
