@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from math import ceil
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
+from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault
 
@@ -173,3 +176,22 @@ class MySQL(Dialect):
 
     def code(self, error: BaseException) -> Any:
         return error.args[0] if error.args else None
+
+    # --- migrations ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    @contextmanager
+    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
+        # The names are the server's, not the database's, and MySQL takes 64 characters.
+        database = connection.exec_driver_sql("SELECT database()").scalar()
+        lock = "idemtable-" + sha256(f"{database}.{name}".encode()).hexdigest()[:48]
+        got = connection.execute(select(func.get_lock(lock, wait))).scalar()
+        connection.rollback()
+        if not got:
+            raise SchemaError(f"another program has been upgrading for more than {wait} seconds; run the command again")
+        try:
+            with connection.begin():
+                yield
+        finally:
+            connection.execute(select(func.release_lock(lock)))
+            connection.rollback()

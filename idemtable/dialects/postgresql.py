@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+from sqlalchemy import func, select
 
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, Dialect, Fault
@@ -150,3 +153,15 @@ class PostgreSQL(Dialect):
             # psycopg has no sqlstate where no server said anything: the connection broke or never was.
             return "lost"
         return state
+
+    # --- migrations ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    @contextmanager
+    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
+        number = int.from_bytes(sha256(name.encode()).digest()[:8], signed=True)
+        with connection.begin():
+            # Of the transaction, not of the session: it has to work behind PgBouncer.
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{wait}s'")
+            connection.execute(select(func.pg_advisory_xact_lock(number)))
+            yield

@@ -216,3 +216,25 @@ class SQLite(Dialect):
     def code(self, error: BaseException) -> Any:
         code = getattr(error, "sqlite_errorcode", None)
         return code if code is None or code in self.faults else code & 0xFF
+
+    # --- migrations ---------------------------------------------------------------------------------------------------
+
+    upgrade_options = {}  # SQLite knows no READ COMMITTED, and BEGIN IMMEDIATE shows the latest
+    transactional_ddl = True  # Alembic thinks of the driver, which cannot; the database can
+
+    @classmethod
+    @contextmanager
+    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
+        before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait * 1000}")
+        connection.rollback()
+        try:
+            with connection.begin():
+                if _inside(connection.connection.driver_connection):
+                    # An engine that begins explicitly has just begun, but not for writing.
+                    connection.exec_driver_sql("ROLLBACK")
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                yield
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
+            connection.rollback()
