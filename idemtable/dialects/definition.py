@@ -24,6 +24,10 @@ class Definition(ABC):
     did: a stricter level still shows the time before."""
     transactional_ddl: ClassVar[bool | None] = None
     """Whether DDL is part of a printed script's transaction; ``None`` where Alembic knows."""
+    before_ddl: ClassVar[tuple[str, ...]] = ()
+    """Statements that bound what DDL may wait for locks; they also make sense in a printed script."""
+    after_ddl: ClassVar[tuple[str, ...]] = ()
+    """Statements that put back what was there before."""
 
     @classmethod
     @abstractmethod

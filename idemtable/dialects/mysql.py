@@ -179,6 +179,12 @@ class MySQL(Dialect):
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 
+    before_ddl = (
+        "SET @idemtable_lock_wait = @@SESSION.lock_wait_timeout",
+        "SET SESSION lock_wait_timeout = 10",
+    )
+    after_ddl = ("SET SESSION lock_wait_timeout = @idemtable_lock_wait",)
+
     @classmethod
     @contextmanager
     def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:

@@ -156,6 +156,14 @@ class PostgreSQL(Dialect):
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 
+    before_ddl = (
+        "SELECT set_config('idemtable.lock_timeout', current_setting('lock_timeout'), true)",
+        "SET LOCAL lock_timeout = '10s'",
+    )
+    after_ddl = (
+        "SELECT set_config('lock_timeout', nullif(current_setting('idemtable.lock_timeout', true), ''), true)",
+    )
+
     @classmethod
     @contextmanager
     def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
