@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Inspector
+    from sqlalchemy.types import TypeEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Types:
+    """A database's own types of columns; ``None`` where SQLAlchemy's portable type will do."""
+
+    id: TypeEngine[Any] | None = None
+    """16 bytes, as `Dialect.id` gives them."""
+    text: Callable[[int], TypeEngine[str]] | None = None
+    """So many characters."""
+    binary: Callable[[int], TypeEngine[bytes]] | None = None
+    """Exactly so many bytes."""
+    blob: TypeEngine[bytes] | None = None
+    """Any number of bytes."""
+    time: TypeEngine[Any] | None = None
+    """Date and time with microseconds, as `Dialect.time` reads them."""
 
 
 class Definition(ABC):
@@ -16,6 +34,22 @@ class Definition(ABC):
 
     names: ClassVar[tuple[str, ...]]
     """SQLAlchemy's names of the database."""
+
+    # --- the table ----------------------------------------------------------------------------------------------------
+
+    types: ClassVar[Types] = Types()
+    options: ClassVar[Mapping[str, Any]] = {}
+    """SQLAlchemy's options of the table, without the database's name before them."""
+
+    @classmethod
+    def column_flaw(cls, found: TypeEngine[Any], wanted: TypeEngine[Any]) -> str | None:
+        """Say what a column's type would do to its values that Alembic's comparison does not see."""
+        return None
+
+    @classmethod
+    def table_flaws(cls, inspector: Inspector, table: str, schema: str | None) -> list[str]:
+        """Say what of a table, beside its columns, would break a promise."""
+        return []
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import func, select
+from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault
+from .definition import Types
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Select, Table
+    from sqlalchemy import Connection, Inspector, Select, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
+    from sqlalchemy.types import TypeEngine
 
 _SERVER_STATUS_IN_TRANS = 1
 
@@ -176,6 +179,27 @@ class MySQL(Dialect):
 
     def code(self, error: BaseException) -> Any:
         return error.args[0] if error.args else None
+
+    # --- the table ----------------------------------------------------------------------------------------------------
+
+    types = Types(
+        id=mysql.BINARY(16),
+        binary=mysql.BINARY,
+        blob=mysql.LONGBLOB(),
+        time=mysql.DATETIME(fsp=6),  # without fsp MySQL drops the fraction of a second
+    )
+    options = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
+
+    @classmethod
+    def column_flaw(cls, found: TypeEngine[Any], wanted: TypeEngine[Any]) -> str | None:
+        return None if getattr(found, "fsp", 6) == getattr(wanted, "fsp", 6) else "has no microseconds"
+
+    @classmethod
+    def table_flaws(cls, inspector: Inspector, table: str, schema: str | None) -> list[str]:
+        found = inspector.get_table_options(table, schema=schema)
+        wanted = {"engine": cls.options["engine"], "default charset": cls.options["charset"]}
+        name = inspector.dialect.name
+        return [f"{what} is not {value}" for what, value in wanted.items() if found.get(f"{name}_{what}") != value]
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql
 
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, Dialect, Fault
+from .definition import Types
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -153,6 +155,10 @@ class PostgreSQL(Dialect):
             # psycopg has no sqlstate where no server said anything: the connection broke or never was.
             return "lost"
         return state
+
+    # --- the table ----------------------------------------------------------------------------------------------------
+
+    types = Types(id=postgresql.UUID(as_uuid=True), text=lambda length: postgresql.TEXT())
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 

@@ -217,6 +217,10 @@ class SQLite(Dialect):
         code = getattr(error, "sqlite_errorcode", None)
         return code if code is None or code in self.faults else code & 0xFF
 
+    # --- the table ----------------------------------------------------------------------------------------------------
+
+    options = {"with_rowid": False}
+
     # --- migrations ---------------------------------------------------------------------------------------------------
 
     upgrade_options = {}  # SQLite knows no READ COMMITTED, and BEGIN IMMEDIATE shows the latest
