@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..dialects import known
 from ..model import Record
 from . import runner, text
 from .failure import Commands, Failure, failure
@@ -99,7 +100,7 @@ def downgrade(target: Target, to: int, yes: bool) -> None:
 
     if to == 0:
         _sure(f"Drop the table {target.table}, and let every request in it run again?", yes)
-    if target.is_missing_file():
+    if target.no_file is not None:
         click.echo("nothing to do")
         return
     ran = steps.downgrade(target.url, to=to, **target.names)
@@ -111,7 +112,7 @@ def _steps(ran: tuple[int, ...]) -> str:
 
 
 @db.command(epilog=EPILOG)
-@click.option("--dialect", type=click.Choice(["postgresql", "mysql", "mariadb", "sqlite"]), help="Instead of a URL.")
+@click.option("--dialect", type=click.Choice(list(known)), help="Instead of a URL.")
 @from_option(default=0, show_default=True, help="The step the table is at.")
 @to_option(help="The step to go to, up or down; the newest by default.")
 @create_schema_option
@@ -135,8 +136,8 @@ def check(target: Target) -> None:
     """
     from .. import upgrade as steps
 
-    if target.is_missing_file():
-        raise Failure(target.no_file)
+    if (missing := target.no_file) is not None:
+        raise Failure(missing)
     problems = steps.check(target.url, **target.names)
     if problems:
         raise Failure(". ".join(["; ".join(problems[:-1]), problems[-1]]))

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final
 
 import click
 import sqlalchemy as sa
 
+from ..dialects import known, named
 from ..errors import SchemaError
 from ..schema import check_names
 from ..table import IdemTable
@@ -22,14 +22,6 @@ EPILOG: Final = """\b
 Exit codes: 0 done; 1 a check failed or nothing was found; 2 wrong usage;
 3 the database cannot be reached, or the table is missing.
 """
-
-_SYNC: Final = {
-    "postgresql": ("psycopg", "psycopg", "postgresql"),
-    "mysql": ("pymysql", "pymysql", "mysql"),
-    "mariadb": ("pymysql", "pymysql", "mysql"),
-    "sqlite": ("pysqlite", "sqlite3", ""),
-}
-"""For each database: the sync driver that the library is tested with, its module, the extra that brings it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +39,21 @@ class Target:
         return {"table": self.table, "schema": self.schema}
 
     @property
-    def no_file(self) -> str:
-        """What to say of a SQLite file that does not exist."""
-        return f"there is no file {self.url.database}. `idemtable db upgrade` creates it, with the table"
+    def no_file(self) -> str | None:
+        """What to say where the URL's file does not exist; ``None`` if it does, or the database is no file."""
+        database = known.get(self.url.get_backend_name())
+        name = None if database is None else database.missing_file(self.url)
+        return None if name is None else f"there is no file {name}. `idemtable db upgrade` creates it, with the table"
 
     def keys(self) -> IdemTable:
         """Give the table of keys, ready for its verbs.
 
         Raises:
-            SchemaError: a SQLite file that does not exist; connecting would create it, empty.
+            SchemaError: a file that does not exist; connecting would create it, empty.
             ImportError: the driver is not installed.
         """
-        if self.is_missing_file():
-            raise SchemaError(self.no_file)
+        if (missing := self.no_file) is not None:
+            raise SchemaError(missing)
         engine = self.engine()
         click.get_current_context().call_on_close(engine.dispose)
         return IdemTable(engine, **self.names)
@@ -68,35 +62,26 @@ class Target:
         """Give an engine with a sync driver, in the async one's place if need be."""
         return sa.create_engine(_sync(self.url), pool_pre_ping=True, pool_size=1)
 
-    def is_missing_file(self) -> bool:
-        """Say whether the URL is of a SQLite file that does not exist."""
-        name = self.url.database
-        if self.url.get_backend_name() != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
-            return False
-        return not Path(name).exists()
-
 
 def _driven(url: sa.URL) -> sa.URL:
     """Name a driver where the URL names none: the default of SQLAlchemy differs between its versions."""
     backend = url.get_backend_name()
-    if backend == "postgres":
-        raise ValueError("this URL begins with postgres://, which SQLAlchemy does not take: write postgresql://")
-    if "+" in url.drivername or backend not in _SYNC:
+    for name, database in known.items():
+        if backend in database.mistaken:
+            raise ValueError(f"this URL begins with {backend}://, which SQLAlchemy does not take: write {name}://")
+    if "+" in url.drivername or backend not in known:
         return url
-    return url.set(drivername=f"{backend}+{_SYNC[backend][0]}")
+    return url.set(drivername=f"{backend}+{known[backend].drivers[0].name}")
 
 
 def _sync(url: sa.URL) -> sa.URL:
-    backend = url.get_backend_name()
-    if backend not in _SYNC:
-        raise ValueError(f"{backend} is not supported; idemtable works on {', '.join(_SYNC)}")
+    driver = named(url.get_backend_name()).drivers[0]
     if not url.get_dialect().is_async:
         return url
-    driver, module, extra = _SYNC[backend]
-    if find_spec(module) is None:
-        cure = f'pip install "idemtable[{extra}]"'
-        raise ImportError(f"{url.get_driver_name()} is async and its sync sibling {driver} is not installed: {cure}")
-    return url.set(drivername=f"{backend}+{driver}")
+    if find_spec(driver.module) is None:
+        lacks = f"is async and its sync sibling {driver.name} is not installed"
+        raise ImportError(f"{url.get_driver_name()} {lacks}: {driver.cure}")
+    return url.set(drivername=f"{url.get_backend_name()}+{driver.name}")
 
 
 def _parsed(ctx: click.Context, _: click.Parameter, value: str | None) -> sa.URL | None:

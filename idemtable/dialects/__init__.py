@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from .base import Dialect, Fault
-from .definition import Types
+from .definition import Driver, Types
 from .mysql import MySQL
 from .postgresql import PostgreSQL
 from .sqlite import SQLite, configure_sqlite
@@ -16,7 +16,7 @@ from .statement import Statement
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
-__all__ = ["Dialect", "Fault", "Statement", "Types", "configure_sqlite", "find", "known", "named", "register"]
+__all__ = ["Dialect", "Driver", "Fault", "Statement", "Types", "configure_sqlite", "find", "known", "named", "register"]
 
 D = TypeVar("D", bound=type[Dialect])
 

@@ -9,8 +9,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Inspector
+    from sqlalchemy import URL, Connection, Inspector
     from sqlalchemy.types import TypeEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A driver of a database."""
+
+    name: str
+    """SQLAlchemy's name of it, as behind the + of a URL."""
+    module: str
+    """What is imported, and what its errors come from."""
+    cure: str | None = None
+    """What a person does who has not got it; ``None`` where Python brings it."""
+    works: bool = True
+    """Whether the library runs on it; others are listed for their cure, which names one that works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +48,18 @@ class Definition(ABC):
 
     names: ClassVar[tuple[str, ...]]
     """SQLAlchemy's names of the database."""
+
+    # --- on the command line ------------------------------------------------------------------------------------------
+
+    mistaken: ClassVar[tuple[str, ...]] = ()
+    """Names that people write in a URL and SQLAlchemy does not take."""
+    drivers: ClassVar[tuple[Driver, ...]]
+    """The first one is sync, and taken where a URL names none or a sync one is needed in an async one's place."""
+
+    @classmethod
+    def missing_file(cls, url: URL) -> str | None:
+        """Return the name of a URL's file if there is none yet, where connecting would make one."""
+        return None
 
     # --- the table ----------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault
-from .definition import Types
+from .definition import Driver, Types
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Inspector, Select, Table
@@ -34,6 +34,13 @@ class MySQL(Dialect):
     """MariaDB 10.6 and later and MySQL 8, through PyMySQL and asyncmy; aiomysql needs PyMySQL below 1.2."""
 
     names = ("mysql", "mariadb")
+    drivers = (
+        Driver("pymysql", "pymysql", 'pip install "idemtable[mysql]"'),
+        Driver("asyncmy", "asyncmy", 'pip install "idemtable[asyncio]"'),
+        Driver("aiomysql", "aiomysql", "pip install aiomysql"),
+        Driver("mysqldb", "MySQLdb", 'write mysql+pymysql:// and pip install "idemtable[mysql]"', works=False),
+    )
+
     # At REPEATABLE READ a transaction with an older snapshot does not see the row that its INSERT collided with.
     reads_in_place = False
 

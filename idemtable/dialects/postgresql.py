@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql
 
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, Dialect, Fault
-from .definition import Types
+from .definition import Driver, Types
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -37,6 +37,15 @@ class PostgreSQL(Dialect):
     """PostgreSQL 14 and later, through psycopg and asyncpg."""
 
     names = ("postgresql",)
+    mistaken = ("postgres",)
+    drivers = (
+        Driver("psycopg", "psycopg", 'pip install "idemtable[postgresql]"'),
+        Driver("asyncpg", "asyncpg", 'pip install "idemtable[asyncio]"'),
+        Driver(
+            "psycopg2", "psycopg2", 'write postgresql+psycopg:// and pip install "idemtable[postgresql]"', works=False
+        ),
+    )
+
     # ON CONFLICT DO NOTHING leaves the transaction usable, and where its snapshot could not see the winner's row (at
     # REPEATABLE READ and above) it raises 40001 by itself.
     reads_in_place = True
