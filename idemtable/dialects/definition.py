@@ -77,6 +77,9 @@ class Definition(ABC):
         """Say what of a table, beside its columns, would break a promise."""
         return []
 
+    many_programs: ClassVar[tuple[str, ...]] = ()
+    """Statements that fit a new database for many programs at once, outside of any transaction."""
+
     # --- migrations ---------------------------------------------------------------------------------------------------
 
     upgrade_options: ClassVar[Mapping[str, Any]] = {"isolation_level": "READ COMMITTED"}

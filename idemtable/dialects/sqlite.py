@@ -233,6 +233,7 @@ class SQLite(Dialect):
     # --- the table ----------------------------------------------------------------------------------------------------
 
     options = {"with_rowid": False}
+    many_programs = ("PRAGMA journal_mode=WAL",)  # one writer at a time either way, but readers do not stop it
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 
