@@ -206,6 +206,10 @@ class IdemTable(BaseTable):
         except SQLAlchemyError as error:
             raise self._translated(error) from error
 
+    def records(self, scope: str | None = None, *, limit: int = 20) -> list[Record]:
+        """Return the newest records, at most `limit`, of one scope or of all; the newest first."""
+        return self._run(lambda connection: self._settings.records.latest(connection, scope, limit))
+
     def stats(self) -> Stats:
         """Count the records."""
         return self._run(self._settings.records.stats)

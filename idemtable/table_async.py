@@ -147,6 +147,10 @@ class AsyncIdemTable(BaseTable):
         except SQLAlchemyError as error:
             raise self._translated(error) from error
 
+    async def records(self, scope: str | None = None, *, limit: int = 20) -> list[Record]:
+        """Return the newest records; see `IdemTable.records`."""
+        return await self._run(lambda connection: self._settings.records.latest(connection, scope, limit))
+
     async def stats(self) -> Stats:
         """Count the records."""
         return await self._run(self._settings.records.stats)

@@ -220,9 +220,7 @@ def _bar(idem: IdemTable, limit: int | None) -> Iterator[Any]:
 @on_database
 def ls(target: Target, scope: str | None, limit: int, as_json: bool) -> None:
     """List the newest records, of one scope or of all."""
-    idem = target.keys()
-    records = idem._run(lambda connection: idem._settings.records.latest(connection, scope, limit))
-    text.show(records, as_json, "no records")
+    text.show(target.keys().records(scope, limit=limit), as_json, "no records")
 
 
 @main.command(epilog=EPILOG)

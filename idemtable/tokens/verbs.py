@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ..claim import Call
+    from ..model import Record
     from ..repository import Records
 
 P = ParamSpec("P")
@@ -131,6 +132,9 @@ class _BaseTokens:
         _refuse(session)
         return store.revoke(identity(self._scope, checked_token(token)))
 
+    def _listing(self, limit: int) -> Callable[[Connection], list[Record]]:
+        return lambda connection: self._settings.records.tokens(connection, self._scope, limit)
+
     def _inside(self, session: Session, work: Work[T]) -> T:
         """Run in the caller's transaction, under a SAVEPOINT: an error of ours leaves it as it was."""
         tx = Joined(self._settings)
@@ -220,6 +224,11 @@ class Tokens(_BaseTokens):
             return bool(self._revoked_by(self._store, token, session))
         return self._run(self._revoking(token), session)
 
+    def records(self, *, limit: int = 20) -> list[Record]:
+        """Return the table's newest tokens of the scope, at most `limit`, issued and spent; the newest first."""
+        with _explained(self._settings, self._scope, repeats=True):
+            return cast("list[Record]", self._settings.binding.run(self._listing(limit)))
+
     def transactional(
         self,
         *,
@@ -297,6 +306,11 @@ class AsyncTokens(_BaseTokens):
         if self._store is not None:
             return bool(await self._revoked_by(self._store, token, session))
         return await self._run(self._revoking(token), session)
+
+    async def records(self, *, limit: int = 20) -> list[Record]:
+        """Return the table's newest tokens of the scope; see `Tokens.records`."""
+        with _explained(self._settings, self._scope, repeats=True):
+            return await cast("Awaitable[list[Record]]", self._settings.binding.run(self._listing(limit)))
 
     def transactional(
         self,
