@@ -9,7 +9,8 @@ import click
 from ..tokens import Tokens
 from . import text
 from .failure import Failure
-from .target import EPILOG, Target, as_json, on_database
+from .options import EPILOG, as_json, on_database
+from .target import Target
 
 
 @click.group(epilog=EPILOG)
