@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql
 
+from idemtable.dialects import Types, known, named
 from idemtable.errors import SchemaError
 
 __all__ = [
@@ -36,11 +37,13 @@ __all__ = [
     "cure",
     "downgrade",
     "metadata",
-    "ours",
+    "recognised",
     "require",
     "state",
     "upgrade",
 ]
+
+Type: TypeAlias = sa.types.TypeEngine[Any]
 
 # Append only: a number, once released, means the same step for ever.
 _STEPS: Final = ("v0001_initial",)
@@ -51,24 +54,20 @@ STEP: Final = len(_STEPS)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
 
 
-def _text(length: int) -> sa.types.TypeEngine[str]:
-    return sa.String(length).with_variant(postgresql.TEXT(), "postgresql")
+def _typed(portable: Type, own: Callable[[Types], Type | None]) -> Type:
+    # Once for each name: a mariadb:// URL does not look at what is given for "mysql".
+    for name, database in known.items():
+        if (variant := own(database.types)) is not None:
+            portable = portable.with_variant(variant, name)
+    return portable
 
 
-def _bytes(length: int) -> sa.types.TypeEngine[bytes]:
-    # Every variant names both: a mariadb:// URL does not look at what is given for "mysql".
-    return sa.LargeBinary(length).with_variant(mysql.BINARY(length), "mysql", "mariadb")
+def _text(length: int) -> Type:
+    return _typed(sa.String(length), lambda types: types.text and types.text(length))
 
 
-_UUID: Final = _bytes(16).with_variant(postgresql.UUID(as_uuid=True), "postgresql")
-_BLOB: Final = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
-# Without fsp MySQL drops the fraction of a second.
-_TIME: Final = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
-_INNODB: Final = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
-_OPTIONS: Final[dict[str, Any]] = {
-    "sqlite_with_rowid": False,
-    **{f"{name}_{option}": value for name in ("mysql", "mariadb") for option, value in _INNODB.items()},
-}
+def _binary(length: int) -> Type:
+    return _typed(sa.LargeBinary(length), lambda types: types.binary and types.binary(length))
 
 
 def check_names(table: str, schema: str | None = None) -> None:
@@ -79,25 +78,29 @@ def check_names(table: str, schema: str | None = None) -> None:
 
 
 def _table(metadata: sa.MetaData, table: str, schema: str | None) -> sa.Table:
+    id = _typed(sa.LargeBinary(16), lambda types: types.id)
+    blob = _typed(sa.LargeBinary(), lambda types: types.blob)
+    time = _typed(sa.DateTime(timezone=True), lambda types: types.time)
+    options = {f"{name}_{option}": value for name, cls in known.items() for option, value in cls.options.items()}
     return sa.Table(
         table,
         metadata,
-        sa.Column("id", _UUID, nullable=False),
+        sa.Column("id", id, nullable=False),
         sa.Column("tenant", _text(255)),
         sa.Column("scope", _text(255), nullable=False),
         sa.Column("key", _text(255)),
-        sa.Column("fingerprint", _bytes(32)),
+        sa.Column("fingerprint", _binary(32)),
         sa.Column("status", sa.SmallInteger(), nullable=False),
-        sa.Column("owner", _bytes(16), nullable=False),
+        sa.Column("owner", _binary(16), nullable=False),
         sa.Column("codec", _text(64)),
-        sa.Column("result", _BLOB),
-        sa.Column("created_at", _TIME, nullable=False),
-        sa.Column("completed_at", _TIME),
-        sa.Column("expires_at", _TIME, nullable=False),
+        sa.Column("result", blob),
+        sa.Column("created_at", time, nullable=False),
+        sa.Column("completed_at", time),
+        sa.Column("expires_at", time, nullable=False),
         sa.PrimaryKeyConstraint("id", name=f"{table}_pkey"),
         sa.Index(f"ix_{table}_expires_at", "expires_at"),
         schema=schema,
-        **_OPTIONS,
+        **options,
     )
 
 
@@ -176,7 +179,7 @@ def require(connection: sa.Connection, table: str = "idemtable", schema: str | N
         raise _error(found, table, schema)
 
 
-def ours(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> State:
+def recognised(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> State:
     """Give the state; raise ``SchemaError`` when a table of that name is there that is not the library's."""
     found = state(connection, table, schema)
     if not found.curable:
@@ -189,7 +192,7 @@ def create_all(connection: sa.Connection, table: str = "idemtable", schema: str 
 
     Raises ``SchemaError`` when a table is there that is not as it should be.
     """
-    ours(connection, table, schema)
+    recognised(connection, table, schema)
     own = sa.MetaData()
     version = _version(own, table, schema)
     _table(own, table, schema)
@@ -226,7 +229,7 @@ def upgrade(
         # Not IF NOT EXISTS: PostgreSQL asks for the right to create even when the schema is there.
         if create_schema and schema is not None and schema not in sa.inspect(bind).get_schema_names():
             op.execute(sa.schema.CreateSchema(schema))
-        found = ours(bind, table, schema)
+        found = recognised(bind, table, schema)
         reached = found.step or 0
         # The steps look before they create, so what a kill left half made is healed by running them again.
         start = 0 if found.problems and reached == STEP else reached
@@ -250,7 +253,7 @@ def downgrade(*, frm: int, to: int, table: str = "idemtable", schema: str | None
     if not 0 <= to < frm <= STEP:
         raise ValueError(f"steps go down from {STEP} to 0; frm={frm!r}, to={to!r} is not possible")
     if not op.get_context().as_sql:
-        frm = max(frm, ours(op.get_bind(), table, schema).step or 0)
+        frm = max(frm, recognised(op.get_bind(), table, schema).step or 0)
         if frm > STEP:
             raise SchemaError(f"the table is at step {frm}: downgrade with the version of idemtable that knows it")
     for number in range(frm, to, -1):
@@ -287,6 +290,7 @@ def _differences(
     from alembic.runtime.migration import MigrationContext
 
     dialect = connection.dialect
+    database = named(dialect.name)
     if schema == dialect.default_schema_name:
         schema = None  # Alembic knows the default schema by no other name
     wanted = _table(sa.MetaData(), table, schema)
@@ -312,13 +316,10 @@ def _differences(
         found.append(("primary_key", "the primary key is not (id)"))
     # What Alembic does not compare, and what would cut times or refuse keys.
     for column in inspector.get_columns(table, schema=schema) if not found else ():
-        if getattr(wanted.c[column["name"]].type.dialect_impl(dialect), "fsp", 6) != getattr(column["type"], "fsp", 6):
-            found.append(("modify_type", f"column {column['name']}: has no microseconds"))
-    if f"{dialect.name}_engine" in wanted.kwargs:
-        options = inspector.get_table_options(table, schema=schema)
-        for option, value in (("engine", "InnoDB"), ("default charset", "utf8mb4")):
-            if options.get(f"{dialect.name}_{option}") != value:
-                found.append((option, f"{option} is not {value}"))
+        flaw = database.column_flaw(column["type"], wanted.c[column["name"]].type.dialect_impl(dialect))
+        if flaw is not None:
+            found.append(("modify_type", f"column {column['name']}: {flaw}"))
+    found += [("table", flaw) for flaw in database.table_flaws(inspector, table, schema)]
     return found
 
 

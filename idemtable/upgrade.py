@@ -7,14 +7,13 @@ Each takes an ``Engine``, an ``AsyncEngine`` or a database URL, sync or async. I
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 import re
 import threading
 import uuid
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -25,7 +24,7 @@ from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 
 from idemtable import schema as steps
-from idemtable.errors import SchemaError
+from idemtable.dialects import named
 from idemtable.schema import STEP, check_names
 
 if TYPE_CHECKING:
@@ -119,16 +118,16 @@ def sql(
 ) -> str:
     """Give the script of the steps from ``frm`` to ``to``, up or down, without connecting.
 
-    ``dialect`` is ``postgresql``, ``mysql``, ``mariadb``, ``sqlite``, or a URL of one.
+    ``dialect`` is SQLAlchemy's name of a database, such as ``postgresql``, or a URL of one.
     """
     check_names(table, schema)
     name = dialect if isinstance(dialect, str) and dialect.isalpha() else make_url(dialect).get_backend_name()
-    _supported(name)
+    transactional_ddl = named(name).transactional_ddl
     to = STEP if to is None else to
     out = io.StringIO()
     options = {"as_sql": True, "output_buffer": out, "literal_binds": True}
-    if name == "sqlite":  # Alembic thinks of the driver, which cannot; the database can
-        options["transactional_ddl"] = True
+    if transactional_ddl is not None:
+        options["transactional_ddl"] = transactional_ddl
     with _process:
         context = MigrationContext.configure(dialect_name=name, opts=options)
         with Operations.context(context), context.begin_transaction():
@@ -270,72 +269,11 @@ def connected(bind: Bind, work: Callable[[sa.Connection], T]) -> T:
 
 
 def _fresh(connection: sa.Connection) -> sa.Connection:
-    if _supported(connection.dialect.name) is _sqlite:
-        return connection
-    # Whoever waited for the lock must see what the other program did: a stricter level still shows the time before.
-    return connection.execution_options(isolation_level="READ COMMITTED")
+    return connection.execution_options(**named(connection.dialect.name).upgrade_options)
 
 
 @contextmanager
 def locked(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> Iterator[None]:
     """Hold the lock of everybody who upgrades this table, around one transaction that commits at the end."""
-    with _supported(connection.dialect.name)(connection, f"idemtable.{schema or ''}.{table}"):
+    with named(connection.dialect.name).upgrading(connection, f"idemtable.{schema or ''}.{table}", WAIT):
         yield
-
-
-@contextmanager
-def _postgresql(connection: sa.Connection, name: str) -> Iterator[None]:
-    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
-    with connection.begin():
-        # Of the transaction, not of the session: it has to work behind PgBouncer.
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{WAIT}s'")
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
-        yield
-
-
-@contextmanager
-def _mysql(connection: sa.Connection, name: str) -> Iterator[None]:
-    # The names are the server's, not the database's, and MySQL takes 64 characters.
-    database = connection.exec_driver_sql("SELECT database()").scalar()
-    lock = "idemtable-" + hashlib.sha256(f"{database}.{name}".encode()).hexdigest()[:48]
-    got = connection.execute(sa.select(sa.func.get_lock(lock, WAIT))).scalar()
-    connection.rollback()
-    if not got:
-        raise SchemaError(f"another program has been upgrading for more than {WAIT} seconds; run the command again")
-    try:
-        with connection.begin():
-            yield
-    finally:
-        connection.execute(sa.select(sa.func.release_lock(lock)))
-        connection.rollback()
-
-
-@contextmanager
-def _sqlite(connection: sa.Connection, _: str) -> Iterator[None]:
-    before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {WAIT * 1000}")
-    connection.rollback()
-    try:
-        with connection.begin():
-            raw: Any = connection.connection.driver_connection
-            if raw.in_transaction:  # an engine that begins explicitly has just begun, but not for writing
-                connection.exec_driver_sql("ROLLBACK")
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield
-    finally:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
-        connection.rollback()
-
-
-_LOCKS: Final[dict[str, Callable[[sa.Connection, str], AbstractContextManager[None]]]] = {
-    "postgresql": _postgresql,
-    "mysql": _mysql,
-    "mariadb": _mysql,
-    "sqlite": _sqlite,
-}
-
-
-def _supported(name: str) -> Callable[[sa.Connection, str], AbstractContextManager[None]]:
-    if name not in _LOCKS:
-        raise ValueError(f"{name} is not supported; idemtable works on {', '.join(_LOCKS)}")
-    return _LOCKS[name]

@@ -30,7 +30,7 @@ target_metadata = sa.MetaData()
 build(target_metadata, **names)
 
 
-def ours(name: str | None, kind: str, _: Any) -> bool:
+def only_the_table(name: str | None, kind: str, _: Any) -> bool:
     """Leave the rest of the database out of the comparison."""
     return name == names["schema"] if kind == "schema" else kind != "table" or name == names["table"]
 
@@ -40,7 +40,7 @@ options: dict[str, Any] = {
     "version_table": f"{names['table']}_version",
     "version_table_schema": names["schema"],
     "include_schemas": names["schema"] is not None,
-    "include_name": ours,
+    "include_name": only_the_table,
     "compare_type": True,
 }
 

@@ -5,33 +5,20 @@ from __future__ import annotations
 import re
 import socket
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import click
 import sqlalchemy as sa
 
+from ..dialects import Driver, known
 from ..errors import IdempotencyError, SchemaError
 
 URL: Final = "idemtable.url"
 DEBUG: Final = "idemtable.debug"
 """Where the options leave what the handler of errors needs, in click's ``Context.meta``."""
 
-_DRIVERS: Final = frozenset({"psycopg", "pymysql", "asyncpg", "aiomysql", "asyncmy", "aiosqlite", "sqlite3"})
-
 _CONNECTING: Final = (sa.exc.OperationalError, sa.exc.InterfaceError)
-
-_CURES: Final = {
-    "psycopg": 'pip install "idemtable[postgresql]"',
-    "psycopg2": 'write postgresql+psycopg:// and pip install "idemtable[postgresql]"',
-    "pymysql": 'pip install "idemtable[mysql]"',
-    "MySQLdb": 'write mysql+pymysql:// and pip install "idemtable[mysql]"',
-    "asyncpg": 'pip install "idemtable[asyncio]"',
-    "aiomysql": "pip install aiomysql",
-    "asyncmy": 'pip install "idemtable[asyncio]"',
-    "aiosqlite": 'pip install "idemtable[asyncio]"',
-    "greenlet": 'pip install "idemtable[asyncio]"',
-}
 
 # Greedy up to the last @: one that was not escaped belongs to the password.
 _IN_URL: Final = re.compile(r"(://[^\s:/@]*:)\S*@")
@@ -84,10 +71,12 @@ def _explained(error: Exception, url: sa.URL | None) -> tuple[type[Failure], str
     if isinstance(error, SchemaError):
         return Unusable, str(error)
     if isinstance(error, sa.exc.NoSuchModuleError):
-        return Wrong, "no such database; a URL begins with postgresql://, mysql://, mariadb:// or sqlite://"
+        *names, last = (f"{name}://" for name in known)
+        return Wrong, f"no such database; a URL begins with {', '.join(names)} or {last}"
     if isinstance(error, ImportError):
         name = (error.name or "").partition(".")[0]
-        return Unusable, f"the driver {name} is not installed: {_CURES[name]}" if name in _CURES else str(error)
+        cure = _cure(name)
+        return Unusable, f"the driver {name} is not installed: {cure}" if cure else str(error)
     if _is_the_databases(error):
         said = _said(getattr(error, "orig", None) or error)
         where = f" at {place(url)}" if url is not None else ""
@@ -105,7 +94,18 @@ def _explained(error: Exception, url: sa.URL | None) -> tuple[type[Failure], str
 def _is_the_databases(error: Exception) -> bool:
     if isinstance(error, sa.exc.SQLAlchemyError | ConnectionError | TimeoutError | socket.gaierror):
         return True
-    return any(cls.__module__.partition(".")[0] in _DRIVERS for cls in type(error).__mro__)
+    modules = {driver.module for driver in _drivers() if driver.works}
+    return any(cls.__module__.partition(".")[0] in modules for cls in type(error).__mro__)
+
+
+def _drivers() -> Iterator[Driver]:
+    return (driver for database in known.values() for driver in database.drivers)
+
+
+def _cure(module: str) -> str | None:
+    if module == "greenlet":  # no database's: SQLAlchemy's own, for all async drivers
+        return 'pip install "idemtable[asyncio]"'
+    return next((driver.cure for driver in _drivers() if driver.module == module), None)
 
 
 def _said(cause: BaseException) -> str:

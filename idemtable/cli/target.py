@@ -1,38 +1,21 @@
-"""From the URL a person gave to an engine: drivers, files and names checked before anything is sent."""
+"""From the URL a person gave to an engine: its driver and its file are checked before anything is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 import sqlalchemy as sa
 
+from ..dialects import known, named
 from ..errors import SchemaError
-from ..schema import check_names
 from ..table import IdemTable
-from ..upgrade import make_url
-from .failure import DEBUG, URL
-
-EPILOG: Final = """\b
-Exit codes: 0 done; 1 a check failed or nothing was found; 2 wrong usage;
-3 the database cannot be reached, or the table is missing.
-"""
-
-_SYNC: Final = {
-    "postgresql": ("psycopg", "psycopg", "postgresql"),
-    "mysql": ("pymysql", "pymysql", "mysql"),
-    "mariadb": ("pymysql", "pymysql", "mysql"),
-    "sqlite": ("pysqlite", "sqlite3", ""),
-}
-"""For each database: the sync driver that the library is tested with, its module, the extra that brings it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
     """Which table in which database."""
 
@@ -47,112 +30,46 @@ class Target:
         return {"table": self.table, "schema": self.schema}
 
     @property
-    def no_file(self) -> str:
-        """What to say of a SQLite file that does not exist."""
-        return f"there is no file {self.url.database}. `idemtable db upgrade` creates it, with the table"
+    def no_file(self) -> str | None:
+        """What to say where the URL's file does not exist; ``None`` if it does, or the database is no file."""
+        database = known.get(self.url.get_backend_name())
+        name = None if database is None else database.missing_file(self.url)
+        return None if name is None else f"there is no file {name}. `idemtable db upgrade` creates it, with the table"
 
     def keys(self) -> IdemTable:
         """Give the table of keys, ready for its verbs.
 
         Raises:
-            SchemaError: a SQLite file that does not exist; connecting would create it, empty.
+            SchemaError: a file that does not exist; connecting would create it, empty.
             ImportError: the driver is not installed.
         """
-        if self.is_missing_file():
-            raise SchemaError(self.no_file)
-        engine = self.engine()
-        click.get_current_context().call_on_close(engine.dispose)
-        return IdemTable(engine, **self.names)
+        if (missing := self.no_file) is not None:
+            raise SchemaError(missing)
+        click.get_current_context().call_on_close(self.engine.dispose)
+        return IdemTable(self.engine, **self.names)
 
+    @cached_property
     def engine(self) -> sa.Engine:
-        """Give an engine with a sync driver, in the async one's place if need be."""
+        """An engine with a sync driver, in the async one's place if need be."""
         return sa.create_engine(_sync(self.url), pool_pre_ping=True, pool_size=1)
 
-    def is_missing_file(self) -> bool:
-        """Say whether the URL is of a SQLite file that does not exist."""
-        name = self.url.database
-        if self.url.get_backend_name() != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
-            return False
-        return not Path(name).exists()
 
-
-def _driven(url: sa.URL) -> sa.URL:
+def driven(url: sa.URL) -> sa.URL:
     """Name a driver where the URL names none: the default of SQLAlchemy differs between its versions."""
     backend = url.get_backend_name()
-    if backend == "postgres":
-        raise ValueError("this URL begins with postgres://, which SQLAlchemy does not take: write postgresql://")
-    if "+" in url.drivername or backend not in _SYNC:
+    for name, database in known.items():
+        if backend in database.mistaken:
+            raise ValueError(f"this URL begins with {backend}://, which SQLAlchemy does not take: write {name}://")
+    if "+" in url.drivername or backend not in known:
         return url
-    return url.set(drivername=f"{backend}+{_SYNC[backend][0]}")
+    return url.set(drivername=f"{backend}+{known[backend].drivers[0].name}")
 
 
 def _sync(url: sa.URL) -> sa.URL:
-    backend = url.get_backend_name()
-    if backend not in _SYNC:
-        raise ValueError(f"{backend} is not supported; idemtable works on {', '.join(_SYNC)}")
+    driver = named(url.get_backend_name()).drivers[0]
     if not url.get_dialect().is_async:
         return url
-    driver, module, extra = _SYNC[backend]
-    if find_spec(module) is None:
-        cure = f'pip install "idemtable[{extra}]"'
-        raise ImportError(f"{url.get_driver_name()} is async and its sync sibling {driver} is not installed: {cure}")
-    return url.set(drivername=f"{backend}+{driver}")
-
-
-def _parsed(ctx: click.Context, _: click.Parameter, value: str | None) -> sa.URL | None:
-    if value is None:
-        return None
-    try:
-        url = ctx.meta[URL] = _driven(make_url(value))
-    except ValueError as error:
-        raise click.UsageError(str(error), ctx) from None
-    if "@" in (url.host or ""):
-        # Refused here, because a driver would look for that host and repeat half a password in its error.
-        raise click.UsageError("an @ in the password must be written as %40", ctx)
-    return url
-
-
-def _noted(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.meta[DEBUG] = True
-
-
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-debug = click.option(
-    "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_noted, help="Show an error's traceback."
-)
-
-
-def names(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that every command about the table has, which are checked before anything else."""
-
-    @click.option("--table", envvar="IDEMTABLE_TABLE", default="idemtable", show_default=True, show_envvar=True,
-                  help="The table's name.")  # fmt: skip
-    @click.option("--schema", envvar="IDEMTABLE_SCHEMA", show_envvar=True, help="The table's schema.")
-    @debug
-    @wraps(command)
-    def wrapped(*args: Any, table: str, schema: str | None, **options: Any) -> Any:
-        check_names(table, schema)
-        return command(*args, table=table, schema=schema, **options)
-
-    return wrapped
-
-
-def url_option(*, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make the option --url; a password is better in the environment, where ``ps`` does not show it."""
-    text = "The database; better given in the environment, for `ps` shows what is typed here."
-    return click.option(
-        "--url", envvar="IDEMTABLE_URL", required=required, show_envvar=True, callback=_parsed, metavar="URL", help=text
-    )
-
-
-def on_database(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --url, --table, --schema and --debug to a command, which gets a `Target` first."""
-
-    @url_option()
-    @names
-    @wraps(command)
-    def wrapped(*args: Any, url: sa.URL, table: str, schema: str | None, **options: Any) -> Any:
-        return command(Target(url, table, schema), *args, **options)
-
-    return wrapped
+    if find_spec(driver.module) is None:
+        lacks = f"is async and its sync sibling {driver.name} is not installed"
+        raise ImportError(f"{url.get_driver_name()} {lacks}: {driver.cure}")
+    return url.set(drivername=f"{url.get_backend_name()}+{driver.name}")

@@ -6,9 +6,11 @@ from datetime import timedelta
 
 import click
 
+from ..tokens import Tokens
 from . import text
 from .failure import Failure
-from .target import EPILOG, Target, as_json, on_database
+from .options import EPILOG, as_json, on_database
+from .target import Target
 
 
 @click.group(epilog=EPILOG)
@@ -33,8 +35,7 @@ def issue(target: Target, scope: str, subject: str | None, ttl: timedelta) -> No
 @on_database
 def revoke(target: Target, scope: str, token: str) -> None:
     """Remove a token, used or not; exit code 1 if there is none in this scope."""
-    # A revoked token has no ttl left to speak of.
-    if not target.keys().tokens(scope, ttl=timedelta(seconds=1)).revoke(token):
+    if not _tokens(target, scope).revoke(token):
         raise Failure(f"there is no such token in the scope {scope}")
     click.echo("revoked")
 
@@ -46,6 +47,9 @@ def revoke(target: Target, scope: str, token: str) -> None:
 @on_database
 def ls(target: Target, scope: str, limit: int, as_json: bool) -> None:
     """List the newest tokens of a scope, issued and spent; the tenant column is the subject."""
-    idem = target.keys()
-    records = idem._run(lambda connection: idem._settings.records.tokens(connection, scope, limit))
-    text.show(records, as_json, "no tokens")
+    text.show(_tokens(target, scope).records(limit=limit), as_json, "no tokens")
+
+
+def _tokens(target: Target, scope: str) -> Tokens:
+    # Of tokens that are there already, whose ttl was said when they were issued.
+    return target.keys().tokens(scope, ttl=timedelta(seconds=1))

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from .. import schema as schemas
 from .. import upgrade as steps
+from ..dialects import named
 from ..errors import SchemaError
 from ..table import IdemTable
 from . import business, check, recording, shop
@@ -69,10 +70,9 @@ def made_tables(engine: sa.Engine) -> Iterator[None]:
     if there and not _own(engine, there):
         raise SchemaError(f"{', '.join(there)}: there is a table of that name that is not the demo's: rename it")
     _drop(engine)
-    if engine.dialect.name == "sqlite":
-        with engine.connect() as connection:
-            # One writer at a time either way, but readers do not stop it.
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    with engine.connect() as connection:
+        for statement in named(engine.dialect.name).many_programs:
+            connection.exec_driver_sql(statement)
     try:
         steps.upgrade(engine, table=business.TABLE)
         yield

@@ -1,10 +1,13 @@
-"""The databases: one small class for each, found by SQLAlchemy's name of the dialect."""
+"""The databases: one class for each, in one file with all that is that database's, found by SQLAlchemy's name of it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from .base import Dialect, Fault
+from .definition import Driver, Types
 from .mysql import MySQL
 from .postgresql import PostgreSQL
 from .sqlite import SQLite, configure_sqlite
@@ -13,9 +16,24 @@ from .statement import Statement
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
-__all__ = ["Dialect", "Fault", "Statement", "configure_sqlite", "find"]
+__all__ = ["Dialect", "Driver", "Fault", "Statement", "Types", "configure_sqlite", "find", "known", "named", "register"]
 
-_registry: Final[dict[str, type[Dialect]]] = {name: cls for cls in (PostgreSQL, MySQL, SQLite) for name in cls.names}
+D = TypeVar("D", bound=type[Dialect])
+
+_registry: Final[dict[str, type[Dialect]]] = {}
+known: Final[Mapping[str, type[Dialect]]] = MappingProxyType(_registry)
+"""The classes by SQLAlchemy's names of their databases, in the order in which people are told of them."""
+
+
+def register(cls: D) -> D:
+    """Let the library work on a database; the whole of it asks this class from now on."""
+    _registry.update(dict.fromkeys(cls.names, cls))
+    return cls
+
+
+register(PostgreSQL)
+register(MySQL)
+register(SQLite)
 
 
 def find(dialect: SQLAlchemyDialect, table: str, schema: str | None) -> Dialect:
@@ -24,7 +42,19 @@ def find(dialect: SQLAlchemyDialect, table: str, schema: str | None) -> Dialect:
     Raises:
         ValueError: the database is not supported; the message lists those that are.
     """
-    cls = _registry.get(dialect.name)
+    cls = known.get(dialect.name)
     if cls is None:
-        raise ValueError(f"idemtable knows {', '.join(sorted(_registry))}, not {dialect.name}")
+        raise ValueError(f"idemtable knows {', '.join(sorted(known))}, not {dialect.name}")
     return cls(dialect, table, schema)
+
+
+def named(name: str) -> type[Dialect]:
+    """Return the class of a database, for what needs no table and no engine.
+
+    Raises:
+        ValueError: the database is not supported; the message lists those that are.
+    """
+    cls = known.get(name)
+    if cls is None:
+        raise ValueError(f"{name} is not supported; idemtable works on {', '.join(known)}")
+    return cls

@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 
 from ..model import Status
+from .definition import Definition
 from .statement import Statement
 
 if TYPE_CHECKING:
@@ -42,15 +43,13 @@ def asks_autocommit(connection: Connection) -> bool:
     return (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
 
 
-class Dialect(ABC):
-    """One database's ways: statements and error codes that differ, and nothing else.
+class Dialect(Definition, ABC):
+    """One database's ways: what differs from the others, and nothing else.
 
     Templates name the table as ``{table}``, the column ``key`` (a reserved word of MySQL) as ``{key}``, the clock as
     ``{now}`` and the moment `ttl` microseconds from it as ``{later}``.
     """
 
-    names: ClassVar[tuple[str, ...]]
-    """SQLAlchemy's names of the database."""
     reads_in_place: ClassVar[bool]
     """Whether the transaction that lost a claim can read the winner's row."""
     now: ClassVar[str]

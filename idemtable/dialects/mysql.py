@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from math import ceil
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from sqlalchemy import func, select
+from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 
+from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault
+from .definition import Driver, Types
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Select, Table
+    from sqlalchemy import Connection, Inspector, Select, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
+    from sqlalchemy.types import TypeEngine
 
 _SERVER_STATUS_IN_TRANS = 1
 
@@ -28,6 +34,13 @@ class MySQL(Dialect):
     """MariaDB 10.6 and later and MySQL 8, through PyMySQL and asyncmy; aiomysql needs PyMySQL below 1.2."""
 
     names = ("mysql", "mariadb")
+    drivers = (
+        Driver("pymysql", "pymysql", 'pip install "idemtable[mysql]"'),
+        Driver("asyncmy", "asyncmy", 'pip install "idemtable[asyncio]"'),
+        Driver("aiomysql", "aiomysql", "pip install aiomysql"),
+        Driver("mysqldb", "MySQLdb", 'write mysql+pymysql:// and pip install "idemtable[mysql]"', works=False),
+    )
+
     # At REPEATABLE READ a transaction with an older snapshot does not see the row that its INSERT collided with.
     reads_in_place = False
 
@@ -173,3 +186,49 @@ class MySQL(Dialect):
 
     def code(self, error: BaseException) -> Any:
         return error.args[0] if error.args else None
+
+    # --- the table ----------------------------------------------------------------------------------------------------
+
+    types = Types(
+        id=mysql.BINARY(16),
+        binary=mysql.BINARY,
+        blob=mysql.LONGBLOB(),
+        time=mysql.DATETIME(fsp=6),  # without fsp MySQL drops the fraction of a second
+    )
+    options = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
+
+    @classmethod
+    def column_flaw(cls, found: TypeEngine[Any], wanted: TypeEngine[Any]) -> str | None:
+        return None if getattr(found, "fsp", 6) == getattr(wanted, "fsp", 6) else "has no microseconds"
+
+    @classmethod
+    def table_flaws(cls, inspector: Inspector, table: str, schema: str | None) -> list[str]:
+        found = inspector.get_table_options(table, schema=schema)
+        wanted = {"engine": cls.options["engine"], "default charset": cls.options["charset"]}
+        name = inspector.dialect.name
+        return [f"{what} is not {value}" for what, value in wanted.items() if found.get(f"{name}_{what}") != value]
+
+    # --- migrations ---------------------------------------------------------------------------------------------------
+
+    before_ddl = (
+        "SET @idemtable_lock_wait = @@SESSION.lock_wait_timeout",
+        "SET SESSION lock_wait_timeout = 10",
+    )
+    after_ddl = ("SET SESSION lock_wait_timeout = @idemtable_lock_wait",)
+
+    @classmethod
+    @contextmanager
+    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
+        # The names are the server's, not the database's, and MySQL takes 64 characters.
+        database = connection.exec_driver_sql("SELECT database()").scalar()
+        lock = "idemtable-" + sha256(f"{database}.{name}".encode()).hexdigest()[:48]
+        got = connection.execute(select(func.get_lock(lock, wait))).scalar()
+        connection.rollback()
+        if not got:
+            raise SchemaError(f"another program has been upgrading for more than {wait} seconds; run the command again")
+        try:
+            with connection.begin():
+                yield
+        finally:
+            connection.execute(select(func.release_lock(lock)))
+            connection.rollback()

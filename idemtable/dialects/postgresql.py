@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql
+
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, Dialect, Fault
+from .definition import Driver, Types
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -32,6 +37,15 @@ class PostgreSQL(Dialect):
     """PostgreSQL 14 and later, through psycopg and asyncpg."""
 
     names = ("postgresql",)
+    mistaken = ("postgres",)
+    drivers = (
+        Driver("psycopg", "psycopg", 'pip install "idemtable[postgresql]"'),
+        Driver("asyncpg", "asyncpg", 'pip install "idemtable[asyncio]"'),
+        Driver(
+            "psycopg2", "psycopg2", 'write postgresql+psycopg:// and pip install "idemtable[postgresql]"', works=False
+        ),
+    )
+
     # ON CONFLICT DO NOTHING leaves the transaction usable, and where its snapshot could not see the winner's row (at
     # REPEATABLE READ and above) it raises 40001 by itself.
     reads_in_place = True
@@ -150,3 +164,27 @@ class PostgreSQL(Dialect):
             # psycopg has no sqlstate where no server said anything: the connection broke or never was.
             return "lost"
         return state
+
+    # --- the table ----------------------------------------------------------------------------------------------------
+
+    types = Types(id=postgresql.UUID(as_uuid=True), text=lambda length: postgresql.TEXT())
+
+    # --- migrations ---------------------------------------------------------------------------------------------------
+
+    before_ddl = (
+        "SELECT set_config('idemtable.lock_timeout', current_setting('lock_timeout'), true)",
+        "SET LOCAL lock_timeout = '10s'",
+    )
+    after_ddl = (
+        "SELECT set_config('lock_timeout', nullif(current_setting('idemtable.lock_timeout', true), ''), true)",
+    )
+
+    @classmethod
+    @contextmanager
+    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
+        number = int.from_bytes(sha256(name.encode()).digest()[:8], signed=True)
+        with connection.begin():
+            # Of the transaction, not of the session: it has to work behind PgBouncer.
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{wait}s'")
+            connection.execute(select(func.pg_advisory_xact_lock(number)))
+            yield

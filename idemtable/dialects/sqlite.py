@@ -7,18 +7,20 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from sqlalchemy import event, false, update
 
 from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault, asks_autocommit
+from .definition import Driver
 from .statement import send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection, Engine, Table
+    from sqlalchemy import URL, Connection, Engine, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 _IMMEDIATE: Final = "idemtable_immediate"
@@ -116,6 +118,8 @@ class SQLite(Dialect):
     """SQLite 3.31 and later, through sqlite3 and aiosqlite."""
 
     names = ("sqlite",)
+    drivers = (Driver("pysqlite", "sqlite3"), Driver("aiosqlite", "aiosqlite", 'pip install "idemtable[asyncio]"'))
+
     reads_in_place = True
     busy = "the database is busy: another connection is writing"
 
@@ -218,3 +222,39 @@ class SQLite(Dialect):
     def code(self, error: BaseException) -> Any:
         code = getattr(error, "sqlite_errorcode", None)
         return code if code is None or code in self.faults else code & 0xFF
+
+    # --- on the command line ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def missing_file(cls, url: URL) -> str | None:
+        name = url.database
+        if not name or name == ":memory:" or name.startswith("file:") or Path(name).exists():
+            return None
+        return name
+
+    # --- the table ----------------------------------------------------------------------------------------------------
+
+    options = {"with_rowid": False}
+    many_programs = ("PRAGMA journal_mode=WAL",)  # one writer at a time either way, but readers do not stop it
+
+    # --- migrations ---------------------------------------------------------------------------------------------------
+
+    upgrade_options = {}  # SQLite knows no READ COMMITTED, and BEGIN IMMEDIATE shows the latest
+    transactional_ddl = True  # Alembic thinks of the driver, which cannot; the database can
+
+    @classmethod
+    @contextmanager
+    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
+        before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait * 1000}")
+        connection.rollback()
+        try:
+            with connection.begin():
+                if _inside(connection.connection.driver_connection):
+                    # An engine that begins explicitly has just begun, but not for writing.
+                    connection.exec_driver_sql("ROLLBACK")
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                yield
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
+            connection.rollback()

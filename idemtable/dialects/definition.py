@@ -1,0 +1,102 @@
+"""What a database says of itself without a table or an engine: to migrations, and to the command line."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Inspector
+    from sqlalchemy.types import TypeEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A driver of a database."""
+
+    name: str
+    """SQLAlchemy's name of it, as behind the + of a URL."""
+    module: str
+    """What is imported, and what its errors come from."""
+    cure: str | None = None
+    """What a person does who has not got it; ``None`` where Python brings it."""
+    works: bool = True
+    """Whether the library runs on it; others are listed for their cure, which names one that works."""
+
+
+@dataclass(frozen=True, slots=True)
+class Types:
+    """A database's own types of columns; ``None`` where SQLAlchemy's portable type will do."""
+
+    id: TypeEngine[Any] | None = None
+    """16 bytes, as `Dialect.id` gives them."""
+    text: Callable[[int], TypeEngine[str]] | None = None
+    """So many characters."""
+    binary: Callable[[int], TypeEngine[bytes]] | None = None
+    """Exactly so many bytes."""
+    blob: TypeEngine[bytes] | None = None
+    """Any number of bytes."""
+    time: TypeEngine[Any] | None = None
+    """Date and time with microseconds, as `Dialect.time` reads them."""
+
+
+class Definition(ABC):
+    """The half of a database's class that needs no instance."""
+
+    names: ClassVar[tuple[str, ...]]
+    """SQLAlchemy's names of the database."""
+
+    # --- on the command line ------------------------------------------------------------------------------------------
+
+    mistaken: ClassVar[tuple[str, ...]] = ()
+    """Names that people write in a URL and SQLAlchemy does not take."""
+    drivers: ClassVar[tuple[Driver, ...]]
+    """The first one is sync, and taken where a URL names none or a sync one is needed in an async one's place."""
+
+    @classmethod
+    def missing_file(cls, url: URL) -> str | None:
+        """Return the name of a URL's file if there is none yet, where connecting would make one."""
+        return None
+
+    # --- the table ----------------------------------------------------------------------------------------------------
+
+    types: ClassVar[Types] = Types()
+    options: ClassVar[Mapping[str, Any]] = {}
+    """SQLAlchemy's options of the table, without the database's name before them."""
+
+    @classmethod
+    def column_flaw(cls, found: TypeEngine[Any], wanted: TypeEngine[Any]) -> str | None:
+        """Say what a column's type would do to its values that Alembic's comparison does not see."""
+        return None
+
+    @classmethod
+    def table_flaws(cls, inspector: Inspector, table: str, schema: str | None) -> list[str]:
+        """Say what of a table, beside its columns, would break a promise."""
+        return []
+
+    many_programs: ClassVar[tuple[str, ...]] = ()
+    """Statements that fit a new database for many programs at once, outside of any transaction."""
+
+    # --- migrations ---------------------------------------------------------------------------------------------------
+
+    upgrade_options: ClassVar[Mapping[str, Any]] = {"isolation_level": "READ COMMITTED"}
+    """Execution options of the connection that upgrades. Whoever waited for the lock must see what the other program
+    did: a stricter level still shows the time before."""
+    transactional_ddl: ClassVar[bool | None] = None
+    """Whether DDL is part of a printed script's transaction; ``None`` where Alembic knows."""
+    before_ddl: ClassVar[tuple[str, ...]] = ()
+    """Statements that bound what DDL may wait for locks; they also make sense in a printed script."""
+    after_ddl: ClassVar[tuple[str, ...]] = ()
+    """Statements that put back what was there before."""
+
+    @classmethod
+    @abstractmethod
+    def upgrading(cls, connection: Connection, name: str, wait: int) -> AbstractContextManager[None]:
+        """Hold the lock `name` around one transaction that commits at the end; wait `wait` seconds for it.
+
+        Raises:
+            SchemaError, DBAPIError: somebody else held it for longer.
+        """
