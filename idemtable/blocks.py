@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from .binding import sync_session, unscoped
-from .claim.run import BaseRun
+from .claim import nesting
+from .claim.run import AsyncRun, Run, Stay
 from .errors import TransactionError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from sqlalchemy.ext.asyncio import AsyncSession  # noqa: F401 - named in a string below
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Session  # noqa: F401
 
     from .claim.call import Call
     from .model import Record
@@ -56,64 +57,40 @@ class _BaseClaim(Generic[SessionT]):
             )
         self._result = value
 
-    def _enter(self, session: Session) -> None:
-        run = BaseRun(self._settings, self._call)
-        self._attempt = run.block(session, self.session, joins=self._given is not None)
-        outcome = self._attempt.open(stays=True)
-        if outcome is not None:
-            self.replayed, self._result, self.record = True, outcome.value, self._attempt.replayed
-
-    def _exit(self, session: Session, error: BaseException | None) -> None:
-        if error is not None:
-            self._attempt.fail(error)
-        else:
-            self._result = self._attempt.close(self._result).value
+    def _opened(self, stay: Stay) -> None:
+        self._stay, self.session = stay, stay.session
+        if stay.outcome is not None:
+            assert stay.attempt is not None
+            self.replayed, self._result, self.record = True, stay.outcome.value, stay.attempt.replayed
 
 
 class Claim(_BaseClaim["Session"]):
     """The sync block; see `IdemTable.transaction` and `IdemTable.claim`."""
 
     def __enter__(self) -> Self:
-        self.session = self._settings.binding.session() if self._given is None else self._given  # type: ignore[assignment]
-        try:
-            self._enter(sync_session(self.session, "Session"))
-        except BaseException:
-            self._close()
-            raise
+        if self._given is not None:
+            sync_session(self._given, "Session")
+        self._run = Run(self._settings, self._call)
+        self._opened(self._run.enter(self._given, nesting.holder(2)))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        try:
-            self._exit(self.session, error)
-        finally:
-            self._close()
-
-    def _close(self) -> None:
-        if self._given is None:
-            self.session.close()
+        result = self._run.end(self._stay, self._result, error)
+        self._result = result if error is None else self._result
 
 
 class AsyncClaim(_BaseClaim["AsyncSession"]):
     """The async block; see `AsyncIdemTable.transaction` and `AsyncIdemTable.claim`."""
 
     async def __aenter__(self) -> Self:
-        self.session = self._settings.binding.session() if self._given is None else self._given  # type: ignore[assignment]
-        try:
-            sync_session(self.session, "AsyncSession")
-            await self.session.run_sync(self._enter)
-        except BaseException:
-            await self._close()
-            raise
+        if self._given is not None:
+            sync_session(self._given, "AsyncSession")
+        self._run = AsyncRun(self._settings, self._call)
+        self._opened(await self._run.enter(self._given, nesting.holder(2, awaits=True)))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        try:
-            await self.session.run_sync(self._exit, error)
-        finally:
-            await self._close()
-
-    async def _close(self) -> None:
-        if self._given is None:
-            await self.session.close()
+        result = await self._run.end(self._stay, self._result, error)
+        self._result = result if error is None else self._result

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from ..model import Record
     from .course import Course
+    from .door import Door
+    from .nesting import Holder
     from .transaction import Transaction
 
 T = TypeVar("T")
@@ -45,9 +47,13 @@ class Attempt:
         joinable: the session that calls inside get: the transaction's, or the AsyncSession round it.
         repeats: whether what holds this attempt can begin another one. If not, what would restart the transaction
             leaves as RetryTransactionError.
+        holder: of the block, where the business is one. Its body runs even where there is nothing to
+            do: then it gets a transaction to read in, and what it writes is rolled back.
     """
 
-    def __init__(self, course: Course, transaction: Transaction, joinable: Any, *, repeats: bool) -> None:
+    def __init__(
+        self, course: Course, transaction: Transaction, joinable: Any, *, repeats: bool, holder: Holder | None = None
+    ) -> None:
         course.attempts += 1
         self._course = course
         self._call = course.call
@@ -55,6 +61,7 @@ class Attempt:
         self._tx = transaction
         self._joinable = joinable
         self._repeats = repeats
+        self._holder = holder
         self._frame: nesting.Frame | None = None
         self._work: SessionTransaction | None = None
         """The savepoint round the business, where an exception of it may have to be remembered."""
@@ -70,12 +77,13 @@ class Attempt:
 
     # --- the way in -------------------------------------------------------------------------------------------------------
 
-    def open(self, *, stays: bool = False) -> Outcome[Any] | None:
-        """Begin and claim.
+    @property
+    def door(self) -> Door | None:
+        """The way in for calls inside this one, while the business runs."""
+        return None if self._frame is None else self._frame.door
 
-        Args:
-            stays: whether the body runs even where there is nothing to do, as that of a block does. Then it gets a
-                transaction to read in, and what it writes is rolled back.
+    def open(self) -> Outcome[Any] | None:
+        """Begin and claim.
 
         Returns:
             ``None`` if the business is to run; otherwise what an earlier call left.
@@ -86,13 +94,14 @@ class Attempt:
             is undone then.
         """
         try:
-            return self._open(stays)
+            return self._open()
         except BaseException as error:
             self.fail(error)
             raise
 
-    def _open(self, stays: bool) -> Outcome[Any] | None:
+    def _open(self) -> Outcome[Any] | None:
         course, call, tx = self._course, self._call, self._tx
+        stays = self._holder is not None
         if call.kind.reserves:
             call.kind.reserve(call.request)
             self._reserved = True
@@ -114,7 +123,9 @@ class Attempt:
             case _:
                 assert_never(decision)
         if stays or self._answer is None:
-            self._frame = nesting.push(course.settings.nest, call.request.id, self._joinable, tx.owned)
+            self._frame = nesting.push(
+                course.settings.nest, call.request, tx.session, self._joinable, owned=tx.owned, holder=self._holder
+            )
         if self._answer is None:
             self._tell(Step.RUNNING)
             return None
@@ -126,11 +137,19 @@ class Attempt:
     def close(self, value: Any) -> Outcome[Any]:
         """Store what the business gave and commit; or end a block that was answered, and undo what its body wrote.
 
+        Whoever calls it has shut the door.
+
         Raises:
             ResultNotSerializableError, ResultTooLargeError: before COMMIT. LostClaimError: nothing is committed here.
             Everything is undone then.
         """
         try:
+            if self._frame is not None and self._frame.door.is_occupied:
+                # COMMIT would go through the savepoint of a call that is in the middle of its work.
+                scope = self._call.request.scope
+                raise LostClaimError(
+                    f"{scope}: a call made inside it is still running: await it before returning", scope=scope
+                )
             if self._answer is not None:
                 return self._undo(value)
             self._tell(Step.RAN)
@@ -154,12 +173,6 @@ class Attempt:
         call, tx = self._call, self._tx
         if not tx.intact(self._work):
             raise broken_out(call.request.scope)
-        if self._frame is not None and self._frame.inside:
-            # COMMIT would go through the savepoint of a call that is in the middle of its work.
-            raise LostClaimError(
-                f"{call.request.scope}: a call made inside it is still running: await it before returning",
-                scope=call.request.scope,
-            )
         try:
             tx.session.flush()
         except PendingRollbackError as error:  # an earlier flush failed and was swallowed
@@ -193,13 +206,17 @@ class Attempt:
     def fail(self, error: BaseException) -> None:
         """Undo everything, or remember the exception if it was named; return for the caller to raise it again.
 
+        Whoever calls it has shut the door.
+
         Raises:
             RetryTransactionError: for what would restart the transaction, where nobody here can.
             TransactionError: COMMIT failed, and calling again would not tell whether it arrived.
         """
         verdict = self._course.judged(error, self._tx.records.dialect)
         try:
-            if self._work is not None and isinstance(error, self._call.remember) and verdict.is_the_functions:
+            door = self.door
+            occupied = door is not None and door.is_occupied
+            if self._work and not occupied and isinstance(error, self._call.remember) and verdict.is_the_functions:
                 self._remember(error)
                 return
         except Exception:
@@ -229,6 +246,12 @@ class Attempt:
         self._commit(Status.FAILED, exceptions.CODEC, data)
 
     def _abandon(self) -> None:
+        if self._frame is not None and self._frame.door.is_occupied:
+            # Two at work on one connection end in a hang or in somebody else's answer.
+            self._leave()
+            with suppress(Exception):
+                self._tx.cut()
+            return
         self._leave()
         # What is being raised matters more than a look or a rollback that finds the connection or the savepoint gone.
         uncommitted = False

@@ -1,20 +1,47 @@
-"""Which calls run around this one: the stack that makes an inner call join and a key not wait for itself."""
+"""Which calls run around this one, and whose turn it is inside them.
+
+A call made inside another one of the same table joins its transaction. Tasks and threads that were started inside
+inherit the stack of calls, so several may want to join at once, and an outer call may end while they do:
+
+- One at a time. Two savepoints of one connection cannot interleave: the rollback of one would undo the other. Each call
+  that is running has a **door**, through which one call comes in after the other; so has a session that callers share.
+- A call that ends closes its door first, then waits for whoever is inside. Who was waiting for a turn is sent away and
+  has run nothing; who comes later finds no call to join, and is one of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import dis
+import sys
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
+from ..binding import is_async
 from ..errors import ReentrantCallError
+from .door import Door
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from ..model import Request
 
 _innermost: ContextVar[Frame | None] = ContextVar("idemtable_frame", default=None)
+
+_DOOR: Final = "idemtable_door"
+"""Where a session keeps its door, in its ``info``: it goes with the session, and threads may ask for it at once."""
+
+
+class Holder(NamedTuple):
+    """Whose code a block is part of."""
+
+    frame: FrameType
+    by_hand: bool
+    """Whether it called ``__enter__``, and no ``with`` says where the block ends."""
 
 
 @dataclass(eq=False, slots=True)
@@ -23,59 +50,149 @@ class Frame:
 
     nest: tuple[Any, ...]
     id: UUID
-    session: Any
-    outer: Frame | None
-    open: bool = True
-    # A task or thread started inside a call inherits the stack. Its own calls join one after the other: two savepoints
-    # of one connection cannot interleave, the rollback of one would undo the other.
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    alock: asyncio.Lock | None = None
-    inside: int = 0
-    """How many calls are running inside this one."""
-    owned: bool = True
+    session: Session
+    joinable: Any
+    """What calls inside get: the session, or the AsyncSession round it."""
+    owned: bool
     """Whether the session ends with this call, and nobody else may use what is left of it."""
+    outer: Frame | None
+    door: Door
+    holder: Holder | None
+    """Of the block, where the call is one; functions need none."""
+    loop: asyncio.AbstractEventLoop | None = field(default_factory=asyncio._get_running_loop)
+    is_over: bool = False
 
+    def is_joined_from_here(self) -> bool:
+        """Say whether code that runs here and now is inside this call."""
+        if not self.door.is_open:
+            return False
+        if is_async(self.joinable) and self.loop is not asyncio._get_running_loop():
+            return False  # a thread with a loop of its own has inherited the context, and cannot use this connection
+        return self.holder is None or _is_running(self.holder.frame)
+
+    @property
     def is_left_over(self) -> bool:
-        """Say whether the call ended before one inside it did, whose session may have begun again with nobody to end it."""
-        return self.owned and not self.open
-
-    def turn(self) -> asyncio.Lock:
-        """Return the lock by which the calls of other tasks take turns."""
-        if self.alock is None:
-            self.alock = asyncio.Lock()
-        return self.alock
+        """Whether the call ended before one inside it did, whose session may have begun again with nobody to end it."""
+        return self.owned and self.is_over
 
 
-def push(nest: tuple[Any, ...], id: UUID, session: Any, owned: bool = True) -> Frame:
-    """Enter a call."""
-    frame = Frame(nest, id, session, _innermost.get(), owned=owned)
+def _is_running(block: FrameType) -> bool:
+    """Say whether a block's own code runs, and not that of whoever reads the generator which holds it.
+
+    Reader and generator share one context, so the stack of calls looks alike to both. Only while the generator's code
+    runs is its frame among those that lead here.
+    """
+    if not block.f_code.co_flags & (CO_GENERATOR | CO_ASYNC_GENERATOR):
+        return True
+    here: FrameType | None = sys._getframe()
+    while here is not None:
+        if here is block:
+            return True
+        here = here.f_back
+    return False
+
+
+def push(
+    nest: tuple[Any, ...],
+    request: Request,
+    session: Session,
+    joinable: Any,
+    *,
+    owned: bool,
+    holder: Holder | None = None,
+) -> Frame:
+    """Enter a call.
+
+    Args:
+        nest: of its table.
+        request: what it asks.
+        session: the sync Session it works in.
+        joinable: what calls inside get.
+        owned: whether the session ends with it.
+        holder: of a block.
+    """
+    door = Door()
+    if owned:
+        # Who was handed the session without having inherited the stack comes in by the same door, now and too late.
+        session.info[_DOOR] = door
+    frame = Frame(nest, request.id, session, joinable, owned, _open(_innermost.get()), door, holder)
     _innermost.set(frame)
     return frame
 
 
+def _is_in_with(frame: FrameType) -> bool:
+    """Say whether what a Python frame does now is to enter a ``with`` statement, and not to call ``__enter__``."""
+    code, at = frame.f_code.co_code, frame.f_lasti
+    while at > 0 and code[at] == _CACHE:
+        at -= 2
+    return dis.opname[code[at]] == "BEFORE_WITH" or dis.opname[code[at - 2]] == "LOAD_SPECIAL"  # since Python 3.14
+
+
+_CACHE: Final = dis.opmap.get("CACHE", 0)
+
+
 def pop(frame: Frame) -> None:
     """Leave a call."""
-    frame.open = False
+    frame.is_over = True
+    frame.door.close()
+    frame.holder = None
     # Not by the token of `set`: a block may be left in another context than it was entered in (a test's fixture).
-    if _innermost.get() is frame:
-        _innermost.set(frame.outer)
+    _innermost.set(_open(_innermost.get()))
 
 
-def enclosing(nest: tuple[Any, ...]) -> Frame | None:
-    """Return the innermost running call of a table, or ``None``."""
+def _open(frame: Frame | None) -> Frame | None:
+    """Return the innermost call that has not ended; those that have are let go with their sessions."""
+    while frame is not None and not frame.door.is_open:
+        frame = frame.outer
+    return frame
+
+
+def holder(depth: int, *, awaits: bool = False) -> Holder:
+    """Return who holds a block: the Python frame `depth` frames up from here, past an ExitStack's own.
+
+    Args:
+        awaits: whether it awaits the block's entrance, where nothing tells a statement from a call.
+    """
+    frame = sys._getframe(depth)
+    by_hand = not awaits and not _is_in_with(frame)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == "contextlib":
+        frame, by_hand = frame.f_back, False
+    return Holder(frame, by_hand)
+
+
+def enclosing(nest: tuple[Any, ...], *, for_block: bool = False) -> Frame | None:
+    """Return the innermost running call of a table that code here is inside of, or ``None``.
+
+    Args:
+        nest: of the table.
+        for_block: whether a block asks. It is not inside of one that was entered by hand, whose end nobody can foresee:
+            it may come before its own.
+    """
     frame = _innermost.get()
     while frame is not None:
-        if frame.open and frame.nest == nest:
+        by_hand = frame.holder is not None and frame.holder.by_hand
+        if frame.nest == nest and frame.is_joined_from_here() and not (for_block and by_hand):
             return frame
         frame = frame.outer
     return None
+
+
+def door_of(session: Session) -> Door:
+    """Return the door by which a call joins a session that it was given."""
+    frame = _innermost.get()
+    while frame is not None:
+        if frame.session is session and frame.is_joined_from_here():
+            return frame.door
+        frame = frame.outer
+    door: Door = session.info.setdefault(_DOOR, Door())
+    return door
 
 
 def refuse_reentry(nest: tuple[Any, ...], request: Request) -> None:
     """Raise ReentrantCallError if a call around this one holds the same key: waiting for it would never end."""
     frame = _innermost.get()
     while frame is not None:
-        if frame.open and frame.nest == nest and frame.id == request.id:
+        if frame.nest == nest and frame.id == request.id and frame.is_joined_from_here():
             raise ReentrantCallError(
                 f"{request.scope} was called inside itself with the same key: give the inner call a key of its own",
                 scope=request.scope,

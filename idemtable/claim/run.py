@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 
+from ..binding import awaited
 from . import nesting, retry
 from .attempt import Attempt
 from .course import Course
 from .transaction import Joined, Own
-from .verdict import Verdict
+from .verdict import Verdict, begin_again
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -21,8 +24,29 @@ if TYPE_CHECKING:
     from ..model import Outcome
     from ..settings import Settings
     from .call import Call
+    from .door import Door, Turn
 
 T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Stay:
+    """A block while it is open."""
+
+    session: Any
+    """What the body works in, an AsyncSession in an async block."""
+    turn: Turn | None
+    """In whose transaction it stays, if not in one of its own."""
+    inside: nesting.Frame | None
+    """The call around it, if it found that by itself."""
+    attempt: Attempt | None = None
+    outcome: Outcome[Any] | None = None
+    """What an earlier call left."""
+
+    @property
+    def is_left_over(self) -> bool:
+        """Whether the session is to be closed by whoever ends the block."""
+        return self.turn is None or (self.inside is not None and self.inside.is_left_over)
 
 
 class BaseRun(Course):
@@ -38,22 +62,6 @@ class BaseRun(Course):
         super().__init__(settings, call)
         self._level = isolation_level
 
-    def block(self, session: Session, joinable: Any, *, joins: bool) -> Attempt:
-        """Return the one attempt of a block, whose body nobody can run again.
-
-        Args:
-            session: the sync Session.
-            joinable: what calls inside join: it, or the AsyncSession round it.
-            joins: whether the session is the caller's.
-
-        Raises:
-            ReentrantCallError: a call around it holds the same key.
-        """
-        if joins:
-            return self._joined(session, joinable)
-        nesting.refuse_reentry(self.settings.nest, self.call.request)
-        return Attempt(self, Own(self.settings, session, self._level), joinable, repeats=False)
-
     def _own(self, session: Session, joinable: Any) -> Attempt:
         # No call of this table is around it, or it would have joined that one: its key is nobody's here.
         return Attempt(self, Own(self.settings, session, self._level), joinable, repeats=True)
@@ -61,6 +69,27 @@ class BaseRun(Course):
     def _joined(self, session: Session, joinable: Any) -> Attempt:
         nesting.refuse_reentry(self.settings.nest, self.call.request)
         return Attempt(self, Joined(self.settings, session), joinable, repeats=False)
+
+    def _block(self, stay: Stay, session: Session, holder: nesting.Holder) -> Attempt:
+        """Return the one attempt of a block, whose body nobody can run again."""
+        nesting.refuse_reentry(self.settings.nest, self.call.request)
+        if stay.turn is not None:
+            return Attempt(self, Joined(self.settings, session), stay.session, repeats=False, holder=holder)
+        return Attempt(self, Own(self.settings, session, self._level), stay.session, repeats=False, holder=holder)
+
+    def _enclosing(self, *, for_block: bool = False) -> nesting.Frame | None:
+        return nesting.enclosing(self.settings.nest, for_block=for_block)
+
+    def _enter(self, door: Door) -> Turn | None:
+        return door.enter(self.remaining(), self.call.request.scope)
+
+    def _aenter(self, door: Door) -> Awaitable[Turn | None]:
+        return door.aenter(self.remaining(), self.call.request.scope)
+
+    def _invited(self, turn: Turn | None) -> Turn:
+        if turn is None:  # the session belongs to a call that has ended
+            raise begin_again(self.call.request.scope)
+        return turn
 
     def _repeats(self, error: Exception) -> bool:
         return self.settings.attempts > 1 and self.judged(error).restarts
@@ -74,16 +103,13 @@ class Run(BaseRun):
 
     def outcome(self, work: Callable[[Session], T]) -> Outcome[T]:
         """Run `work` once for its key: in the call around this one, or in transactions of its own until one commits."""
-        while frame := nesting.enclosing(self.settings.nest):
-            with frame.lock:
-                if not frame.open:  # it ended while this thread waited for its turn
-                    continue
-                frame.inside += 1
+        while frame := self._enclosing():
+            if (turn := self._enter(frame.door)) is not None:
                 try:
-                    return self.inside(frame.session, work)
+                    return self._through(self._joined(frame.session, frame.joinable), frame.session, work)
                 finally:
-                    frame.inside -= 1
-                    if frame.is_left_over():
+                    turn.end()
+                    if frame.is_left_over:
                         frame.session.close()
         try:
             return self._once(work)
@@ -95,21 +121,85 @@ class Run(BaseRun):
 
     def inside(self, session: Session, work: Callable[[Session], T], joinable: Any = None) -> Outcome[T]:
         """Run `work` in the caller's transaction, once; `joinable` is the AsyncSession round the session, if any."""
-        return self._through(self._joined(session, joinable or session), session, work)
+        door, bridged = nesting.door_of(session), joinable is not None and joinable is not session
+        with self._invited(awaited(self._aenter(door)) if bridged else self._enter(door)):
+            return self._through(self._joined(session, joinable or session), session, work)
+
+    def enter(self, given: Session | None, holder: nesting.Holder) -> Stay:
+        """Begin a block: in the session given, in the call around it, or in a transaction of its own.
+
+        Args:
+            given: the caller's session, or ``None``.
+            holder: of the block.
+        """
+        stay = self._begun(given)
+        try:
+            stay.attempt = self._block(stay, stay.session, holder)
+            stay.outcome = stay.attempt.open()
+        except BaseException:
+            self._leave(stay)
+            raise
+        return stay
+
+    def _begun(self, given: Session | None) -> Stay:
+        if given is not None:
+            return Stay(given, self._invited(self._enter(nesting.door_of(given))), None)
+        while frame := self._enclosing(for_block=True):
+            if (turn := self._enter(frame.door)) is not None:
+                return Stay(frame.session, turn, frame)
+        return Stay(self.settings.binding.session(), None, None)
+
+    def end(self, stay: Stay, value: Any, error: BaseException | None) -> Any:
+        """End a block with its value, or with what its body raised; return the value as a replay will give it."""
+        attempt = stay.attempt
+        assert attempt is not None
+        try:
+            try:
+                self._shut(attempt)
+            except BaseException as interruption:
+                attempt.fail(interruption)
+                raise
+            if error is None:
+                return attempt.close(value).value
+            attempt.fail(error)
+            return None
+        finally:
+            self._leave(stay)
+
+    def _leave(self, stay: Stay) -> None:
+        if stay.turn is not None:
+            stay.turn.end()
+        if stay.is_left_over:
+            stay.session.close()
 
     def _once(self, work: Callable[[Session], T]) -> Outcome[T]:
-        with self.settings.binding.session() as session:  # type: ignore[union-attr]
-            return self._through(self._own(session, session), session, work)
+        session: Any = self.settings.binding.session()
+        try:
+            outcome = self._through(self._own(session, session), session, work)
+        except BaseException:
+            with suppress(Exception):  # what is being raised matters more
+                session.close()
+            raise
+        session.close()
+        return outcome
 
     def _through(self, attempt: Attempt, session: Session, work: Callable[[Session], T]) -> Outcome[T]:
         if (outcome := attempt.open()) is not None:
             return outcome
         try:
             value = work(session)
+            self._shut(attempt)
         except BaseException as error:
-            attempt.fail(error)
+            try:
+                self._shut(attempt)
+            finally:
+                attempt.fail(error)
             raise
         return attempt.close(value)
+
+    def _shut(self, attempt: Attempt) -> None:
+        if attempt.door is not None:
+            attempt.door.shut(self.call.wait)
 
 
 class AsyncRun(BaseRun):
@@ -117,17 +207,14 @@ class AsyncRun(BaseRun):
 
     async def outcome(self, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
         """Run `work` once for its key; see `Run.outcome`."""
-        while frame := nesting.enclosing(self.settings.nest):
-            async with frame.turn():
-                if not frame.open:  # it ended while this task waited for its turn
-                    continue
-                frame.inside += 1
+        while frame := self._enclosing():
+            if (turn := await self._aenter(frame.door)) is not None:
                 try:
-                    return await self.inside(frame.session, work)
+                    return await self._through(self._joined(frame.session, frame.joinable), frame.joinable, work)
                 finally:
-                    frame.inside -= 1
-                    if frame.is_left_over():
-                        await frame.session.close()
+                    turn.end()
+                    if frame.is_left_over:
+                        await frame.joinable.close()
         try:
             return await self._once(work)
         except Exception as error:
@@ -137,11 +224,61 @@ class AsyncRun(BaseRun):
 
     async def inside(self, session: AsyncSession, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
         """Run `work` in the caller's transaction, once."""
-        return await self._through(self._joined(session.sync_session, session), session, work)
+        with self._invited(await self._aenter(nesting.door_of(session.sync_session))):
+            return await self._through(self._joined(session.sync_session, session), session, work)
+
+    async def enter(self, given: AsyncSession | None, holder: nesting.Holder) -> Stay:
+        """Begin a block; see `Run.enter`."""
+        stay = await self._begun(given)
+        try:
+            attempt = stay.attempt = self._block(stay, stay.session.sync_session, holder)
+            stay.outcome = await stay.session.run_sync(lambda _: attempt.open())
+        except BaseException:
+            await self._leave(stay)
+            raise
+        return stay
+
+    async def _begun(self, given: AsyncSession | None) -> Stay:
+        if given is not None:
+            return Stay(given, self._invited(await self._aenter(nesting.door_of(given.sync_session))), None)
+        while frame := self._enclosing(for_block=True):
+            if (turn := await self._aenter(frame.door)) is not None:
+                return Stay(frame.joinable, turn, frame)
+        return Stay(self.settings.binding.session(), None, None)
+
+    async def end(self, stay: Stay, value: Any, error: BaseException | None) -> Any:
+        """End a block; see `Run.end`."""
+        attempt = stay.attempt
+        assert attempt is not None
+        try:
+            try:
+                await self._shut(attempt)
+            except BaseException as interruption:
+                await stay.session.run_sync(lambda _, error: attempt.fail(error), interruption)
+                raise
+            if error is None:
+                return (await stay.session.run_sync(lambda _: attempt.close(value))).value
+            await stay.session.run_sync(lambda _: attempt.fail(error))
+            return None
+        finally:
+            await self._leave(stay)
+
+    async def _leave(self, stay: Stay) -> None:
+        if stay.turn is not None:
+            stay.turn.end()
+        if stay.is_left_over:
+            await stay.session.close()
 
     async def _once(self, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
-        async with self.settings.binding.session() as session:  # type: ignore[union-attr]
-            return await self._through(self._own(session.sync_session, session), session, work)
+        session: Any = self.settings.binding.session()
+        try:
+            outcome = await self._through(self._own(session.sync_session, session), session, work)
+        except BaseException:
+            with suppress(Exception):  # what is being raised matters more
+                await session.__aexit__(None, None, None)
+            raise
+        await session.__aexit__(None, None, None)  # not close(): this one closes behind a shield
+        return outcome
 
     async def _through(
         self, attempt: Attempt, session: AsyncSession, work: Callable[[AsyncSession], Awaitable[T]]
@@ -150,10 +287,18 @@ class AsyncRun(BaseRun):
             return outcome
         try:
             value = await work(session)
+            await self._shut(attempt)
         except BaseException as error:
-            await session.run_sync(lambda _, error: attempt.fail(error), error)
+            try:
+                await self._shut(attempt)
+            finally:
+                await session.run_sync(lambda _, error: attempt.fail(error), error)
             raise
         return await session.run_sync(lambda _: attempt.close(value))
+
+    async def _shut(self, attempt: Attempt) -> None:
+        if attempt.door is not None:
+            await attempt.door.ashut(self.call.wait)
 
 
 def alone(settings: Settings, work: Callable[[Connection], T], *, options: Mapping[str, Any] | None = None) -> Any:

@@ -88,6 +88,12 @@ class Transaction(ABC):
         self._unwatch()
         self._undo()
 
+    def cut(self) -> None:
+        """Give the connection up while somebody else still works on it: the server undoes everything, and they fail."""
+        self._unwatch()
+        self.connection.invalidate()
+        self._undo()
+
     @abstractmethod
     def intact(self, work: SessionTransaction | None = None) -> bool:
         """Say whether the business left the transaction, and the savepoint `work` in it, as they were."""

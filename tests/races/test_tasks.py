@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from idemtable import AsyncIdemTable, LostClaimError, ReentrantCallError
-from idemtable.claim import nesting
+from idemtable import AsyncIdemTable, LostClaimError, ReentrantCallError, RetryTransactionError
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, Effect
 
@@ -226,7 +226,7 @@ def test_a_call_that_ends_before_one_inside_it_commits_nothing(db: Database) -> 
 
         started: list[asyncio.Task[Any]] = []
 
-        @idem.transactional("outer", key="key")
+        @idem.transactional("outer", key="key", wait=timedelta(milliseconds=200))
         async def outer(session: AsyncSession, key: str) -> str:
             started.append(asyncio.create_task(inner("good")))
             await middle.wait()
@@ -243,31 +243,32 @@ def test_a_call_that_ends_before_one_inside_it_commits_nothing(db: Database) -> 
     assert db.effects() == []
 
 
-def test_a_call_whose_turn_comes_after_the_end_has_a_transaction_of_its_own(db: Database) -> None:
+def test_a_call_that_still_waits_for_its_turn_at_the_end_is_sent_away_and_has_run_nothing(db: Database) -> None:
     async def work(idem: AsyncIdemTable) -> Any:
+        ran: list[str] = []
+        go_on = asyncio.Event()
+
         @idem.transactional("inner", key="key")
         async def inner(session: AsyncSession, key: str) -> str:
+            ran.append(key)
+            await go_on.wait()
             return await leave(session, key)
 
         tasks: list[asyncio.Task[str]] = []
 
         @idem.transactional("outer", key="key")
         async def outer(session: AsyncSession, key: str) -> str:
-            frame = nesting.enclosing((idem._settings.engine, "idemtable", None))
-            assert frame is not None
-            await frame.turn().acquire()  # somebody's turn, so that the next one has to wait
-            tasks.append(asyncio.create_task(inner("late")))
-            for _ in range(5):
+            tasks.extend(asyncio.create_task(inner(name)) for name in ("first", "late"))
+            while not ran:
                 await asyncio.sleep(0)
-            turns.append(frame.turn())
+            asyncio.get_running_loop().call_later(0.05, go_on.set)
             return await leave(session, key)
 
-        turns: list[asyncio.Lock] = []
         await outer("k")
-        turns[0].release()
-        return await tasks[0], await idem.get("inner", "late")
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        return ran, answers, await idem.get("inner", "late")
 
-    value, record = on_a_loop(db, work)
-    assert value == "late"
-    assert record is not None
-    assert sorted(db.effects()) == ["k", "late"]
+    ran, (first, late), record = on_a_loop(db, work)
+    assert (ran, first, record) == (["first"], "first", None)
+    assert isinstance(late, RetryTransactionError)
+    assert sorted(db.effects()) == ["first", "k"]

@@ -10,9 +10,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy.orm import Session
 
 from idemtable import ReentrantCallError
-from idemtable.claim.nesting import enclosing, pop, push, refuse_reentry
+from idemtable.claim import nesting
+from idemtable.claim.nesting import enclosing, pop, refuse_reentry
 from idemtable.model import Request
 
 NEST, OTHER = ("engine", "table"), ("engine", "other table")
@@ -21,6 +23,11 @@ A, B = UUID(int=1), UUID(int=2)
 
 def asking(id: UUID) -> Request:
     return Request(id, None, "orders", None, None, 1)
+
+
+def push(nest: Any, id: UUID) -> nesting.Frame:
+    session = Session()
+    return nesting.push(nest, asking(id), session, session, owned=True)
 
 
 @pytest.fixture
@@ -32,11 +39,11 @@ def fresh() -> Callable[[Callable[[], None]], None]:
 def test_the_innermost_open_call_of_the_same_table_encloses(fresh: Any) -> None:
     def work() -> None:
         assert enclosing(NEST) is None
-        outer = push(NEST, A, "session")
-        other = push(OTHER, A, "another")
+        outer = push(NEST, A)
+        other = push(OTHER, A)
         assert enclosing(NEST) is outer
         assert enclosing(OTHER) is other
-        inner = push(NEST, B, "session")
+        inner = push(NEST, B)
         assert enclosing(NEST) is inner
         pop(inner)
         assert enclosing(NEST) is outer
@@ -49,8 +56,8 @@ def test_the_innermost_open_call_of_the_same_table_encloses(fresh: Any) -> None:
 
 def test_a_key_inside_its_own_call_is_refused_at_any_depth(fresh: Any) -> None:
     def work() -> None:
-        outer = push(NEST, A, None)
-        push(NEST, B, None)
+        outer = push(NEST, A)
+        push(NEST, B)
         with pytest.raises(ReentrantCallError, match="key of its own") as caught:
             refuse_reentry(NEST, asking(A))
         assert caught.value.scope == "orders"
@@ -64,7 +71,7 @@ def test_a_key_inside_its_own_call_is_refused_at_any_depth(fresh: Any) -> None:
 
 def test_a_thread_does_not_inherit_the_stack_and_a_task_does(fresh: Any) -> None:
     def work() -> None:
-        frame = push(NEST, A, None)
+        frame = push(NEST, A)
         seen: list[Any] = []
         thread = threading.Thread(target=lambda: seen.append(enclosing(NEST)))
         thread.start()
@@ -85,7 +92,7 @@ def test_a_thread_does_not_inherit_the_stack_and_a_task_does(fresh: Any) -> None
 def test_a_call_that_has_ended_encloses_nothing_for_a_task_it_left_behind(fresh: Any) -> None:
     def work() -> None:
         async def main() -> None:
-            frame = push(NEST, A, None)
+            frame = push(NEST, A)
             go = asyncio.Event()
 
             async def left_behind() -> Any:
@@ -104,10 +111,36 @@ def test_a_call_that_has_ended_encloses_nothing_for_a_task_it_left_behind(fresh:
     fresh(work)
 
 
-def test_the_calls_of_several_tasks_take_turns_by_one_lock(fresh: Any) -> None:
+def test_what_has_ended_is_let_go_whatever_the_order(fresh: Any) -> None:
     def work() -> None:
-        frame = push(NEST, A, None)
-        assert frame.turn() is frame.turn()
-        assert push(NEST, B, None).turn() is not frame.turn()
+        frames = [push(NEST, A)]
+        for _ in range(3):  # each begins before the last one has ended
+            frames.append(push(NEST, A))
+            pop(frames[-2])
+        assert frames[-1].outer is None or frames[-1].outer.is_over
+        pop(frames[-1])
+        assert nesting._innermost.get() is None
+
+    fresh(work)
+
+
+def test_a_generator_that_is_suspended_in_its_block_is_nobodys_outer_call(fresh: Any) -> None:
+    def block() -> Any:
+        session = Session()
+        frame = nesting.push(NEST, asking(A), session, session, owned=True, holder=nesting.holder(1))
+        assert enclosing(NEST) is frame
+        yield
+        assert enclosing(NEST) is frame
+        pop(frame)
+
+    def work() -> None:
+        generator = block()
+        next(generator)
+        assert enclosing(NEST) is None
+        own = push(NEST, B)
+        assert enclosing(NEST) is own
+        pop(own)
+        next(generator, None)
+        assert enclosing(NEST) is None
 
     fresh(work)
