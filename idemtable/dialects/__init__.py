@@ -26,7 +26,10 @@ known: Final[Mapping[str, type[Dialect]]] = MappingProxyType(_registry)
 
 
 def register(cls: D) -> D:
-    """Let the library work on a database; the whole of it asks this class from now on."""
+    """Let the library work on a database; all of it asks this class from now on.
+
+    Only what is made at import is made of the databases known then: ``idemtable.metadata``, the choices of ``--dialect``.
+    """
     _registry.update(dict.fromkeys(cls.names, cls))
     return cls
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from sqlalchemy import event, false, update
+from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
 from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault, asks_autocommit
 from .definition import Driver
@@ -42,7 +43,7 @@ def configure_sqlite(engine: Engine | Any) -> None:
         ValueError: the engine is for another database.
     """
     engine = getattr(engine, "sync_engine", engine)
-    if engine.dialect.name != "sqlite":
+    if not isinstance(engine.dialect, SQLiteDialect):
         raise ValueError(f"configure_sqlite takes an engine for SQLite, not for {engine.dialect.name}")
     if not event.contains(engine, "begin", _begin):
         event.listen(engine, "begin", _begin)

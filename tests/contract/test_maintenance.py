@@ -317,7 +317,7 @@ def test_a_table_of_another_shape_is_a_schema_error_and_is_left_alone(db: Databa
         db.execute("DROP TABLE not_ours")
 
 
-def test_a_table_in_another_schema_is_a_house_of_its_own(db: Database) -> None:
+def test_a_table_in_another_schema_is_a_table_of_its_own(db: Database) -> None:
     schema = {"sqlite": "main", "postgresql": "other_schema", "mariadb": f"other_{uuid4().hex[:8]}"}[db.kind]
     if db.kind != "sqlite":
         db.execute(f"CREATE SCHEMA {schema}")

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 from idemtable import Status
-from tests.houses import House
-from tests.tokens.desks import desk
+from tests.support.database import Database
+from tests.support.tokens import desk
 
 
-def age(house: House) -> None:
+def age(db: Database) -> None:
     """Make what is there older than whatever comes: SQLite's clock counts no more than milliseconds."""
-    house.execute("UPDATE idemtable SET created_at = '2020-01-01 00:00:00.000000' WHERE created_at > '2020-01-02'")
+    db.execute("UPDATE idemtable SET created_at = '2020-01-01 00:00:00.000000' WHERE created_at > '2020-01-02'")
 
 
-def test_records_are_listed_newest_first(house: House) -> None:
-    assert house.idem.records() == []
+def test_records_are_listed_newest_first(db: Database) -> None:
+    assert db.idem.records() == []
     for scope, key in (("orders", "r-1"), ("payments", "p-1")):
-        with house.idem.transaction(scope, key):
+        with db.idem.transaction(scope, key):
             pass
-        age(house)
-    with house.idem.transaction("orders", "r-2"):
+        age(db)
+    with db.idem.transaction("orders", "r-2"):
         pass
-    assert house.idem.records(limit=1) == [house.idem.get("orders", "r-2")]
-    assert [record.key for record in house.idem.records("orders")] == ["r-2", "r-1"]
-    assert {record.scope for record in house.idem.records()} == {"orders", "payments"}
-    assert house.idem.records("nothing") == []
+    assert db.idem.records(limit=1) == [db.idem.get("orders", "r-2")]
+    assert [record.key for record in db.idem.records("orders")] == ["r-2", "r-1"]
+    assert {record.scope for record in db.idem.records()} == {"orders", "payments"}
+    assert db.idem.records("nothing") == []
 
 
-def test_tokens_are_listed_newest_first_and_only_they(house: House) -> None:
-    tokens = desk(house)
-    with house.idem.transaction("checkout", "a key of the same scope"):
+def test_tokens_are_listed_newest_first_and_only_they(db: Database) -> None:
+    tokens = desk(db)
+    with db.idem.transaction("checkout", "a key of the same scope"):
         pass
     assert tokens.records() == []
     tokens.issue("user:1")
-    age(house)
+    age(db)
     spent = tokens.issue("user:2")
-    with house.session() as held:
+    with db.session() as held:
         with tokens.redeem(held.session, spent, subject="user:2"):
             pass
         held.commit()
