@@ -1,12 +1,17 @@
-"""The only module that knows Engine and Session from AsyncEngine and AsyncSession.
+"""The only module that knows Engine and Session from AsyncEngine and AsyncSession, and where transactions come from.
 
 Everything below runs on a sync Connection or Session; async enters through SQLAlchemy's own ``run_sync``. Nothing of
 ``sqlalchemy.ext.asyncio`` is imported before it is needed: SQLAlchemy 2.1 installs no greenlet by itself.
+
+A bind may come late: a sessionmaker is asked what it is bound to each time, a function is called at first use. A test
+suite binds its sessionmaker to a Connection whose transaction it will roll back: then everything happens in savepoints
+of that one.
 """
 
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +19,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+    from sqlalchemy.ext.asyncio import async_sessionmaker
 
 T = TypeVar("T")
 
@@ -24,66 +29,155 @@ def is_async(target: object) -> bool:
     return any(cls.__module__.startswith("sqlalchemy.ext.asyncio") for cls in type(target).__mro__)
 
 
-class Binding:
-    """An Engine or a sessionmaker: where transactions come from."""
+class BaseBinding(ABC):
+    """Where the transactions of a table come from; `bind` is as the program gave it."""
+
+    def __init__(self, bind: Any) -> None:
+        self._maker: Any = None
+        self._function: Callable[[], Any] | None = None
+        if self._is_maker(bind):
+            self._maker = bind
+        elif callable(bind) and not type(bind).__module__.startswith(
+            "sqlalchemy."
+        ):  # a scoped_session can be called too
+            self._function = bind
+        else:
+            self._maker = self._made(bind)
+
+    @abstractmethod
+    def _is_maker(self, bind: Any) -> bool:
+        """Say whether it is a sessionmaker of this colour."""
+
+    @abstractmethod
+    def _made(self, bind: Any) -> Any:
+        """Return a sessionmaker for an engine of this colour; TypeError for what is none."""
+
+    @abstractmethod
+    def _sync(self, bound: Any) -> Engine | Connection | None:
+        """Return the sync Engine or Connection of what a sessionmaker is bound to."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether nobody can say yet what it is bound to."""
+        return self._maker is None or self._maker.kw.get("bind") is None
+
+    def _sessions(self) -> Any:
+        if self._maker is None:
+            assert self._function is not None
+            bind = self._function()
+            self._maker = bind if self._is_maker(bind) else self._made(bind)
+        return self._maker
+
+    @property
+    def bound(self) -> Engine | Connection:
+        """What transactions begin on now.
+
+        Raises:
+            ValueError: the sessionmaker is bound to nothing yet. TypeError: to what is neither Engine nor Connection.
+        """
+        bound = self._sessions().kw.get("bind")
+        if bound is None:
+            raise ValueError(
+                "the sessionmaker is bound to no Engine: make it with sessionmaker(engine), or call its "
+                "configure(bind=engine) before the first call"
+            )
+        found = self._sync(bound)
+        if found is None:
+            raise TypeError(
+                f"the sessionmaker is bound to {bound!r}, which is no Engine and no Connection of its colour"
+            )
+        return found
+
+    @property
+    def engine(self) -> Engine:
+        """The sync engine."""
+        return self.bound.engine
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether everything happens inside a transaction that somebody else holds."""
+        return isinstance(self.bound, Connection)
+
+    def session(self) -> Any:
+        """Return a new session; inside somebody else's transaction its COMMIT and ROLLBACK are those of a savepoint."""
+        if self.is_inside:
+            return self._sessions()(join_transaction_mode="create_savepoint")
+        return self._sessions()()
+
+
+class Binding(BaseBinding):
+    """An Engine, a sessionmaker, or a function that returns one of them."""
 
     is_async = False
-    engine: Engine
-    session: Callable[[], Session]
 
-    def __init__(self, bind: Engine | sessionmaker[Any]) -> None:
+    def _is_maker(self, bind: Any) -> bool:
+        return isinstance(bind, sessionmaker)
+
+    def _made(self, bind: Any) -> sessionmaker[Any]:
         if is_async(bind):
             raise TypeError(f"{type(bind).__name__} is async: use AsyncIdemTable")
         if isinstance(bind, Engine):
-            self.engine = bind
             # Objects that outlive the call stay readable: it has ended its transaction when the caller sees them.
-            self.session = sessionmaker(bind, expire_on_commit=False)
-        elif isinstance(bind, sessionmaker):
-            engine = bind.kw.get("bind")
-            if not isinstance(engine, Engine):
-                raise ValueError("the sessionmaker is bound to no Engine: make it with sessionmaker(engine)")
-            self.engine, self.session = engine, bind
-        else:
-            raise TypeError(f"IdemTable takes an Engine or a sessionmaker, not {bind!r}")
+            return sessionmaker(bind, expire_on_commit=False)
+        raise TypeError(f"IdemTable takes an Engine, a sessionmaker or a function that returns one, not {bind!r}")
+
+    def _sync(self, bound: Any) -> Engine | Connection | None:
+        return bound if isinstance(bound, Engine | Connection) else None
 
     def run(self, work: Callable[[Connection], T], options: Mapping[str, Any] | None = None) -> T:
         """Run a function of a connection in a short transaction of its own."""
-        with self.engine.connect() as connection, connection.execution_options(**options or {}).begin():
+        bound = self.bound
+        if isinstance(bound, Connection):
+            return within(bound, work)
+        with bound.connect() as connection, connection.execution_options(**options or {}).begin():
             return work(connection)
 
 
-class AsyncBinding:
+class AsyncBinding(BaseBinding):
     """The same for an AsyncEngine or an async_sessionmaker; `engine` is the sync engine inside."""
 
     is_async = True
-    engine: Engine
-    session: Callable[[], AsyncSession]
 
-    def __init__(self, bind: AsyncEngine | async_sessionmaker[Any]) -> None:
+    def __init__(self, bind: Any) -> None:
         try:
-            from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+            from sqlalchemy.ext import asyncio
         except ImportError as error:
             raise ImportError('async needs greenlet: pip install "idemtable[asyncio]"') from error
-        if isinstance(bind, AsyncEngine):
-            self._engine = bind
-            self.session = async_sessionmaker(bind, expire_on_commit=False)
-        elif isinstance(bind, async_sessionmaker):
-            engine = bind.kw.get("bind")
-            if not isinstance(engine, AsyncEngine):
-                raise ValueError("the async_sessionmaker is bound to no AsyncEngine")
-            self._engine, self.session = engine, bind
-        elif isinstance(bind, Engine | sessionmaker):
+        self._asyncio = asyncio
+        super().__init__(bind)
+
+    def _is_maker(self, bind: Any) -> bool:
+        return isinstance(bind, self._asyncio.async_sessionmaker)
+
+    def _made(self, bind: Any) -> async_sessionmaker[Any]:
+        if isinstance(bind, self._asyncio.AsyncEngine):
+            return self._asyncio.async_sessionmaker(bind, expire_on_commit=False)
+        if isinstance(bind, Engine | sessionmaker):
             raise TypeError(f"{type(bind).__name__} is sync: use IdemTable, or make it async")
-        else:
-            raise TypeError(f"AsyncIdemTable takes an AsyncEngine or an async_sessionmaker, not {bind!r}")
-        self.engine = self._engine.sync_engine
+        raise TypeError(
+            f"AsyncIdemTable takes an AsyncEngine, an async_sessionmaker or a function that returns one, not {bind!r}"
+        )
+
+    def _sync(self, bound: Any) -> Engine | Connection | None:
+        if isinstance(bound, self._asyncio.AsyncEngine):
+            return bound.sync_engine
+        return bound.sync_connection if isinstance(bound, self._asyncio.AsyncConnection) else None
 
     async def run(self, work: Callable[[Connection], T], options: Mapping[str, Any] | None = None) -> T:
         """Run a function of a sync connection in a short transaction of its own."""
-        async with self._engine.connect() as connection:
+        inside, bound = self.is_inside, self._sessions().kw["bind"]
+        if inside:
+            return await bound.run_sync(within, work)  # type: ignore[no-any-return]
+        async with bound.connect() as connection:
             await connection.execution_options(**options or {})
             async with connection.begin():
-                return await connection.run_sync(work)
+                return await connection.run_sync(work)  # type: ignore[no-any-return]
+
+
+def within(connection: Connection, work: Callable[[Connection], T]) -> T:
+    """Run a function on a connection that is somebody else's, in a savepoint of the transaction that is open there."""
+    with connection.begin_nested() if connection.in_transaction() else connection.begin():
+        return work(connection)
 
 
 def awaited(value: Any) -> Any:

@@ -18,15 +18,17 @@ is imported where it is needed: that takes longer than importing the rest of the
 from __future__ import annotations
 
 import importlib
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from functools import wraps
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
-from idemtable.dialects import Types, known, named
+from idemtable.dialects import named
 from idemtable.errors import SchemaError
+from idemtable.tables import build, check_names, key_table, metadata, untranslated, version_table
 
 __all__ = [
     "STEP",
@@ -43,93 +45,12 @@ __all__ = [
     "upgrade",
 ]
 
-Type: TypeAlias = sa.types.TypeEngine[Any]
+T = TypeVar("T")
 
 # Append only: a number, once released, means the same step for ever.
 _STEPS: Final = ("v0001_initial",)
 STEP: Final = len(_STEPS)
 """The newest step this version of the library knows."""
-
-# 48, because the longest name made from it, ix_<table>_expires_at, must fit PostgreSQL's 63.
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
-
-
-def _typed(portable: Type, own: Callable[[Types], Type | None]) -> Type:
-    # Once for each name: a mariadb:// URL does not look at what is given for "mysql".
-    for name, database in known.items():
-        if (variant := own(database.types)) is not None:
-            portable = portable.with_variant(variant, name)
-    return portable
-
-
-def _text(length: int) -> Type:
-    return _typed(sa.String(length), lambda types: types.text and types.text(length))
-
-
-def _binary(length: int) -> Type:
-    return _typed(sa.LargeBinary(length), lambda types: types.binary and types.binary(length))
-
-
-def check_names(table: str, schema: str | None = None) -> None:
-    """Refuse names that are not plain identifiers; ``ValueError``."""
-    for what, name in {"table": table, "schema": "none" if schema is None else schema}.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"{what} must be 1 to 48 ASCII letters, digits and underscores, not starting with a digit")
-
-
-def _table(metadata: sa.MetaData, table: str, schema: str | None) -> sa.Table:
-    id = _typed(sa.LargeBinary(16), lambda types: types.id)
-    blob = _typed(sa.LargeBinary(), lambda types: types.blob)
-    time = _typed(sa.DateTime(timezone=True), lambda types: types.time)
-    options = {f"{name}_{option}": value for name, cls in known.items() for option, value in cls.options.items()}
-    return sa.Table(
-        table,
-        metadata,
-        sa.Column("id", id, nullable=False),
-        sa.Column("tenant", _text(255)),
-        sa.Column("scope", _text(255), nullable=False),
-        sa.Column("key", _text(255)),
-        sa.Column("fingerprint", _binary(32)),
-        sa.Column("status", sa.SmallInteger(), nullable=False),
-        sa.Column("owner", _binary(16), nullable=False),
-        sa.Column("codec", _text(64)),
-        sa.Column("result", blob),
-        sa.Column("created_at", time, nullable=False),
-        sa.Column("completed_at", time),
-        sa.Column("expires_at", time, nullable=False),
-        sa.PrimaryKeyConstraint("id", name=f"{table}_pkey"),
-        sa.Index(f"ix_{table}_expires_at", "expires_at"),
-        schema=schema,
-        **options,
-    )
-
-
-def _version(metadata: sa.MetaData, table: str, schema: str | None) -> sa.Table:
-    return sa.Table(
-        f"{table}_version",
-        metadata,
-        sa.Column("version_num", sa.String(32), nullable=False),
-        sa.PrimaryKeyConstraint("version_num", name=f"{table}_version_pkc"),
-        schema=schema,
-    )
-
-
-def build(metadata: sa.MetaData, table: str = "idemtable", schema: str | None = None) -> sa.Table:
-    """Give the table in this ``MetaData``, with its version table beside it.
-
-    Raises ``ValueError`` for a name that is not a plain identifier.
-    """
-    check_names(table, schema)
-    known = metadata.tables.get(table if schema is None else f"{schema}.{table}")
-    if known is not None:
-        return known
-    _version(metadata, table, schema)
-    return _table(metadata, table, schema)
-
-
-metadata: Final = sa.MetaData()
-"""For the application's ``target_metadata``; call ``build(metadata, table, schema)`` when the names differ."""
-build(metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +67,28 @@ class State:
     """Whether upgrading takes the problems away; otherwise the table is not one of ours and is left alone."""
 
 
+def _where_it_is(look: Callable[[sa.Connection, str, str | None], T]) -> Callable[..., T]:
+    """Let a function see the table where the connection's ``schema_translate_map`` has put it."""
+
+    @wraps(look)
+    def wrapper(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> T:
+        check_names(table, schema)
+        with untranslated(connection, schema) as translated:
+            return look(connection, table, translated)
+
+    return wrapper
+
+
+@_where_it_is
 def state(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> State:
     """Look at the table and its version table without changing anything.
 
     A step newer than this version of the library is no problem: the database is upgraded before the programs are.
     """
-    check_names(table, schema)
     inspector = sa.inspect(connection)
     recorded = None
     if inspector.has_table(f"{table}_version", schema=schema):
-        rows = connection.execute(sa.select(_version(sa.MetaData(), table, schema).c.version_num)).scalars()
+        rows = connection.execute(sa.select(version_table(sa.MetaData(), table, schema).c.version_num)).scalars()
         recorded = max((int(number) for number in rows), default=None)
     name = table if schema is None else f"{schema}.{table}"
     if not inspector.has_table(table, schema=schema):
@@ -172,6 +105,7 @@ def state(connection: sa.Connection, table: str = "idemtable", schema: str | Non
     return State(step, problems, recorded, curable=all(kind == "add_index" for kind, _ in differences))
 
 
+@_where_it_is
 def require(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> None:
     """Raise ``SchemaError``, whose message is the cure, unless the table is there and as it should be."""
     found = state(connection, table, schema)
@@ -179,6 +113,7 @@ def require(connection: sa.Connection, table: str = "idemtable", schema: str | N
         raise _error(found, table, schema)
 
 
+@_where_it_is
 def recognised(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> State:
     """Give the state; raise ``SchemaError`` when a table of that name is there that is not the library's."""
     found = state(connection, table, schema)
@@ -187,6 +122,7 @@ def recognised(connection: sa.Connection, table: str = "idemtable", schema: str 
     return found
 
 
+@_where_it_is
 def create_all(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> None:
     """Create what is missing, for tests and notebooks; the caller commits.
 
@@ -194,8 +130,8 @@ def create_all(connection: sa.Connection, table: str = "idemtable", schema: str 
     """
     recognised(connection, table, schema)
     own = sa.MetaData()
-    version = _version(own, table, schema)
-    _table(own, table, schema)
+    version = version_table(own, table, schema)
+    key_table(own, table, schema)
     own.create_all(connection)
     require(connection, table, schema)
     if state(connection, table, schema).recorded is None:
@@ -211,13 +147,18 @@ def upgrade(
     creates ``schema`` when it is missing. Raises ``ValueError`` for a step or a name that cannot be, ``SchemaError``
     when a table of that name is there that is not ours: nothing is changed then.
     """
-    from alembic import op
-
     check_names(table, schema)
     if not 1 <= to <= STEP:
         raise ValueError(f"to must be 1 to {STEP}, the steps this version of idemtable has, not {to!r}")
     if create_schema and schema is None:
         raise ValueError("create_schema needs the schema's name")
+    with _in_revision(schema) as translated:
+        _upgrade(to, frm, table, translated, create_schema)
+
+
+def _upgrade(to: int, frm: int | None, table: str, schema: str | None, create_schema: bool) -> None:
+    from alembic import op
+
     if op.get_context().as_sql:
         if frm is None and to > 1:
             raise ValueError(f"an offline upgrade(to={to}) needs frm=, the step the database is at")
@@ -247,11 +188,16 @@ def downgrade(*, frm: int, to: int, table: str = "idemtable", schema: str | None
     Step 0 drops the table and every key in it. Raises ``ValueError`` for a step or a name that cannot be,
     ``SchemaError`` when the table is not ours or at a step this version of the library does not know.
     """
-    from alembic import op
-
     check_names(table, schema)
     if not 0 <= to < frm <= STEP:
         raise ValueError(f"steps go down from {STEP} to 0; frm={frm!r}, to={to!r} is not possible")
+    with _in_revision(schema) as translated:
+        _downgrade(frm, to, table, translated)
+
+
+def _downgrade(frm: int, to: int, table: str, schema: str | None) -> None:
+    from alembic import op
+
     if not op.get_context().as_sql:
         frm = max(frm, recognised(op.get_bind(), table, schema).step or 0)
         if frm > STEP:
@@ -259,6 +205,17 @@ def downgrade(*, frm: int, to: int, table: str = "idemtable", schema: str | None
     for number in range(frm, to, -1):
         _step(number).downgrade(table=table, schema=schema)
     _record(to, frm, table, schema)
+
+
+@contextmanager
+def _in_revision(schema: str | None) -> Iterator[str | None]:
+    from alembic import op
+
+    if op.get_context().as_sql:
+        yield schema
+    else:
+        with untranslated(op.get_bind(), schema) as translated:
+            yield translated
 
 
 def _step(number: int) -> Any:
@@ -270,7 +227,7 @@ def _record(step: int, before: int, table: str, schema: str | None) -> None:
     from alembic import op
 
     context = op.get_context()
-    version = _version(sa.MetaData(), table, schema)
+    version = version_table(sa.MetaData(), table, schema)
     there = before > 0 if context.as_sql else sa.inspect(op.get_bind()).has_table(version.name, schema=schema)
     if step == 0:
         if there:
@@ -293,7 +250,7 @@ def _differences(
     database = named(dialect.name)
     if schema == dialect.default_schema_name:
         schema = None  # Alembic knows the default schema by no other name
-    wanted = _table(sa.MetaData(), table, schema)
+    wanted = key_table(sa.MetaData(), table, schema)
 
     def include(name: str | None, kind: str, _: Any) -> bool:
         return name == schema if kind == "schema" else kind != "table" or name == table

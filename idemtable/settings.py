@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from .codecs import JSON, Codec, Results, Seal, register
 from .dialects import Dialect, find
 from .repository import Records
-from .schema import check_names
+from .tables import check_names, translated
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
+    from sqlalchemy.orm import Session
 
     from .binding import AsyncBinding, Binding
 
@@ -59,6 +62,17 @@ def _checked_count(value: object, name: str, lowest: int = 1) -> int:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a table is, as far as its bind tells now."""
+
+    engine: Engine
+    options: Mapping[str, Any]
+    records: Records
+    nest: tuple[Any, ...]
+    """What two tables must share for the calls of one to join the calls of the other."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The validated arguments of an IdemTable."""
@@ -73,9 +87,25 @@ class Settings:
     schema: str | None
     codec: Codec
     seal: Seal | None
-    records: Records
-    nest: tuple[Any, ...]
-    """What two tables must share for the calls of one to join the calls of the other."""
+    _known: list[Place] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def place(self) -> Place:
+        """Where the table is. Asked for each call: a sessionmaker may be configured at any time."""
+        bound = self.binding.bound
+        engine, options = bound.engine, bound.get_execution_options()
+        if self._known and self._known[0].engine is engine and self._known[0].options is options:
+            return self._known[0]
+        place = self._placed(engine, options)
+        self._known[:] = [place]
+        return place
+
+    def _placed(self, engine: Engine, options: Mapping[str, Any]) -> Place:
+        schema = translated(self.schema, options)
+        records = _records(engine.dialect, self.table, schema)
+        records.dialect.prepare(engine)
+        # Engines that differ in their execution options alone have one dialect, and one pool.
+        return Place(engine, options, records, (engine.dialect, self.table, schema))
 
     @property
     def engine(self) -> Engine:
@@ -83,32 +113,51 @@ class Settings:
         return self.binding.engine
 
     @property
+    def records(self) -> Records:
+        """The statements in the words of the table's own connections."""
+        return self.place.records
+
+    @property
     def dialect(self) -> Dialect:
         """The ways of the engine's database."""
-        return self.records.dialect
+        return self.place.records.dialect
+
+    @property
+    def nest(self) -> tuple[Any, ...]:
+        """What two tables must share for the calls of one to join the calls of the other."""
+        return self.place.nest
 
     def results(self, returns: Any, scope: str) -> Results:
         """Return what carries the results of one function or block of this table."""
         return Results(returns, self.codec, self.max_result_bytes, scope)
 
-    def records_of(self, connection: Connection) -> Records:
-        """Return the statements in the words of a connection: a session handed over may have another driver."""
-        if connection.dialect is self.engine.dialect:
-            return self.records
-        other = connection.dialect
-        known = _by_dialect.get((id(other), self.table, self.schema))
-        if known is None or known[0] is not other:
-            if len(_by_dialect) >= _MOST_DIALECTS:
-                _by_dialect.clear()
-            known = other, Records(find(other, self.table, self.schema), self.table, self.schema)
-            _by_dialect[id(other), self.table, self.schema] = known
-        return known[1]
+    def records_of(self, connection: Connection, session: Session | None = None) -> Records:
+        """Return the statements in the words of a connection, in the schema that it or its session translates to.
+
+        A session that was handed over may have another driver, and a tenant's schema.
+        """
+        place, options = self.place, connection.get_execution_options()
+        own: Mapping[str, Any] = getattr(session, "execution_options", {})  # since SQLAlchemy 2.1
+        schema = translated(self.schema, own if "schema_translate_map" in own else options)
+        if connection.dialect is place.engine.dialect and schema == place.nest[2]:
+            return place.records
+        return _records(connection.dialect, self.table, schema)
 
 
-_MOST_DIALECTS: Final = 64
-"""Statements kept for engines that sessions were handed over from; a program that makes an engine a request must not
-grow with it."""
-_by_dialect: dict[tuple[int, str, str | None], tuple[Any, Records]] = {}
+_MOST: Final = 1024
+"""Statements kept for the dialects of engines and the schemas of tenants; a program that makes an engine a request must
+not grow with it."""
+_compiled: dict[tuple[int, str, str | None], tuple[Any, Records]] = {}
+
+
+def _records(dialect: SQLAlchemyDialect, table: str, schema: str | None) -> Records:
+    name = id(dialect), table, schema
+    known = _compiled.get(name)
+    if known is None or known[0] is not dialect:
+        if len(_compiled) >= _MOST:
+            _compiled.clear()
+        known = _compiled[name] = dialect, Records(find(dialect, table, schema), table, schema)
+    return known[1]
 
 
 def validated(
@@ -124,14 +173,12 @@ def validated(
     codec: Codec | None,
     seal: Seal | None,
 ) -> Settings:
-    """Check every setting before the first call, and prepare the engine.
+    """Check every setting before the first call, and prepare the engine if it is known already.
 
     Raises:
         ValueError, TypeError: a setting is out of its range; the message names it and the range.
     """
     check_names(table, schema)
-    engine = binding.engine
-    dialect = find(engine.dialect, table, schema)
     if codec is None:
         codec = JSON
     else:
@@ -149,8 +196,7 @@ def validated(
         schema=schema,
         codec=codec,
         seal=seal,
-        records=Records(dialect, table, schema),
-        nest=(engine, table, schema),
     )
-    dialect.prepare(engine)
+    if not binding.is_late:
+        settings.place  # noqa: B018 - what is wrong with the engine is told here
     return settings

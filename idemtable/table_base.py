@@ -67,7 +67,8 @@ class BaseTable(Generic[BindT, SessionT, ClaimT, TokensT]):
 
     def __repr__(self) -> str:
         name = ".".join(part for part in (self._settings.schema, self._settings.table) if part)
-        return f"{type(self).__name__}({self._settings.engine.url!r}, table={name!r})"
+        where = "bound later" if self._settings.binding.is_late else repr(self._settings.engine.url)
+        return f"{type(self).__name__}({where}, table={name!r})"
 
     def transaction(
         self,

@@ -64,7 +64,8 @@ class BaseRun(Course):
 
     def _own(self, session: Session, joinable: Any) -> Attempt:
         # No call of this table is around it, or it would have joined that one: its key is nobody's here.
-        return Attempt(self, Own(self.settings, session, self._level), joinable, repeats=True)
+        repeats = not self.settings.binding.is_inside  # of what is open around it nothing can be begun again
+        return Attempt(self, Own(self.settings, session, self._level), joinable, repeats=repeats)
 
     def _joined(self, session: Session, joinable: Any) -> Attempt:
         nesting.refuse_reentry(self.settings.nest, self.call.request)
@@ -92,7 +93,7 @@ class BaseRun(Course):
         return turn
 
     def _repeats(self, error: Exception) -> bool:
-        return self.settings.attempts > 1 and self.judged(error).restarts
+        return self.settings.attempts > 1 and self.judged(error).restarts and not self.settings.binding.is_inside
 
     def _policy(self) -> dict[str, Any]:
         return retry.policy(self.settings.attempts - 1, self.judged)

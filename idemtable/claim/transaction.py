@@ -166,8 +166,14 @@ class Own(Transaction):
         self._level = isolation_level
 
     def _begin(self, wait: float) -> None:
-        options = self.records.dialect.begin_options(wait)
+        inside = self._settings.binding.is_inside
+        options = {} if inside else self.records.dialect.begin_options(wait)
         if self._level is not None:
+            if inside:
+                raise SessionNotUsableError(
+                    "isolation_level= cannot be chosen inside a transaction that is open: the sessionmaker is bound to a "
+                    "Connection"
+                )
             options["isolation_level"] = self._level
         if not self.session.autobegin:
             self.session.begin()
@@ -176,9 +182,12 @@ class Own(Transaction):
         except Exception as error:
             self._drop_dead(error)
             raise
+        self.records = self._settings.records_of(self.connection, self.session)
         self._root = self.session.get_transaction()
         if why := self.records.dialect.unusable(self.connection):
             raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
+        if inside:
+            self.records.dialect.join(self.connection, wait)
 
     def intact(self, work: SessionTransaction | None = None) -> bool:
         if not self.held() or self._root is None or not self._root.is_active:
@@ -229,7 +238,7 @@ class Joined(Transaction):
             else:
                 # Nothing has begun: then it can begin as our own would, on SQLite with the write lock.
                 self.connection = self._connect(self.records.dialect.begin_options(wait))
-            self.records = self._settings.records_of(self.connection)
+            self.records = self._settings.records_of(self.connection, self.session)
             dialect = self.records.dialect
             if why := dialect.unusable(self.connection):
                 raise SessionNotUsableError(f"the session cannot carry a claim: {why}")

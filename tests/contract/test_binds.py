@@ -45,11 +45,45 @@ def test_a_sessionmaker_gives_the_sessions_that_functions_and_blocks_get(db: Dat
     assert db.effects() == ["k"]
 
 
-def test_a_sessionmaker_without_an_engine_is_refused_with_the_cure(db: Database) -> None:
+def test_a_sessionmaker_that_is_still_bound_to_nothing_is_refused_at_first_use_with_the_cure(db: Database) -> None:
     from sqlalchemy.ext.asyncio import async_sessionmaker
 
-    with pytest.raises(ValueError, match="bound to no"):
-        db.table(async_sessionmaker() if db.is_async else sessionmaker())
+    maker = async_sessionmaker() if db.is_async else sessionmaker()
+    idem = db.table(maker)
+
+    @idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    assert "bound later" in repr(getattr(idem, "inner", idem))
+    for use in (lambda: order("k"), idem.stats, lambda: idem.get("order", "k")):
+        with pytest.raises(ValueError, match="bound to no"):
+            use()
+    maker.configure(bind=db.engine)
+    assert order("k") == order("k")
+    assert db.effects() == ["k"]
+
+
+def test_a_function_is_asked_for_the_bind_at_first_use_and_once(db: Database) -> None:
+    asked: list[Any] = []
+
+    def bind() -> Any:
+        asked.append(db.engine)
+        return db.engine
+
+    idem = db.table(bind)
+
+    @idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    assert asked == []
+    assert order("k") == order("k")
+    assert idem.stats().rows == 1
+    assert len(asked) == 1
+    wrong = db.table(lambda: "sqlite://")
+    with pytest.raises(TypeError, match="takes an"):
+        wrong.stats()
 
 
 def test_a_bind_of_the_other_colour_is_refused_and_the_right_table_named(db: Database) -> None:
