@@ -31,7 +31,7 @@ _RENEW: Final = f"""
 _FORGET: Final = "DELETE FROM {table} WHERE id = :id"
 
 _STATS: Final = f"""
-    SELECT scope, status, count(*), sum(CASE WHEN expires_at <= {{now}} AND status <> {Status.IN_PROGRESS.code}
+    SELECT scope, status, count(*), sum(CASE WHEN {{expires}} <= {{now}} AND status <> {Status.IN_PROGRESS.code}
         THEN 1 ELSE 0 END), min(created_at)
     FROM {{table}} WHERE status <> {Status.LOCK.code} GROUP BY scope, status"""
 
@@ -43,6 +43,8 @@ _TOKENS: Final = f"""
     SELECT tenant, scope, {{key}}, status, fingerprint, codec, length(result), created_at, completed_at, expires_at
     FROM {{table}} WHERE scope = :scope AND status IN ({Status.ISSUED.code}, {Status.SPENT.code})
     ORDER BY created_at DESC LIMIT :count"""
+
+_LASTING: Final = frozenset({Status.COMPLETED, Status.FAILED})
 
 _VARIABLES_PER_TOKEN: Final = 5
 """Where a driver has no names for them, a row's id, subject, scope, holder and ttl are each bound again."""
@@ -123,17 +125,22 @@ class Records:
         self, tenant: Any, scope: Any, key: Any, status: Any, fingerprint: Any, codec: Any, size: Any, created: Any,
         completed: Any, expires: Any,
     ) -> Record:  # fmt: skip
+        known = Status.from_code(status)
+        created_at, completed_at, expires_at = self._time(created), self.dialect.time(completed), self._time(expires)
+        # As `dialects.base.LASTING`: the time to live counts from the completion.
+        if known in _LASTING and completed_at is not None and completed_at > created_at:
+            expires_at += completed_at - created_at
         return Record(
             tenant=tenant,
             scope=scope,
             key=key,
-            status=Status.from_code(status),
+            status=known,
             fingerprint=None if fingerprint is None else bytes(fingerprint),
             codec=codec,
             result_bytes=size,
-            created_at=self._time(created),
-            completed_at=self.dialect.time(completed),
-            expires_at=self._time(expires),
+            created_at=created_at,
+            completed_at=completed_at,
+            expires_at=expires_at,
         )
 
     def _time(self, value: Any) -> datetime:

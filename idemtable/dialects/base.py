@@ -47,13 +47,18 @@ class Dialect(Definition):
     """One database's ways: what differs from the others, and nothing else.
 
     Templates name the table as ``{table}``, the column ``key`` (a reserved word of MySQL) as ``{key}``, the clock as
-    ``{now}`` and the moment `ttl` microseconds from it as ``{later}``.
+    ``{now}``, the moment `ttl` microseconds from it as ``{later}`` and a minute ago as ``{past}``; the moment when a row
+    expires is ``{expires}``.
     """
 
     reads_in_place: ClassVar[bool]
     """Whether the transaction that lost a claim can read the winner's row."""
     now: ClassVar[str]
     later: ClassVar[str]
+    past: ClassVar[str]
+    """A minute ago."""
+    expires: ClassVar[str]
+    """When a row expires: its column, and for a key's result what the call took besides."""
     busy: ClassVar[str] = "the first call with this key is still running"
     """What it means that somebody held the claim for longer than it might wait."""
     faults: ClassVar[Mapping[Any, Fault]]
@@ -62,7 +67,7 @@ class Dialect(Definition):
     TAKE_OVER: ClassVar[str] = f"""
         UPDATE {{table}} SET fingerprint = :fingerprint, status = {Status.IN_PROGRESS.code}, owner = :owner,
             codec = NULL, result = NULL, completed_at = NULL, created_at = {{now}}, expires_at = {{later}}
-        WHERE id = :id AND owner = :stale AND expires_at <= {{now}}"""
+        WHERE id = :id AND owner = :stale AND {{expires}} <= {{now}}"""
     REDEEM: ClassVar[str] = f"""
         UPDATE {{table}} SET fingerprint = :fingerprint, status = {Status.IN_PROGRESS.code}, owner = :owner
         WHERE id = :id AND owner = :holder AND status = {Status.ISSUED.code} AND expires_at > {{now}}"""
@@ -88,7 +93,9 @@ class Dialect(Definition):
 
     def statement(self, template: str) -> Statement:
         """Compile a template for this table."""
-        sql = template.format(table=self.table, key=self._key, now=self.now, later=self.later)
+        sql = template.format(
+            table=self.table, key=self._key, now=self.now, later=self.later, past=self.past, expires=self.expires
+        )
         return Statement(sql, self._dialect)
 
     def issue(self, count: int) -> Statement:
@@ -209,4 +216,10 @@ class Dialect(Definition):
 
 COLUMNS = "id, tenant, scope, {key}, fingerprint, status, owner, created_at, expires_at"
 VALUES = f":id, :tenant, :scope, :key, :fingerprint, {Status.IN_PROGRESS.code}, :owner, {{now}}, {{later}}"
-EXPIRED_WHERE = f"expires_at <= {{now}} AND status NOT IN ({Status.IN_PROGRESS.code}, {Status.LOCK.code})"
+# A minute later than it may: a call whose COMMIT got no answer comes back within seconds and must find its row. The column
+# by itself too, for the index; in-progress rows never expire.
+EXPIRED_WHERE = f"""expires_at <= {{past}} AND {{expires}} <= {{past}}
+            AND status NOT IN ({Status.IN_PROGRESS.code}, {Status.LOCK.code})"""
+LASTING = f"status IN ({Status.COMPLETED.code}, {Status.FAILED.code}) AND completed_at > created_at"
+"""Rows whose time to live counts from their completion. The column counts from the claim, for it is indexed and storing
+must not change it: what the call took is added where the time is compared."""

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..errors import SchemaError
 from ..model import Status
-from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault
+from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault
 from .definition import Driver, Types
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ class MySQL(Dialect):
     # UTC_TIMESTAMP and not NOW: NOW is in the session's time zone, and the column has none.
     now = "UTC_TIMESTAMP(6)"
     later = "UTC_TIMESTAMP(6) + INTERVAL :ttl MICROSECOND"
+    past = "UTC_TIMESTAMP(6) - INTERVAL 1 MINUTE"
+    expires = f"""CASE WHEN {LASTING}
+            THEN expires_at + INTERVAL TIMESTAMPDIFF(MICROSECOND, created_at, completed_at) MICROSECOND
+            ELSE expires_at END"""
 
     # At REPEATABLE READ the range scan for expired rows would lock gaps, and new claims would wait for it.
     purge_options = {"isolation_level": "READ COMMITTED"}

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql
 
 from ..model import Status
-from .base import COLUMNS, EXPIRED_WHERE, Dialect, Fault
+from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect, Fault
 from .definition import Driver, Types
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class PostgreSQL(Dialect):
     # clock_timestamp() and not now(): now() is frozen at BEGIN, before the wait for another claim.
     now = "clock_timestamp()"
     later = "clock_timestamp() + CAST(:ttl AS bigint) * interval '1 microsecond'"
+    past = "clock_timestamp() - interval '1 minute'"
+    expires = f"CASE WHEN {LASTING} THEN expires_at + (completed_at - created_at) ELSE expires_at END"
 
     faults = {
         "40001": Fault.RESTART,  # serialization_failure
@@ -91,7 +93,7 @@ class PostgreSQL(Dialect):
             owner = CAST(:owner AS bytea), codec = NULL, result = NULL, completed_at = NULL,
             created_at = {{now}}, expires_at = {{later}}
         FROM before
-        WHERE t.id = CAST(:id AS uuid) AND t.owner = CAST(:stale AS bytea) AND t.expires_at <= {{now}}
+        WHERE t.id = CAST(:id AS uuid) AND t.owner = CAST(:stale AS bytea) AND {{expires}} <= {{now}}
         RETURNING set_config('lock_timeout', before.timeout, true)"""
     REDEEM = f"""{_BOUNDED}
         UPDATE {{table}} AS t SET fingerprint = CAST(:fingerprint AS bytea), status = {Status.IN_PROGRESS.code},

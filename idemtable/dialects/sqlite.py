@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import event, false, update
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
-from .base import COLUMNS, EXPIRED_WHERE, VALUES, Dialect, Fault, asks_autocommit
+from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, asks_autocommit
 from .definition import Driver
 from .statement import send
 
@@ -127,6 +127,9 @@ class SQLite(Dialect):
     # Text, with six digits as SQLAlchemy writes them, so that comparing text compares time.
     now = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now')"
     later = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now', (:ttl / 1000000.0) || ' seconds')"
+    past = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now', '-60 seconds')"
+    expires = f"""CASE WHEN {LASTING} THEN strftime('%Y-%m-%d %H\\:%M\\:%f000',
+            julianday(expires_at) + julianday(completed_at) - julianday(created_at)) ELSE expires_at END"""
 
     faults = {
         sqlite3.SQLITE_BUSY: Fault.BUSY,

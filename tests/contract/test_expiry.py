@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import idemtable
 from idemtable import FingerprintMismatchError, Status
 from tests.support.database import Database, effect
 
@@ -145,4 +146,33 @@ def test_a_record_that_has_not_expired_yet_replays(db: Database) -> None:
 
     order("k")
     assert order.outcome("k").replayed
+    assert db.idem.purge().deleted == 0
+
+
+def test_the_ttl_counts_from_the_completion(db: Database) -> None:
+    ttl = timedelta(minutes=1)
+
+    @db.idem.transactional("order", key="key", ttl=ttl, remember=(LookupError,))
+    def order(session: Any, key: str) -> str:
+        if key == "broken":
+            raise LookupError
+        return key
+
+    order("k")
+    with pytest.raises(LookupError):
+        order("broken")
+    took = timedelta(minutes=5)  # as if both had begun so long before they were done
+    for row in db.rows():
+        rows = idemtable.metadata.tables["idemtable"]
+        times = {"created_at": row.created_at - took, "expires_at": row.created_at - took + ttl}
+        with db.admin.begin() as connection:
+            connection.execute(rows.update().where(rows.c.id == row.id).values(times))
+    for key in ("k", "broken"):
+        record = db.idem.get("order", key)
+        assert abs(record.expires_at - record.completed_at - ttl) < timedelta(seconds=1)
+        assert record.completed_at - record.created_at >= timedelta(minutes=4)
+    assert order.outcome("k").replayed, "four minutes after its column says that it has expired"
+    with pytest.raises(LookupError):
+        order("broken")
+    assert db.idem.stats().expired == 0
     assert db.idem.purge().deleted == 0

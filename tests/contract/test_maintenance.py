@@ -343,7 +343,9 @@ def test_a_table_in_another_schema_is_a_table_of_its_own(db: Database) -> None:
         assert idem.stats().table_bytes is None or idem.stats().table_bytes > 0
         assert db.idem.stats().rows == 0
         quote = "`" if db.kind == "mariadb" else '"'
-        db.execute(f"UPDATE {schema}.{quote}Elsewhere_1{quote} SET expires_at = created_at")
+        old = "'2020-01-01 00:00:00.000000'"
+        times = ", ".join(f"{name} = {old}" for name in ("created_at", "completed_at", "expires_at"))
+        db.execute(f"UPDATE {schema}.{quote}Elsewhere_1{quote} SET {times}")
         assert idem.purge().deleted == 2
         with db.session() as held:  # and the other way round: the default table inside a call of this one
             held.run(lambda session: effect(session, "x"))
@@ -354,3 +356,11 @@ def test_a_table_in_another_schema_is_a_table_of_its_own(db: Database) -> None:
             db.execute('DROP TABLE IF EXISTS "Elsewhere_1_version"')
         else:
             db.execute(f"DROP SCHEMA {schema}" + (" CASCADE" if db.kind == "postgresql" else ""))
+
+
+def test_a_row_stays_for_a_minute_past_its_expiry(db: Database) -> None:
+    fill(db, 2, age=timedelta(seconds=5), scope="young")
+    fill(db, 3, age=timedelta(seconds=90), scope="old")
+    assert db.idem.purge().deleted == 3
+    assert db.idem.stats().by_scope == {"young": 2}
+    assert db.idem.stats().expired == 2
