@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never, final
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceClosedError, SQLAlchemyError
 
 from ..codecs import exceptions, sealed
-from ..errors import LostClaimError, TransactionError
+from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TokenError, TransactionError
 from ..model import Answer, Mismatch, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won
 from . import nesting, steps
 from .settle import give, settle
@@ -103,8 +103,12 @@ class Attempt:
         course, call, tx = self._course, self._call, self._tx
         stays = self._holder is not None
         if call.kind.reserves:
-            call.kind.reserve(call.request)
-            self._reserved = True
+            self._reserved = True  # also where the answer is lost: then it is given back, if it was had
+            try:
+                call.kind.reserve(call.request)
+            except TokenError:
+                self._reserved = False
+                raise
         decision = settle(course, tx, self._tell, repeats=self._repeats)
         match decision:
             case Won():
@@ -177,9 +181,11 @@ class Attempt:
             tx.session.flush()
         except PendingRollbackError as error:  # an earlier flush failed and was swallowed
             raise broken_out(call.request.scope) from error
-        if self._work is not None:
-            self._checked(self._work.commit)
+        if (work := self._work) is not None:
+            self._checked(lambda: tx.release(work))
             self._work = None
+        if why := tx.second_connection():
+            raise SessionNotUsableError(f"{call.request.scope}: {why}", scope=call.request.scope)
         data, decoded = call.results.pack(value)
         self._commit(call.kind.status, call.results.codec, data)
         return Outcome(decoded, False, self._number, None)
@@ -212,7 +218,7 @@ class Attempt:
             RetryTransactionError: for what would restart the transaction, where nobody here can.
             TransactionError: COMMIT failed, and calling again would not tell whether it arrived.
         """
-        verdict = self._course.judged(error, self._tx.records.dialect)
+        verdict = self._course.judged(error, self._tx)
         try:
             door = self.door
             occupied = door is not None and door.is_occupied
@@ -222,10 +228,14 @@ class Attempt:
         except Exception:
             self._abandon()
             raise
-        self._abandon()
+        lost = self._abandon()
+        scope = self._call.request.scope
+        if lost is not None and isinstance(error, Exception) and not isinstance(error, RetryTransactionError):
+            # The savepoint is gone, and with it all that the caller had done: whoever handles the error would commit what
+            # comes after it without what came before.
+            raise begin_again(scope) from error
         if not verdict.is_gone or not isinstance(error, Exception):
             return
-        scope = self._call.request.scope
         if self._leaving and not self._call.kind.settles:
             raise TransactionError(
                 f"{scope}: COMMIT failed or its answer was lost, and the token is spent: look whether the effect is "
@@ -245,23 +255,28 @@ class Attempt:
         self._work = None
         self._commit(Status.FAILED, exceptions.CODEC, data)
 
-    def _abandon(self) -> None:
+    def _abandon(self) -> Exception | None:
+        """Undo everything; return what kept a savepoint in the caller's transaction from being undone."""
         if self._frame is not None and self._frame.door.is_occupied:
             # Two at work on one connection end in a hang or in somebody else's answer.
             self._leave()
             with suppress(Exception):
                 self._tx.cut()
-            return
+            return None
         self._leave()
         # What is being raised matters more than a look or a rollback that finds the connection or the savepoint gone.
         uncommitted = False
         with suppress(Exception):
             uncommitted = not self._leaving and self._tx.is_uncommitted()
-        with suppress(Exception):
+        lost: Exception | None = None
+        try:
             self._tx.rollback()
+        except Exception as error:
+            lost = None if self._tx.owned else error
         if uncommitted:
             with suppress(Exception):  # what was reserved stays spent
                 self._give_back()
+        return lost
 
     def _give_back(self) -> None:
         if self._reserved:
@@ -282,7 +297,7 @@ class Attempt:
         except (InvalidRequestError, ResourceClosedError) as error:
             raise broken_out(self._call.request.scope) from error
         except SQLAlchemyError as error:
-            if self._course.judged(error, self._tx.records.dialect).is_dead:
+            if self._course.judged(error, self._tx).is_dead:
                 raise broken_out(self._call.request.scope) from error
             raise
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from .verdict import Verdict
 
 if TYPE_CHECKING:
-    from ..dialects import Dialect
     from ..settings import Settings
     from .call import Call
+    from .transaction import Transaction
 
 
 class Course:
@@ -37,14 +37,16 @@ class Course:
         """Return the seconds that may still be spent waiting."""
         return max(0.0, self._deadline - time.monotonic())
 
-    def judged(self, error: BaseException, dialect: Dialect | None = None) -> Verdict:
+    def judged(self, error: BaseException, tx: Transaction | None = None) -> Verdict:
         """Return what an error means to this call; the same verdict for whoever asks again.
 
         Args:
             error: what was raised.
-            dialect: of the connection, if it may be another than the table's.
+            tx: the transaction in which that was, for whoever is the first to ask.
         """
         verdict = self._verdict
         if verdict is None or verdict.error is not error:
-            verdict = self._verdict = Verdict(error, dialect or self.settings.dialect, self._handled)
+            dialect = self.settings.dialect if tx is None else tx.records.dialect
+            connection = None if tx is None else getattr(tx, "connection", None)
+            verdict = self._verdict = Verdict(error, dialect, self._handled, connection)
         return verdict

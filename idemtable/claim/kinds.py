@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, assert_never
 
 from ..binding import awaited
+from ..dialects.statement import send
 from ..errors import FingerprintMismatchError, IdempotencyError, LostClaimError, TokenError
 from ..model import Decision, Mismatch, Refuse, Status, Stored, Unfinished, Won
 from ..policy import decide, decide_token
@@ -103,6 +104,8 @@ class Key(Kind):
 
 KEY: Final = Key()
 
+_MARK: Final = "idemtable_token"
+
 
 class Token(Kind):
     """A token that the server issued: its row is there, and whoever changes it has it.
@@ -164,12 +167,16 @@ class StoredToken(Kind):
 
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
         tx.watch()
+        send(tx.connection, f"SAVEPOINT {_MARK}")
         return True
 
     def decide(self, stored: Stored | None, request: Request) -> Decision:
         raise AssertionError("a token that was reserved is taken")
 
     def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes) -> bool:
+        # No row to look at: what fails if the transaction is another one by now, or has failed and that was swallowed.
+        # COMMIT would not: PostgreSQL answers it with ROLLBACK, and that is no error.
+        send(tx.connection, f"RELEASE SAVEPOINT {_MARK}")
         return True
 
     def give_back(self, request: Request) -> None:

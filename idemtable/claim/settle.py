@@ -33,12 +33,13 @@ def settle(course: Course, tx: Transaction, tell: Callable[[Step], None], *, rep
     Raises:
         IdempotencyError: what an error of the library's own statements means. Or that error, if it says it itself.
     """
+    tx.prepare()
     try:
         return _settle(course, tx, tell)
     except Exception as error:
-        verdict = course.judged(error, tx.records.dialect)
-        scope = course.call.request.scope
-        if verdict.is_databases and (meaning := verdict.meaning(course.settings, scope, repeats=repeats)):
+        # Whatever its class: an application may turn the database's errors into its own (``handle_error``).
+        verdict = course.judged(error, tx)
+        if meaning := verdict.meaning(course.settings, course.call.request.scope, repeats=repeats):
             raise meaning from error
         raise
 

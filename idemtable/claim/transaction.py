@@ -52,6 +52,9 @@ class Transaction(ABC):
         self._watched = False
         self._heard = True
 
+    def prepare(self) -> None:  # noqa: B027 - a new session has nothing that is somebody else's
+        """Do what belongs to the caller before anything of ours, so that its errors are not taken for ours."""
+
     def enter(self, first: Callable[[], T], wait: float) -> T:
         """Begin, and return what the first statement gives.
 
@@ -87,6 +90,30 @@ class Transaction(ABC):
         """Undo everything since it was entered."""
         self._unwatch()
         self._undo()
+
+    def release(self, savepoint: SessionTransaction) -> None:
+        """End a savepoint of ours, and keep what was done in it.
+
+        To the session's listeners the COMMIT is one, at the end: ``after_commit`` at a savepoint would send the mail for an
+        order that is rolled back.
+        """
+        dispatch = self.session.dispatch
+        self.session.dispatch = _Quiet(dispatch)  # type: ignore[assignment]
+        try:
+            savepoint.commit()
+        finally:
+            self.session.dispatch = dispatch
+
+    def second_connection(self) -> str | None:
+        """Say that the session holds another connection, which cannot be committed together with this one."""
+        root = self.session.get_transaction()
+        held = {id(connection) for connection, *_ in (root._connections.values() if root is not None else ())}
+        if len(held) < 2:
+            return None
+        return (
+            "its session works on two connections, and no COMMIT is of both: take binds= away, or write to the other "
+            "database in a call of its own"
+        )
 
     def cut(self) -> None:
         """Give the connection up while somebody else still works on it: the server undoes everything, and they fail."""
@@ -154,6 +181,21 @@ class Transaction(ABC):
         except OSError as error:
             # From asyncpg's connecting. SQLAlchemy has a name of its own for it with every other driver.
             raise OperationalError(None, None, error, connection_invalidated=True) from error
+
+
+class _Quiet:
+    """A session's events, but for those of a COMMIT."""
+
+    def __init__(self, dispatch: Any) -> None:
+        self._dispatch = dispatch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dispatch, name)
+
+    def before_commit(self, session: Session) -> None:
+        """Tell nobody."""
+
+    after_commit = before_commit
 
 
 class Own(Transaction):
@@ -228,6 +270,14 @@ class Joined(Transaction):
     owned = False
     _savepoint: SessionTransaction | None = None
 
+    def prepare(self) -> None:
+        try:
+            self.session.flush()
+        except PendingRollbackError as error:
+            raise SessionNotUsableError(
+                "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"
+            ) from error
+
     def _begin(self, wait: float) -> None:
         if self._savepoint is not None:  # entered before, and checked
             self._enter()
@@ -267,7 +317,7 @@ class Joined(Transaction):
 
     def _commit(self) -> None:
         assert self._savepoint is not None
-        self._savepoint.commit()
+        self.release(self._savepoint)
 
     def _undo(self) -> None:
         # Also one that a failed flush has undone already: until it is left the caller's session refuses everything.

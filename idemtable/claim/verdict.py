@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..dialects import Fault
+from ..dialects import Fault, origin_of
 from ..errors import (
     IdempotencyError,
     InProgressError,
@@ -21,6 +21,8 @@ from ..errors import (
 from ..schema import State, cure
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from ..dialects import Dialect
     from ..settings import Settings
 
@@ -36,18 +38,33 @@ class Verdict:
         handled: what the caller was handling when the call began. Python hangs it on every error raised inside as its
             context, and it is not this call's: a call made again inside ``except OperationalError`` is not to blame
             for that error.
+        connection: the call's own, if it has one.
     """
 
-    def __init__(self, error: BaseException, dialect: Dialect, handled: BaseException | None = None) -> None:
+    def __init__(
+        self,
+        error: BaseException,
+        dialect: Dialect,
+        handled: BaseException | None = None,
+        connection: Connection | None = None,
+    ) -> None:
         self.error = error
         self._dialect = dialect
         self._handled = handled
+        self._connection = connection
 
     @cached_property
     def faults(self) -> frozenset[Fault]:
         """What the error and all that led to it mean."""
-        found = (self._dialect.fault(one) for one in chain(self.error, self._handled))
+        found = (self._dialect.fault(one) for one in chain(self.error, self._handled) if not self._is_foreign(one))
         return frozenset(fault for fault in found if fault is not None)
+
+    def _is_foreign(self, error: BaseException) -> bool:
+        """Say whether an error is of another connection than the call's own, which says nothing of its transaction."""
+        origin = origin_of(error)
+        if origin is not None and self._connection is not None:
+            return origin is not self._connection
+        return self._dialect.is_of_another_driver(error)
 
     @cached_property
     def is_gone(self) -> bool:
@@ -58,11 +75,9 @@ class Verdict:
     @property
     def restarts(self) -> bool:
         """Whether beginning the transaction again may turn this error into an answer."""
-        if isinstance(self.error, RetryTransactionError):
-            return True
-        # A lock that was not to be had only where it is the error itself: in a savepoint it leaves the transaction
-        # whole, and what a function makes of it is the function's answer.
-        return self.is_gone or self._dialect.fault(self.error) is Fault.BUSY
+        # Not for a lock that was not to be had: it was waited for already, and waiting as long again, eight times over, is
+        # nobody's wish. Where it was the function's own it is the function's answer.
+        return self.is_gone or isinstance(self.error, RetryTransactionError)
 
     @property
     def is_lost(self) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from .base import Dialect, Fault
 from .definition import Driver, Types
 from .mysql import MySQL
+from .origin import origin_of
 from .postgresql import PostgreSQL
 from .sqlite import SQLite, configure_sqlite
 from .statement import Statement
@@ -16,7 +17,19 @@ from .statement import Statement
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
-__all__ = ["Dialect", "Driver", "Fault", "Statement", "Types", "configure_sqlite", "find", "known", "named", "register"]
+__all__ = [
+    "Dialect",
+    "Driver",
+    "Fault",
+    "Statement",
+    "Types",
+    "configure_sqlite",
+    "find",
+    "known",
+    "named",
+    "origin_of",
+    "register",
+]
 
 D = TypeVar("D", bound=type[Dialect])
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..model import Status
 from .definition import Definition
+from .origin import listen
 from .statement import Statement
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ class Dialect(Definition):
     # --- transactions -------------------------------------------------------------------------------------------------
 
     def prepare(self, engine: Engine) -> None:
-        """Put on an engine what its transactions need."""
+        """Put on an engine what its transactions need; doing it twice is harmless."""
+        listen(engine)
 
     purge_options: ClassVar[Mapping[str, Any]] = {}
     """Execution options of the purge's transactions."""
@@ -204,6 +206,13 @@ class Dialect(Definition):
     def is_driver_error(self, error: BaseException) -> bool:
         """Say whether an error is the database's or the driver's own."""
         return isinstance(error, self._driver_errors)
+
+    def is_of_another_driver(self, error: BaseException) -> bool:
+        """Say whether an error is that of a driver of another kind, and so of another database."""
+        dbapi, orig = self._dialect.dbapi, getattr(error, "orig", None)
+        if dbapi is None or not isinstance(error, DBAPIError) or isinstance(orig, dbapi.Error):
+            return False
+        return any(cls.__name__ == "Error" for cls in type(orig).__mro__)
 
     def fault(self, error: BaseException) -> Fault | None:
         """Say what one error means, without what led to it (see `claim.verdict`)."""

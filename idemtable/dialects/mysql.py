@@ -11,7 +11,6 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects import mysql
-from sqlalchemy.exc import DBAPIError
 
 from ..errors import SchemaError
 from ..model import Status
@@ -115,9 +114,14 @@ class MySQL(Dialect):
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         try:
             self._bounded(connection, values, self._claim, self._insert)
-        except DBAPIError as error:
-            if self.fault(error) is Fault.DUPLICATE:  # the primary key is the table's only unique index
-                return False
+        except Exception as error:
+            # Whatever its class: an application may turn the database's errors into its own (``handle_error``).
+            one: BaseException | None = error
+            while one is not None:
+                if self.fault(one) is Fault.DUPLICATE:  # the primary key is the table's only unique index
+                    return False
+                # No further than to the database's own error: what is behind that was there before.
+                one = None if self.is_driver_error(one) else one.__cause__ or one.__context__
             raise
         return True
 

@@ -60,6 +60,7 @@ class PostgreSQL(Dialect):
         "40001": Fault.RESTART,  # serialization_failure
         "40P01": Fault.RESTART,  # deadlock_detected
         "55P03": Fault.BUSY,  # lock_not_available
+        "57014": Fault.BUSY,  # query_canceled, by a statement_timeout that is shorter than the wait
         "23505": Fault.DUPLICATE,
         "25006": Fault.READ_ONLY,
         "25P02": Fault.DEAD,  # in_failed_sql_transaction

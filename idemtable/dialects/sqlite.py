@@ -16,6 +16,7 @@ from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, asks_autocommit
 from .definition import Driver
+from .origin import root
 from .statement import send
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def configure_sqlite(engine: Engine | Any) -> None:
     Raises:
         ValueError: the engine is for another database.
     """
-    engine = getattr(engine, "sync_engine", engine)
+    engine = root(getattr(engine, "sync_engine", engine))
     if not isinstance(engine.dialect, SQLiteDialect):
         raise ValueError(f"configure_sqlite takes an engine for SQLite, not for {engine.dialect.name}")
     if not event.contains(engine, "begin", _begin):
@@ -175,6 +176,7 @@ class SQLite(Dialect):
         return None if size is None else int(size)
 
     def prepare(self, engine: Engine) -> None:
+        super().prepare(engine)
         configure_sqlite(engine)
 
     def begin_options(self, wait: float) -> dict[str, Any]:

@@ -56,6 +56,12 @@ def send(connection: Connection, sql: str, parameters: Any = ()) -> Answer:
         cursor.close()
         return answer
     except BaseException as error:
+        dbapi = connection.dialect.dbapi
+        if isinstance(error, Exception) and dbapi is not None and not isinstance(error, dbapi.Error):
+            # Somebody else's, such as the time limit that a signal handler raises: it came in the middle of the driver's
+            # work, and what the server answers next is the answer to this statement.
+            connection.invalidate(error)
+            raise
         # Not public, and the same in 2.0 and 2.1, which is what pyproject allows. What it does must be done for every
         # error: wrap it, ask the dialect whether the connection is lost, invalidate it and all that are older.
         connection._handle_dbapi_exception(error, sql, parameters, cursor, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -47,9 +48,13 @@ def wrapped(kind: str, code: Any) -> DBAPIError:
 RESTARTING = [
     *(("postgresql", code) for code in ("40001", "40P01", "57P01", "57P03", "25P03", "08006", "53300")),
     *(("mysql", code) for code in (1213, 1020, 2006, 2013, 1053, 1927, 1047, 1180, 4031, 1040)),
-    *(("sqlite", code) for code in (sqlite3.SQLITE_BUSY_SNAPSHOT, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)),
+    ("sqlite", sqlite3.SQLITE_BUSY_SNAPSHOT),
 ]
 FINAL = [
+    # A lock that was waited for in vain is not waited for again.
+    *(("postgresql", code) for code in ("55P03", "57014")),
+    *(("mysql", code) for code in (1205, 3572)),
+    *(("sqlite", code) for code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)),
     *(("postgresql", code) for code in ("23505", "23503", "42P01", "25006", "22001", "42601", None)),
     *(("mysql", code) for code in (1062, 1146, 1792, 1452, 1406, 1064)),
     *(("sqlite", code) for code in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_ERROR)),
@@ -174,7 +179,7 @@ def test_a_deadlock_is_tried_again_at_once_and_a_lost_server_is_given_time() -> 
     assert all(0 <= sleep <= 1 for sleep in near)
     assert near[0] <= 0.02
     assert 4 <= sum(far) <= 8  # a server that was killed is back by then, a client has not given up yet
-    assert far == sorted(far)
+    assert all(later >= sooner - 0.1 for sooner, later in pairwise(far))  # they grow, but for a tenth of jitter
 
 
 def test_what_the_caller_was_handling_is_not_this_calls() -> None:

@@ -1,0 +1,46 @@
+"""Which connection an error came from: SQLAlchemy tells its listeners, and the error itself does not say."""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import event
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+_MARK: Final = "_idemtable_connection"
+
+
+def root(engine: Engine) -> Engine:
+    """Return the engine of which this one is a variant with other execution options.
+
+    What listens to a variant alone does not hear of the others, and they all share one pool.
+    """
+    while (parent := getattr(engine, "_proxied", None)) is not None:
+        engine = parent
+    return engine
+
+
+def listen(engine: Engine) -> None:
+    """Have the errors of an engine's connections say whose they are; doing it twice is harmless."""
+    engine = root(engine)
+    if not event.contains(engine, "handle_error", _mark):
+        event.listen(engine, "handle_error", _mark)
+
+
+def _mark(context: Any) -> None:
+    if context.connection is None:  # there was none to be had
+        return
+    reference = weakref.ref(context.connection)
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        with suppress(AttributeError):  # a driver's error without a place for it
+            setattr(error, _MARK, reference)
+
+
+def origin_of(error: BaseException) -> Connection | None:
+    """Return the connection that raised an error, if it is known and still there."""
+    reference = getattr(error, _MARK, None)
+    return None if reference is None else reference()
