@@ -44,11 +44,13 @@ class Status(StrEnum):
     """A redeemed token; its result stands in the row."""
     LOCK = "lock", 5
     """Not a key at all: a row that serves as a lock (the purge runner's lease, a lock by name)."""
+    UNKNOWN = "unknown", -1
+    """A number that a newer release has written, and this one does not know."""
 
     @classmethod
     def from_code(cls, code: int) -> Status:
         """Return the status of a number in the table."""
-        return _STATUSES[code]
+        return _STATUSES.get(code, Status.UNKNOWN)
 
 
 _STATUSES: Final[dict[int, Status]] = {status.code: status for status in Status}
@@ -142,6 +144,13 @@ class Unfinished:
 
 
 @dataclass(frozen=True, slots=True)
+class Newer:
+    """A newer release wrote the row in a way that this one does not know: refuse."""
+
+    stored: Stored
+
+
+@dataclass(frozen=True, slots=True)
 class Mismatch:
     """The same key with another payload: refuse."""
 
@@ -164,7 +173,7 @@ class TakeOver:
 
 Answer = Replay | Reraise
 """What an earlier call left."""
-Refusal = Unfinished | Mismatch | Refuse
+Refusal = Unfinished | Newer | Mismatch | Refuse
 Settled = Won | Answer | Refusal
 """What ends the look at a row; a `TakeOver` asks for another statement first."""
 Decision = Settled | TakeOver

@@ -5,7 +5,20 @@ from __future__ import annotations
 from datetime import datetime
 
 from .errors import ExpiredTokenError, SpentTokenError, UnknownTokenError
-from .model import Decision, Mismatch, Refuse, Replay, Request, Reraise, Status, Stored, TakeOver, Unfinished, Won
+from .model import (
+    Decision,
+    Mismatch,
+    Newer,
+    Refuse,
+    Replay,
+    Request,
+    Reraise,
+    Status,
+    Stored,
+    TakeOver,
+    Unfinished,
+    Won,
+)
 
 
 def decide(stored: Stored | None, request: Request, now: datetime) -> Decision:
@@ -17,7 +30,7 @@ def decide(stored: Stored | None, request: Request, now: datetime) -> Decision:
         now: the database's time when the row was read. Never the application's: two machines disagree.
 
     Returns:
-        `Won`: run. `Replay`, `Reraise`: answer from the row. `Unfinished`, `Mismatch`: refuse.
+        `Won`: run. `Replay`, `Reraise`: answer from the row. `Unfinished`, `Newer`, `Mismatch`: refuse.
         `TakeOver`: the row has expired; take it from its owner and run.
     """
     if stored is None:
@@ -28,6 +41,8 @@ def decide(stored: Stored | None, request: Request, now: datetime) -> Decision:
     # may have left half an effect. Time does not heal that, so no ttl may let it run again; a person must (forget).
     if record.status is Status.IN_PROGRESS:
         return Unfinished(stored)
+    if record.status is Status.UNKNOWN:
+        return Newer(stored)
 
     # Before the payload: an expired key is a new key, whoever used it for what.
     # But not a row of this very call, whose COMMIT had arrived while only the answer was lost.
@@ -55,8 +70,8 @@ def decide_token(stored: Stored | None, request: Request, *, replay: bool) -> De
         replay: whether a second use may have the first one's result.
 
     Returns:
-        `Won`: it is to be had after all, try again. `Replay`, `Reraise`: answer from the row. `Unfinished`, `Refuse`:
-        refuse.
+        `Won`: it is to be had after all, try again. `Replay`, `Reraise`: answer from the row. `Unfinished`, `Newer`,
+        `Refuse`: refuse.
     """
     # Before everything else: to another subject even the state of a token is nothing to know.
     if stored is None or stored.record.tenant != request.tenant:
@@ -70,6 +85,8 @@ def decide_token(stored: Stored | None, request: Request, *, replay: bool) -> De
     match record.status:
         case Status.IN_PROGRESS:
             return Unfinished(stored)
+        case Status.UNKNOWN:
+            return Newer(stored)
         case Status.ISSUED | Status.SPENT | Status.FAILED if record.expires_at <= stored.now and not settling:
             return Refuse(ExpiredTokenError)
         case Status.ISSUED:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from .dialects import Dialect
+from .dialects.base import MORTAL
 from .keys import digest
 from .model import Record, Request, Stats, Status, Stored
 
@@ -31,7 +32,7 @@ _RENEW: Final = f"""
 _FORGET: Final = "DELETE FROM {table} WHERE id = :id"
 
 _STATS: Final = f"""
-    SELECT scope, status, count(*), sum(CASE WHEN {{expires}} <= {{now}} AND status <> {Status.IN_PROGRESS.code}
+    SELECT scope, status, count(*), sum(CASE WHEN {{expires}} <= {{now}} AND status IN ({MORTAL})
         THEN 1 ELSE 0 END), min(created_at)
     FROM {{table}} WHERE status <> {Status.LOCK.code} GROUP BY scope, status"""
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceCl
 
 from ..codecs import exceptions, sealed
 from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TokenError, TransactionError
-from ..model import Answer, Mismatch, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won
+from ..model import Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won
 from . import nesting, steps
 from .settle import give, settle
 from .steps import Step
@@ -122,7 +122,7 @@ class Attempt:
                     tx.restart(_nothing, course.remaining())
                 else:
                     tx.rollback()
-            case Mismatch() | Unfinished() | Refuse():
+            case Mismatch() | Unfinished() | Newer() | Refuse():
                 raise call.kind.refusal(decision, call.request.scope)
             case _:
                 assert_never(decision)

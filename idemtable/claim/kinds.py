@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, assert_never
 
 from ..binding import awaited
 from ..dialects.statement import send
-from ..errors import FingerprintMismatchError, IdempotencyError, LostClaimError, TokenError
-from ..model import Decision, Mismatch, Refuse, Status, Stored, Unfinished, Won
+from ..errors import FingerprintMismatchError, IdempotencyError, LostClaimError, ResultUnreadableError, TokenError
+from ..model import Decision, Mismatch, Newer, Refuse, Status, Stored, Unfinished, Won
 from ..policy import decide, decide_token
 
 if TYPE_CHECKING:
@@ -79,6 +79,12 @@ class Kind(ABC):
                 return LostClaimError(
                     f"{scope}: an earlier call with this {self.noun} committed inside its function and left no result. "
                     f"It will not run again: find out what it did, then {self.cure}",
+                    scope=scope,
+                )
+            case Newer():
+                return ResultUnreadableError(
+                    f"{scope}: a newer release of idemtable has written what is stored for this {self.noun}, in a way that "
+                    f"this one does not know. The row stays and nothing runs: upgrade this program",
                     scope=scope,
                 )
             case Refuse(error):

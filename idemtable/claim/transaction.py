@@ -217,6 +217,8 @@ class Own(Transaction):
                     "Connection"
                 )
             options["isolation_level"] = self._level
+        if not inside and (why := self.records.dialect.occupied(self._settings.engine)):
+            raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
         if not self.session.autobegin:
             self.session.begin()
         try:
@@ -287,7 +289,8 @@ class Joined(Transaction):
                 self.connection = self._connect()
             else:
                 # Nothing has begun: then it can begin as our own would, on SQLite with the write lock.
-                self.connection = self._connect(self.records.dialect.begin_options(wait))
+                with self.records.dialect.beginning(wait):
+                    self.connection = self._connect()
             self.records = self._settings.records_of(self.connection, self.session)
             dialect = self.records.dialect
             if why := dialect.unusable(self.connection):

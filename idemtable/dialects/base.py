@@ -44,6 +44,20 @@ def asks_autocommit(connection: Connection) -> bool:
     return (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
 
 
+def _commits_by_itself(connection: Connection) -> bool:
+    """Say whether the driver was told to commit each statement, in ``connect_args`` or by somebody who had hold of it."""
+    driver: Any = connection.connection.dbapi_connection
+    detect = getattr(connection.dialect, "detect_autocommit_setting", None)  # since SQLAlchemy 2.0.43
+    if detect is not None:
+        return bool(detect(driver))
+    raw: Any = connection.connection.driver_connection
+    if callable(tells := getattr(raw, "get_autocommit", None)):  # PyMySQL, asyncmy, mysqlclient
+        return bool(tells())
+    if isinstance(told := getattr(raw, "autocommit", None), bool):  # psycopg, psycopg2
+        return told
+    return getattr(driver, "isolation_level", None) == "autocommit"  # asyncpg, as SQLAlchemy has adapted it
+
+
 class Dialect(Definition):
     """One database's ways: what differs from the others, and nothing else.
 
@@ -155,13 +169,21 @@ class Dialect(Definition):
         """Return execution options for a connection that begins one of the library's own transactions."""
         return {}
 
+    @contextmanager
+    def beginning(self, wait: float) -> Iterator[None]:
+        """Let what begins inside, on a connection that is not the library's, begin as its own transactions do."""
+        yield
+
+    def occupied(self, engine: Engine) -> str | None:
+        """Say why an engine can begin no transaction of the library's own now, with the cure; ``None`` if it can."""
+        return None
+
     def join(self, connection: Connection, wait: float) -> None:
         """Take what must be held before a claim in a transaction that somebody else began."""
 
     def unusable(self, connection: Connection) -> str | None:
         """Say why a session's connection cannot carry a claim, with the cure; ``None`` if it can."""
-        detect = getattr(connection.dialect, "detect_autocommit_setting", None)  # since SQLAlchemy 2.0.43
-        if detect(connection.connection.dbapi_connection) if detect else asks_autocommit(connection):
+        if asks_autocommit(connection) or _commits_by_itself(connection):
             return "it is in AUTOCOMMIT: nothing would be atomic. Use an engine or session without that isolation level"
         return None
 
@@ -225,10 +247,12 @@ class Dialect(Definition):
 
 COLUMNS = "id, tenant, scope, {key}, fingerprint, status, owner, created_at, expires_at"
 VALUES = f":id, :tenant, :scope, :key, :fingerprint, {Status.IN_PROGRESS.code}, :owner, {{now}}, {{later}}"
+MORTAL = ", ".join(str(status.code) for status in (Status.COMPLETED, Status.FAILED, Status.ISSUED, Status.SPENT))
+"""What ages: neither a row without a result, nor one that only a newer release understands."""
 # A minute later than it may: a call whose COMMIT got no answer comes back within seconds and must find its row. The column
 # by itself too, for the index; in-progress rows never expire.
 EXPIRED_WHERE = f"""expires_at <= {{past}} AND {{expires}} <= {{past}}
-            AND status NOT IN ({Status.IN_PROGRESS.code}, {Status.LOCK.code})"""
+            AND status IN ({MORTAL})"""
 LASTING = f"status IN ({Status.COMPLETED.code}, {Status.FAILED.code}) AND completed_at > created_at"
 """Rows whose time to live counts from their completion. The column counts from the claim, for it is indexed and storing
 must not change it: what the call took is added where the time is compared."""

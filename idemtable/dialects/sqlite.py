@@ -6,14 +6,16 @@ import asyncio
 import sqlite3
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from sqlalchemy import event, false, update
+from sqlalchemy import SingletonThreadPool, StaticPool, event, false, update
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
+from ..errors import SessionNotUsableError
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, asks_autocommit
 from .definition import Driver
 from .origin import root
@@ -27,6 +29,14 @@ if TYPE_CHECKING:
 
 _IMMEDIATE: Final = "idemtable_immediate"
 """Execution option of a connection that is to begin with the write lock: how many milliseconds to wait for it."""
+_wanted: Final[ContextVar[int | None]] = ContextVar("idemtable_immediate", default=None)
+"""The same for a connection that is the caller's, whose options are not ours to change."""
+_BEGUN: Final = "idemtable_begun"
+"""Where a driver's connection keeps that its transaction was begun explicitly."""
+
+
+_NO_SAVEPOINT: Final = -1
+"""Our own: SQLite has no number for it but that of a wrong statement."""
 
 
 def configure_sqlite(engine: Engine | Any) -> None:
@@ -48,6 +58,10 @@ def configure_sqlite(engine: Engine | Any) -> None:
         raise ValueError(f"configure_sqlite takes an engine for SQLite, not for {engine.dialect.name}")
     if not event.contains(engine, "begin", _begin):
         event.listen(engine, "begin", _begin)
+        event.listen(engine, "begin", _note)
+        event.listen(engine, "commit", _ended)
+        event.listen(engine, "rollback", _ended)
+        event.listen(engine, "handle_error", _begin_again)
         event.listen(engine, "invalidate", _let_go)
 
 
@@ -74,18 +88,18 @@ def _begin(connection: Connection) -> None:
     if asks_autocommit(connection):
         return
     driver: Any = connection.connection.dbapi_connection
+    raw = connection.connection.driver_connection
+    if (mode := _mode(raw)) is not None:
+        raise SessionNotUsableError(
+            f"this SQLite engine was made with connect_args={{'autocommit': {mode}}}, in which BEGIN does not begin what "
+            f"COMMIT commits: leave the argument out"
+        )
     # At each BEGIN and not at connect: this covers connections that were pooled before, and SQLAlchemy sets the mode
     # back whenever an isolation level was chosen for one transaction.
     if driver.isolation_level is not None:
         driver.isolation_level = None
-    raw = connection.connection.driver_connection
-    if getattr(raw, "autocommit", -1) is False:  # Python 3.12's other mode, always deferred
-        raise sqlite3.ProgrammingError(
-            "this SQLite engine was made with connect_args={'autocommit': False}, whose transactions cannot take the "
-            "write lock when they begin: leave the argument out"
-        )
     begun = _inside(raw)
-    wait = connection.get_execution_options().get(_IMMEDIATE)
+    wait = connection.get_execution_options().get(_IMMEDIATE, _wanted.get())
     if wait is None:
         if not begun:
             send(connection, "BEGIN")
@@ -96,16 +110,45 @@ def _begin(connection: Connection) -> None:
         send(connection, "BEGIN IMMEDIATE")
 
 
+def _mode(raw: Any) -> bool | None:
+    """Return the transaction mode of Python 3.12 and later that a connection is in; ``None`` for the usual one."""
+    raw = getattr(raw, "_conn", raw)  # aiosqlite's connection has one of sqlite3's inside
+    mode = getattr(raw, "autocommit", None)
+    return mode if isinstance(mode, bool) else None
+
+
 def _inside(raw: Any) -> bool:
     return bool(getattr(raw, "in_transaction", False))
 
 
+def _begin_again(context: Any) -> None:
+    # An error may have ended the transaction (a full disk, INSERT OR ROLLBACK), and SQLAlchemy does not know: whatever
+    # follows would be committed statement by statement. In a new transaction it is undone with the rest, and a call finds
+    # that its claim is gone.
+    connection = context.connection
+    if connection is None or context.is_disconnect or connection.closed or connection.invalidated:
+        return
+    if connection.in_transaction() and not asks_autocommit(connection):
+        raw = connection.connection.driver_connection
+        if not _inside(raw) and _mode(raw) is None and connection.info.get(_BEGUN):
+            with suppress(Exception):
+                cursor = connection.connection.cursor()
+                cursor.execute("BEGIN")
+                cursor.close()
+
+
+def _note(connection: Connection) -> None:
+    connection.info[_BEGUN] = True
+
+
+def _ended(connection: Connection) -> None:
+    connection.info.pop(_BEGUN, None)
+
+
 @contextmanager
 def _busy_timeout(connection: Connection, wait: int) -> Iterator[None]:
-    info = connection.info
-    usual = info.get("idemtable_busy_timeout")
-    if usual is None:
-        usual = info["idemtable_busy_timeout"] = send(connection, "PRAGMA busy_timeout").scalar()
+    # Read each time: the application may have changed it since, and wants to find its own value again.
+    usual = send(connection, "PRAGMA busy_timeout").scalar()
     if wait == usual:  # with the defaults of driver and library, five seconds, there is nothing to set
         yield
         return
@@ -141,6 +184,7 @@ class SQLite(Dialect):
         sqlite3.SQLITE_READONLY: Fault.READ_ONLY,
         # Our statements never change, so "SQL logic error" from one of them means the table.
         sqlite3.SQLITE_ERROR: Fault.NO_TABLE,
+        _NO_SAVEPOINT: Fault.DEAD,
     }
 
     variables = 32_766 if sqlite3.sqlite_version_info >= (3, 32) else 999
@@ -184,6 +228,27 @@ class SQLite(Dialect):
         # still, and needs no PRAGMA.
         return {_IMMEDIATE: round(wait * 100) * 10}
 
+    @contextmanager
+    def beginning(self, wait: float) -> Iterator[None]:
+        token = _wanted.set(round(wait * 1000))
+        try:
+            yield
+        finally:
+            _wanted.reset(token)
+
+    def occupied(self, engine: Engine) -> str | None:
+        pool, shared = engine.pool, None
+        if isinstance(pool, StaticPool):
+            shared = pool.__dict__.get("connection")  # made at first use
+        elif isinstance(pool, SingletonThreadPool):
+            shared = getattr(pool._conn, "current", lambda: None)()
+        if shared is None or not _inside(getattr(shared, "driver_connection", None)):
+            return None
+        return (
+            f"its {type(pool).__name__} gives everybody one connection, and another transaction is at work in it, which "
+            f"this one would end. Make the engine with poolclass=sqlalchemy.QueuePool or NullPool, or end that one first"
+        )
+
     def join(self, connection: Connection, wait: float) -> None:
         # A deferred transaction that reads first can be refused its first write at once, however long it may wait.
         with _busy_timeout(connection, round(wait * 1000)):
@@ -193,6 +258,8 @@ class SQLite(Dialect):
         if asks_autocommit(connection):
             return "it is in AUTOCOMMIT: nothing would be atomic. Use an engine or session without that isolation level"
         driver: Any = connection.connection.dbapi_connection
+        if (mode := _mode(connection.connection.driver_connection)) is not None:
+            return f"its engine was made with connect_args={{'autocommit': {mode}}}: leave the argument out"
         if driver.isolation_level is not None or not self.in_transaction(connection):
             return (
                 "its SQLite engine lets the driver begin transactions, which loses atomicity with savepoints. "
@@ -227,6 +294,8 @@ class SQLite(Dialect):
 
     def code(self, error: BaseException) -> Any:
         code = getattr(error, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_ERROR and str(error).startswith("no such savepoint"):
+            return _NO_SAVEPOINT
         return code if code is None or code in self.faults else code & 0xFF
 
     # --- on the command line ------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from idemtable.model import (
     Mismatch,
+    Newer,
     Record,
     Replay,
     Request,
@@ -57,6 +58,8 @@ def test_every_combination_is_decided_as_the_table_says(
     row = stored(status, theirs, NOW if expired else NOW + TICK)
     if status is Status.IN_PROGRESS:
         expected: object = Unfinished(row)
+    elif status is Status.UNKNOWN:
+        expected = Newer(row)
     elif expired:
         expected = TakeOver(row)
     elif ours and theirs and ours != theirs:
@@ -87,7 +90,8 @@ def test_an_expired_row_that_is_not_in_progress_is_taken_over_for_any_payload(
     row: Stored, call: Request, now: datetime
 ) -> None:
     decision = decide(row, call, now)
-    expired = row.record.expires_at <= now and row.record.status is not Status.IN_PROGRESS
+    ages = row.record.status not in (Status.IN_PROGRESS, Status.UNKNOWN)
+    expired = row.record.expires_at <= now and ages
     assert isinstance(decision, TakeOver) is expired
 
 
