@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-_FIND: Final = """
-    SELECT tenant, scope, {key}, status, fingerprint, codec, result, created_at, completed_at, expires_at, owner, {now}
-    FROM {table} WHERE id = :id"""
-
 # The id and the owner: the one check that notices a deadlock that was swallowed, a ROLLBACK sent as text, a claim that
 # somebody else has taken over.
 _STORE: Final = """
@@ -60,7 +56,6 @@ class Records:
     def __init__(self, dialect: Dialect, table: str, schema: str | None) -> None:
         self.dialect = dialect
         self._table, self._schema = table, schema
-        self._find = dialect.statement(_FIND)
         self._store = dialect.statement(_STORE)
         self._forget = dialect.statement(_FORGET)
         self._renew = dialect.statement(_RENEW)
@@ -110,9 +105,13 @@ class Records:
             "wait": self.dialect.wait(wait),
         }
 
-    def find(self, connection: Connection, id: UUID) -> Stored | None:
-        """Read the row of an id, with the database's time."""
-        row: Any = self._find(connection, {"id": self.dialect.id(id)}).first()
+    def find(self, connection: Connection, id: UUID, wait: float = 0) -> Stored | None:
+        """Read the row of an id as it was committed, with the database's time.
+
+        Args:
+            wait: seconds to wait for whoever is changing it, where a look would see what is not committed.
+        """
+        row: Any = self.dialect.find(connection, {"id": self.dialect.id(id), "wait": self.dialect.wait(wait)}).first()
         if row is None:
             return None
         tenant, scope, key, status, fingerprint, codec, result, created, completed, expires, owner, now = row

@@ -129,7 +129,12 @@ class Token(Kind):
         self._replay = replay
 
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
-        return tx.records.redeem(tx.connection, request, self._holder, wait)
+        records = tx.records
+        # A look first, in somebody else's transaction: an UPDATE that finds no token would keep others from issuing
+        # theirs until that one ends.
+        if records.dialect.locks_gaps and not tx.owned and records.find(tx.connection, request.id, wait) is None:
+            return False
+        return records.redeem(tx.connection, request, self._holder, wait)
 
     def decide(self, stored: Stored | None, request: Request) -> Decision:
         return decide_token(stored, request, replay=self._replay)

@@ -49,7 +49,7 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
     stale: bytes | None = None
 
     def look() -> Stored | None:
-        return tx.records.find(tx.connection, request.id)
+        return tx.records.find(tx.connection, request.id, course.remaining())
 
     wait = course.remaining()
     won = tx.enter(partial(kind.take, tx, request, stale, wait), wait)

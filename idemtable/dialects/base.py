@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from ..model import Status
 from .definition import Definition
 from .origin import listen
-from .statement import Statement
+from .statement import Answer, Statement
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Select, Table
@@ -68,6 +68,8 @@ class Dialect(Definition):
 
     reads_in_place: ClassVar[bool]
     """Whether the transaction that lost a claim can read the winner's row."""
+    locks_gaps: ClassVar[bool] = False
+    """Whether a change of a row that is not there keeps others from inserting theirs until the transaction ends."""
     now: ClassVar[str]
     later: ClassVar[str]
     past: ClassVar[str]
@@ -86,6 +88,9 @@ class Dialect(Definition):
     REDEEM: ClassVar[str] = f"""
         UPDATE {{table}} SET fingerprint = :fingerprint, status = {Status.IN_PROGRESS.code}, owner = :owner
         WHERE id = :id AND owner = :holder AND status = {Status.ISSUED.code} AND expires_at > {{now}}"""
+    FIND: ClassVar[str] = """
+        SELECT tenant, scope, {key}, status, fingerprint, codec, result, created_at, completed_at, expires_at, owner,
+            {now} FROM {table} WHERE id = :id"""
     ISSUE: ClassVar[str] = """
         INSERT INTO {table} (id, tenant, scope, owner, status, created_at, expires_at) VALUES {rows}"""
     ISSUED: ClassVar[str] = f"(:id{{n}}, :tenant, :scope, :owner{{n}}, {Status.ISSUED.code}, {{now}}, {{later}})"
@@ -103,6 +108,7 @@ class Dialect(Definition):
         self._claim = self.statement(self.CLAIM)
         self._take_over = self.statement(self.TAKE_OVER)
         self._redeem = self.statement(self.REDEEM)
+        self._find = self.statement(self.FIND)
         dbapi = dialect.dbapi
         self._driver_errors: tuple[type[BaseException], ...] = (DBAPIError, *((dbapi.Error,) if dbapi else ()))
 
@@ -147,6 +153,10 @@ class Dialect(Definition):
     def redeem(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         """Make an issued token's row ours unless it is spent or expired; wait for a transaction that redeems it."""
         return self._redeem(connection, values).rowcount == 1
+
+    def find(self, connection: Connection, values: Mapping[str, Any]) -> Answer:
+        """Read a row as it was committed."""
+        return self._find(connection, values)
 
     @abstractmethod
     def delete_expired(self, connection: Connection, batch: int) -> int:

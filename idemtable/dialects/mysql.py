@@ -42,6 +42,7 @@ class MySQL(Dialect):
 
     # At REPEATABLE READ a transaction with an older snapshot does not see the row that its INSERT collided with.
     reads_in_place = False
+    locks_gaps = True  # at REPEATABLE READ, which is what most servers run at
 
     # UTC_TIMESTAMP and not NOW: NOW is in the session's time zone, and the column has none.
     now = "UTC_TIMESTAMP(6)"
@@ -102,6 +103,9 @@ class MySQL(Dialect):
     def __init__(self, dialect: SQLAlchemyDialect, table: str, schema: str | None) -> None:
         super().__init__(dialect, table, schema)
         self._insert = self.statement(self._INSERT)
+        held = f"{self.FIND} LOCK IN SHARE MODE"
+        self._find_held = self.statement(held)
+        self._find_held_in_time = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {held}")
         self._update = self.statement(Dialect.TAKE_OVER)
         self._update_issued = self.statement(Dialect.REDEEM)
         self._set_wait = self.statement("SET SESSION innodb_lock_wait_timeout = :wait")
@@ -130,6 +134,14 @@ class MySQL(Dialect):
 
     def redeem(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return bool(self._bounded(connection, values, self._redeem, self._update_issued).rowcount == 1)
+
+    def find(self, connection: Connection, values: Mapping[str, Any]) -> Any:
+        # At READ UNCOMMITTED a plain SELECT shows what somebody else is about to roll back.
+        options, dialect = connection.get_execution_options(), connection.dialect
+        level = options.get("isolation_level") or getattr(dialect, "_on_connect_isolation_level", None)
+        if (level or dialect.default_isolation_level) != "READ UNCOMMITTED":
+            return super().find(connection, values)
+        return self._bounded(connection, values, self._find_held_in_time, self._find_held)
 
     def _bounded(self, connection: Connection, values: Mapping[str, Any], in_one: Any, plain: Any) -> Any:
         if _is_mariadb(connection):
