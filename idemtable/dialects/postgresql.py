@@ -17,6 +17,7 @@ from .definition import Driver, Types
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+    from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 # SET LOCAL before each claim would be a round trip of its own, and would stay in force for the business's statements
 # after it. Here the statement that waits sets the time-out and puts back what was there. Without a row to return (the
@@ -24,8 +25,13 @@ if TYPE_CHECKING:
 #
 # In the INSERT through a setting of our own, in a CASE, whose branches are tried in order: 50 microseconds faster than
 # the CTE that the rarer UPDATEs need.
+#
+# What is waited for is an advisory lock of the key's, and not its row: lock_timeout bounds each wait for a lock, and behind
+# a row it begins anew with each holder that rolls back (measured: 4.8 s for a wait of one second, behind six of 0.8 s).
+# The advisory lock has one queue, and a place in it is one wait.
 _CLAIMED = f"""CASE WHEN set_config('idemtable.lock_timeout', current_setting('lock_timeout'), true) IS NULL THEN NULL
             WHEN set_config('lock_timeout', CAST(:wait AS text), true) IS NULL THEN NULL
+            WHEN pg_advisory_xact_lock(CAST(:lock AS bigint)) IS NULL THEN NULL
             ELSE {Status.IN_PROGRESS.code} END"""
 _BOUNDED = """WITH before AS MATERIALIZED (
         SELECT current_setting('lock_timeout') AS timeout, set_config('lock_timeout', CAST(:wait AS text), true))"""
@@ -107,6 +113,11 @@ class PostgreSQL(Dialect):
         SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED))"""
     BYTES = "SELECT pg_total_relation_size(to_regclass(:table))"
 
+    def __init__(self, dialect: SQLAlchemyDialect, table: str, schema: str | None) -> None:
+        super().__init__(dialect, table, schema)
+        # Advisory locks are the database's: the same key in another table, or of another tenant, must not wait for this.
+        self._salt = int.from_bytes(sha256(self.table.encode()).digest()[:8], "big", signed=True)
+
     def id(self, id: UUID) -> Any:
         return id
 
@@ -115,7 +126,8 @@ class PostgreSQL(Dialect):
         return f"{max(1, round(wait * 1000))}ms"
 
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
-        return self._claim(connection, values).first() is not None
+        lock = int.from_bytes(values["id"].bytes[:8], "big", signed=True) ^ self._salt
+        return self._claim(connection, {**values, "lock": lock}).first() is not None
 
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return self._take_over(connection, values).first() is not None
