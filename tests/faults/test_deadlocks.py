@@ -26,8 +26,8 @@ def db(request: pytest.FixtureRequest) -> Database:
     return db_of(request.param)
 
 
-@pytest.fixture(params=[name for name in DRIVERS if name.startswith("mariadb")])
-def mariadb(request: pytest.FixtureRequest) -> Database:
+@pytest.fixture(params=[name for name in DRIVERS if name.startswith(INNODB)])
+def innodb(request: pytest.FixtureRequest) -> Database:
     return db_of(request.param)
 
 
@@ -124,9 +124,9 @@ def test_a_deadlock_that_the_function_swallows_commits_nothing(db: Database, rem
     assert db.rows() == []
 
 
-def test_a_deadlock_hidden_behind_a_missing_savepoint_is_run_again(mariadb: Database) -> None:
+def test_a_deadlock_hidden_behind_a_missing_savepoint_is_run_again(innodb: Database) -> None:
     """1305 is what reaches the caller, the 1213 is only in its context."""
-    db = mariadb
+    db = innodb
     hidden: list[Any] = []
     with rival_of(db) as rival:
 

@@ -183,6 +183,10 @@ class Database:
             raise AssertionError("SQLite has no view of who waits")
         return int(self.execute(sql)[0][0])
 
+    def insists_on_its_snapshot(self) -> bool:
+        """Whether a row that changed since the snapshot is an error: MariaDB 11.8 says so unless told otherwise."""
+        return self.kind == "mariadb" and bool(self.execute("SELECT @@GLOBAL.innodb_snapshot_isolation")[0][0])
+
     def await_waiting(self, count: int) -> None:
         """Come back when at least `count` connections wait for a lock; fail when it does not happen."""
         import time
