@@ -19,7 +19,7 @@ def pytest_sessionfinish() -> None:
     close_all()
 
 
-@pytest.fixture(params=["sqlite", "postgresql18", "mariadb"])
+@pytest.fixture(params=[name for name in ("sqlite", "postgresql18", "mariadb", "mysql") if name in BACKENDS])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A fresh, empty database, as the URL of a sync driver."""
     if request.param == "sqlite":

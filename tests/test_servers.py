@@ -15,7 +15,7 @@ import pytest
 import redis as redis_client
 from sqlalchemy import NullPool, create_engine, text
 
-from tests.servers import MissingEngine, RedisServer, Server, from_environment, mariadb, postgresql, redis
+from tests.servers import MissingEngine, RedisServer, Server, from_environment, mariadb, mysql, postgresql, redis
 from tests.servers.watchdog import alive, family
 from tests.support.backends import needed
 
@@ -24,6 +24,8 @@ ENGINES: dict[str, Engine] = {
     "postgresql16": partial(postgresql, 16),
     "postgresql18": partial(postgresql, 18),
     "mariadb": mariadb,
+    "mariadb11.8": partial(mariadb, "11.8"),
+    "mysql": mysql,
 }
 ROOT = Path(__file__).parents[1]
 DEADLINE = 20.0
@@ -89,8 +91,16 @@ def test_stop_leaves_neither_process_nor_file(start: Engine) -> None:
 def test_extra_lines_become_settings() -> None:
     with postgresql(extra=["max_connections = 17"]) as server:
         assert run(server, "SELECT current_setting('max_connections')::int", database="postgres") == [17]
-    with mariadb(extra=["innodb_lock_wait_timeout=3"]) as server:
-        assert run(server, "SELECT @@innodb_lock_wait_timeout", database="") == [3]
+    for engine in (mariadb, mysql):
+        with engine(extra=["innodb_lock_wait_timeout=3"]) as server:
+            assert run(server, "SELECT @@innodb_lock_wait_timeout", database="") == [3]
+
+
+def test_the_versions_are_those_that_were_asked_for() -> None:
+    with mariadb("11.8") as server:
+        assert run(server, "SELECT VERSION() LIKE '11.8.%MariaDB%'", database="") == [1]
+    with mysql() as server:
+        assert run(server, "SELECT VERSION() + 0 >= 9 AND VERSION() NOT LIKE '%MariaDB%'", database="") == [1]
 
 
 def test_databases_come_and_go(start: Engine) -> None:
@@ -101,8 +111,9 @@ def test_databases_come_and_go(start: Engine) -> None:
             server.drop_database("come-and-go")
 
 
-def test_two_servers_do_not_disturb_each_other() -> None:
-    with mariadb() as first, mariadb() as second:
+@pytest.mark.parametrize("engine", [mariadb, mysql])
+def test_two_servers_do_not_disturb_each_other(engine: Engine) -> None:
+    with engine() as first, engine() as second:
         for server, number in ((first, 1), (second, 2)):
             server.create_database("promises")
             run(server, "CREATE TABLE own (number INTEGER)", f"INSERT INTO own VALUES ({number})")
@@ -128,8 +139,8 @@ def test_redis() -> None:
 def test_a_killed_test_run_leaves_nothing() -> None:
     script = (
         "import os, signal\n"
-        "from tests.servers import mariadb, postgresql, redis\n"
-        "for server in (postgresql(), mariadb(), redis()):\n"
+        "from tests.servers import mariadb, mysql, postgresql, redis\n"
+        "for server in (postgresql(), mariadb(), mysql(), redis()):\n"
         "    print(server.pid, server.process.home, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -137,7 +148,7 @@ def test_a_killed_test_run_leaves_nothing() -> None:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     started = [line.split(" ", 1) for line in ended.stdout.splitlines()]
-    assert len(started) == 3
+    assert len(started) == 4
     assert eventually(lambda: not any(alive(int(pid)) or Path(home).exists() for pid, home in started))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault
 from .definition import Driver, Types
+from .statement import Answer, Statement
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Inspector, Select, Table
@@ -108,8 +109,12 @@ class MySQL(Dialect):
         self._find_held_in_time = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {held}")
         self._update = self.statement(Dialect.TAKE_OVER)
         self._update_issued = self.statement(Dialect.REDEEM)
-        self._set_wait = self.statement("SET SESSION innodb_lock_wait_timeout = :wait")
-        self._get_wait = self.statement("SELECT @@SESSION.innodb_lock_wait_timeout")
+        # One statement to look and to set: each costs a round trip. The variable is the session's own, like the setting.
+        self._lend_wait = self.statement(
+            "SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = :wait"
+        )
+        self._give_wait_back = self.statement("SET SESSION innodb_lock_wait_timeout = @idemtable_wait")
+        self._nowait = self.statement("SELECT 1 FROM {table} WHERE id = :id FOR UPDATE NOWAIT")
 
     def wait(self, wait: float) -> int:
         # Whole seconds, so a shorter wait is rounded up; 0 fails at once on MariaDB, MySQL makes it 1.
@@ -143,15 +148,41 @@ class MySQL(Dialect):
             return super().find(connection, values)
         return self._bounded(connection, values, self._find_held_in_time, self._find_held)
 
-    def _bounded(self, connection: Connection, values: Mapping[str, Any], in_one: Any, plain: Any) -> Any:
+    def _bounded(
+        self, connection: Connection, values: Mapping[str, Any], in_one: Statement, plain: Statement
+    ) -> Answer:
+        """Send a statement that waits for a lock no longer than its values say."""
         if _is_mariadb(connection):
             return in_one(connection, values)
-        before = self._get_wait(connection).scalar()  # MySQL has no SET STATEMENT
-        self._set_wait(connection, values)
-        try:
+        if not values["wait"]:
+            # MySQL waits a second at least. What is locked refuses this look at once; what is not there can only be
+            # inserted by somebody who comes after it.
+            self._nowait(connection, values)
+        with self._lent(connection, values["wait"]):
             return plain(connection, values)
-        finally:
-            self._set_wait(connection, {"wait": before})
+
+    @contextmanager
+    def _lent(self, connection: Connection, wait: Any) -> Iterator[None]:
+        """Set the session's lock time-out meanwhile; MySQL has no SET STATEMENT."""
+        try:
+            self._lend_wait(connection, {"wait": wait})
+            yield
+        except BaseException:
+            # What is being raised goes on, whatever becomes of the setting.
+            if not connection.invalidated:
+                try:
+                    self._give_wait_back(connection)
+                except BaseException:
+                    with suppress(Exception):
+                        connection.invalidate()
+            raise
+        try:
+            self._give_wait_back(connection)
+        except BaseException:
+            # Nobody may find our time-out on a connection of the pool.
+            if not connection.invalidated:
+                connection.invalidate()
+            raise
 
     def delete_expired(self, connection: Connection, batch: int) -> int:
         # By primary key, in two steps: MySQL refuses LIMIT in a subquery of DELETE, and a DELETE by range would wait
@@ -176,12 +207,8 @@ class MySQL(Dialect):
         if not wait or _is_mariadb(connection):
             yield
             return
-        before = self._get_wait(connection).scalar()  # MySQL has no FOR UPDATE WAIT
-        self._set_wait(connection, {"wait": self.wait(wait)})
-        try:
+        with self._lent(connection, self.wait(wait)):  # MySQL has no FOR UPDATE WAIT
             yield
-        finally:
-            self._set_wait(connection, {"wait": before})
 
     def for_update(
         self, connection: Connection, rows: Select[Any], wait: float | None, of: Table | None

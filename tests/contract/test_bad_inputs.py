@@ -391,11 +391,12 @@ def test_25_a_session_in_autocommit(shop: Shop) -> None:
 
 
 def test_25_a_read_only_server(shop: Shop) -> None:
-    """As a replica answers: PostgreSQL 25006, MariaDB 1792, SQLite's READONLY."""
+    """As a replica answers: PostgreSQL 25006, MariaDB and MySQL 1792, SQLite's READONLY."""
     db = shop.db
     sql = {
         "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
         "mariadb": "SET SESSION TRANSACTION READ ONLY",
+        "mysql": "SET SESSION TRANSACTION READ ONLY",
         "sqlite": "PRAGMA query_only = ON",
     }[db.kind]
     with db.other_engine(pool_size=1, max_overflow=0) as engine:

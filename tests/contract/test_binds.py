@@ -188,9 +188,10 @@ def test_a_function_runs_at_the_level_asked_for_and_at_the_engines_own_otherwise
     sql = {
         "postgresql": "SHOW transaction_isolation",
         "mariadb": "SELECT @@SESSION.tx_isolation",
+        "mysql": "SELECT @@SESSION.transaction_isolation",
         "sqlite": "SELECT 'serializable'",
     }[db.kind]
-    usual = {"postgresql": "read committed", "mariadb": "repeatable read", "sqlite": "serializable"}[db.kind]
+    usual = {"postgresql": "read committed", "sqlite": "serializable"}.get(db.kind, "repeatable read")
 
     def level_of(session: Any) -> str:
         return str(session.scalar(sa.text(sql))).lower().replace("-", " ")

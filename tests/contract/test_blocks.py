@@ -250,7 +250,7 @@ def test_a_block_that_must_begin_again_says_so(db: Database) -> None:
     """The library cannot run the body a second time; what the decorator would restart leaves as a request to the caller."""
     from sqlalchemy.exc import OperationalError
 
-    orig = {"postgresql": Serialization, "mariadb": Deadlock, "sqlite": Snapshot}[db.kind]
+    orig = {"postgresql": Serialization, "mariadb": Deadlock, "mysql": Deadlock, "sqlite": Snapshot}[db.kind]
     with pytest.raises(RetryTransactionError) as caught, db.idem.transaction("pay", "k") as claim:
         leave(db, claim, "tea")
         raise OperationalError("UPDATE …", {}, orig(1213, "Deadlock found"))

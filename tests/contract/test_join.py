@@ -407,6 +407,7 @@ def test_a_read_only_transaction_is_refused_with_the_cure(db: Database, order: A
     sql = {
         "postgresql": "SET TRANSACTION READ ONLY",
         "mariadb": "START TRANSACTION READ ONLY",
+        "mysql": "START TRANSACTION READ ONLY",
         "sqlite": "PRAGMA query_only = ON",
     }[db.kind]
     with db.other_engine() as engine:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 import idemtable
 from idemtable import IdemTable, PurgeReport, SchemaError, Status
-from tests.support.database import Database, effect
+from tests.support.database import INNODB, Database, effect
 
 ROWS = idemtable.metadata.tables["idemtable"]
 DAY = timedelta(days=1)
@@ -318,7 +318,7 @@ def test_a_table_of_another_shape_is_a_schema_error_and_is_left_alone(db: Databa
 
 
 def test_a_table_in_another_schema_is_a_table_of_its_own(db: Database) -> None:
-    schema = {"sqlite": "main", "postgresql": "other_schema", "mariadb": f"other_{uuid4().hex[:8]}"}[db.kind]
+    schema = {"sqlite": "main", "postgresql": "other_schema"}.get(db.kind, f"other_{uuid4().hex[:8]}")
     if db.kind != "sqlite":
         db.execute(f"CREATE SCHEMA {schema}")
     idem = db.table(schema=schema, table="Elsewhere_1")
@@ -342,7 +342,7 @@ def test_a_table_in_another_schema_is_a_table_of_its_own(db: Database) -> None:
         assert idem.stats().rows == 2
         assert idem.stats().table_bytes is None or idem.stats().table_bytes > 0
         assert db.idem.stats().rows == 0
-        quote = "`" if db.kind == "mariadb" else '"'
+        quote = "`" if db.kind in INNODB else '"'
         old = "'2020-01-01 00:00:00.000000'"
         times = ", ".join(f"{name} = {old}" for name in ("created_at", "completed_at", "expires_at"))
         db.execute(f"UPDATE {schema}.{quote}Elsewhere_1{quote} SET {times}")

@@ -9,7 +9,7 @@ import pytest
 
 from idemtable import IdemTable, ResultUnreadableError
 from idemtable.codecs import JSON, SealContext
-from tests.support.database import Database, effect
+from tests.support.database import INNODB, Database, effect
 
 SECRET = "the secret of 4711"
 
@@ -78,12 +78,9 @@ def test_a_result_moved_into_another_row_does_not_open_and_does_not_run_again(db
     give, _ = functions(db, seal=Mask())
     give("a", "acme")
     give("b", "acme")
-    moved = db.execute("SELECT result FROM idemtable WHERE key = 'a'" if db.kind != "mariadb" else
-                       "SELECT result FROM idemtable WHERE `key` = 'a'")[0][0]  # fmt: skip
-    db.execute(
-        "UPDATE idemtable SET result = :moved" + (" WHERE key = 'b'" if db.kind != "mariadb" else " WHERE `key` = 'b'"),
-        moved=moved,
-    )
+    key = "`key`" if db.kind in INNODB else "key"
+    moved = db.execute(f"SELECT result FROM idemtable WHERE {key} = 'a'")[0][0]
+    db.execute(f"UPDATE idemtable SET result = :moved WHERE {key} = 'b'", moved=moved)
     with pytest.raises(ResultUnreadableError, match="seal"):
         give("b", "acme")
     assert db.effects() == ["a", "b"]

@@ -78,10 +78,10 @@ def test_a_backend_killed_inside_the_function_is_replaced_unseen(db: Database) -
     assert db.effects() == ["k"]
 
 
-@pytest.fixture(scope="module", params=["postgresql", "mariadb"])
+@pytest.fixture(scope="module", params=[name for name in ("postgresql18", "mariadb", "mysql") if name in BACKENDS])
 def mortal(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
     """A server that is the test's own to kill."""
-    make = {"postgresql": servers.postgresql, "mariadb": servers.mariadb}[request.param]
+    make = {"postgresql18": servers.postgresql, "mariadb": servers.mariadb, "mysql": servers.mysql}[request.param]
     with needed():
         server = make()
     with server:
@@ -133,7 +133,7 @@ def test_a_server_killed_in_the_middle_of_calls_leaves_one_effect_and_one_reply(
 
 
 def test_a_commit_that_was_answered_outlives_the_server(mortal: servers.Server) -> None:
-    backend = mortal.name if mortal.name in BACKENDS else "postgresql18"
+    backend = mortal.name
     name = "db_durable"
     mortal.create_database(name)
     db = Database(backend, sa.make_url(mortal.url(name)), BACKENDS[backend][1])

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from idemtable import LostClaimError, RetryTransactionError
 from tests.support.backends import db_of
 from tests.support.crowd import WAIT, Beside, meanwhile
-from tests.support.database import Database, effect
+from tests.support.database import INNODB, Database, effect
 from tests.support.lines import DRIVERS
 
 # By primary key: by name InnoDB would lock the gaps too, and every new effect with them.
@@ -26,8 +26,8 @@ def db(request: pytest.FixtureRequest) -> Database:
     return db_of(request.param)
 
 
-@pytest.fixture(params=[name for name in DRIVERS if name.startswith("mariadb")])
-def mariadb(request: pytest.FixtureRequest) -> Database:
+@pytest.fixture(params=[name for name in DRIVERS if name.startswith(INNODB)])
+def innodb(request: pytest.FixtureRequest) -> Database:
     return db_of(request.param)
 
 
@@ -112,7 +112,7 @@ def test_a_deadlock_that_the_function_swallows_commits_nothing(db: Database, rem
             try:
                 run_into_a_deadlock(db, rival, session)
             except DBAPIError:
-                if db.kind == "mariadb":  # a new transaction has begun by itself, without the key
+                if db.kind in INNODB:  # a new transaction has begun by itself, without the key
                     session.execute(sa.text("INSERT INTO effect (name, amount) VALUES ('after', 1)"))
             return "pretends"
 
@@ -124,9 +124,9 @@ def test_a_deadlock_that_the_function_swallows_commits_nothing(db: Database, rem
     assert db.rows() == []
 
 
-def test_a_deadlock_hidden_behind_a_missing_savepoint_is_run_again(mariadb: Database) -> None:
+def test_a_deadlock_hidden_behind_a_missing_savepoint_is_run_again(innodb: Database) -> None:
     """1305 is what reaches the caller, the 1213 is only in its context."""
-    db = mariadb
+    db = innodb
     hidden: list[Any] = []
     with rival_of(db) as rival:
 

@@ -66,18 +66,20 @@ def test_a_table_that_is_not_ours_is_neither_stamped_nor_changed_nor_dropped(
     assert steps.check(engine) != []
 
 
+_SPOILED_INNODB = {
+    "ALTER TABLE idemtable MODIFY expires_at datetime NOT NULL": "expires_at: has no microseconds",
+    "ALTER TABLE idemtable MODIFY fingerprint binary(16)": "fingerprint: type is BINARY(16), needs BINARY(32)",
+    "ALTER TABLE idemtable CONVERT TO CHARACTER SET latin1": "charset",
+    "ALTER TABLE idemtable ENGINE = MyISAM": "engine is not InnoDB",
+}
 SPOILED = {
     "postgresql": {
         "ALTER TABLE idemtable ALTER created_at TYPE timestamp": "created_at: type is TIMESTAMP WITHOUT TIME ZONE",
         "ALTER TABLE idemtable ALTER id TYPE text": "id: type is TEXT, needs UUID",
         "ALTER TABLE idemtable DROP CONSTRAINT idemtable_pkey": "primary key",
     },
-    "mariadb": {
-        "ALTER TABLE idemtable MODIFY expires_at datetime NOT NULL": "expires_at: has no microseconds",
-        "ALTER TABLE idemtable MODIFY fingerprint binary(16)": "fingerprint: type is BINARY(16), needs BINARY(32)",
-        "ALTER TABLE idemtable CONVERT TO CHARACTER SET latin1": "charset",
-        "ALTER TABLE idemtable ENGINE = MyISAM": "engine is not InnoDB",
-    },
+    "mariadb": _SPOILED_INNODB,
+    "mysql": _SPOILED_INNODB,
     "sqlite": {"ALTER TABLE idemtable DROP COLUMN codec": "column codec is missing"},
 }
 

@@ -50,7 +50,7 @@ def test_the_check_finds_a_claim_that_looks_and_inserts_without_a_unique_index(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both_have_looked, one_is_done = threading.Barrier(2, timeout=60), threading.Event()
-    mutant = {"postgresql": PostgreSQL, "mariadb": MySQL}[db.kind]
+    mutant = {"postgresql": PostgreSQL, "mariadb": MySQL, "mysql": MySQL}[db.kind]
     insert = mutant.claim
 
     def look_then_insert(self: Any, connection: Any, values: Any) -> bool:

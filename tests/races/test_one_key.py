@@ -26,7 +26,7 @@ from tests.support.crowd import (
     until,
     watching,
 )
-from tests.support.database import Database, effect
+from tests.support.database import INNODB, Database, effect
 
 CALLERS = 8
 
@@ -146,7 +146,7 @@ def test_a_session_whose_join_was_refused_at_once_stays_usable(db: Database) -> 
 
 
 def test_a_bounded_wait_ends_in_progress_and_not_before(db: Database) -> None:
-    wait = timedelta(seconds=1 if db.kind == "mariadb" else 0.3)  # MariaDB counts whole seconds
+    wait = timedelta(seconds=1 if db.kind in INNODB else 0.3)  # InnoDB counts whole seconds
 
     @db.idem.transactional("order", key="key", wait=wait)
     def order(session: Any, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from tests.servers.debian import MissingEngine
 from tests.servers.mariadb import mariadb
+from tests.servers.mysql import mysql
 from tests.servers.pgbouncer import pgbouncer
 from tests.servers.postgresql import postgresql
 from tests.servers.process import ServerError
@@ -15,6 +16,7 @@ __all__ = [
     "ServerError",
     "from_environment",
     "mariadb",
+    "mysql",
     "pgbouncer",
     "postgresql",
     "redis",

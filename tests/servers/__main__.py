@@ -1,4 +1,4 @@
-"""`python -m tests.servers postgresql mariadb redis`: runs them until Ctrl-C or SIGTERM, one URL a line."""
+"""`python -m tests.servers postgresql mariadb mysql redis`: runs them until Ctrl-C or SIGTERM, one URL a line."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ ENGINES: dict[str, Callable[[], servers.Server | servers.RedisServer]] = {
     "postgresql16": partial(servers.postgresql, 16),
     "postgresql18": partial(servers.postgresql, 18),
     "mariadb": servers.mariadb,
+    "mariadb11.8": partial(servers.mariadb, "11.8"),
+    "mysql": servers.mysql,
     "redis": servers.redis,
 }
 DATABASE = "idemtable"

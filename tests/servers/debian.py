@@ -8,17 +8,27 @@ import platform
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from tests.servers.apt import Apt, AptError, of_suite
+from tests.servers.cache import cache, once
 from tests.servers.process import search_path
 
 # Where the package's name does not begin with the library's.
 _PACKAGED_AS = {"libcrypto": "libssl"}
 # Taken from the machine always: a second libc beside the loader of the first one crashes.
 _NEVER_UNPACKED = re.compile(r"^(libc6|libc-bin|libgcc)")
+# Of another suite all libraries are unpacked, the libc with its loader too; but not what only Perl scripts need.
+_LIBRARIES = re.compile(r"^(lib(?!perl|gdbm|db5|c-bin|c-gconv)|zlib1g)")
+
+# Started by any other loader than their own, programs of another suite crash. `exec` keeps the process id.
+_LAUNCHER = """#!/bin/sh
+root=${{0%/usr/*}}
+exec "$root/{loader}" --library-path "$root/{libraries}" "$root/{program}" "$@"
+"""
 
 
 class MissingEngine(RuntimeError):
@@ -31,10 +41,12 @@ class Install:
 
     prefix: Path
     unpacked: bool = False
+    own_libc: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"LD_LIBRARY_PATH": _library_path(self.prefix.parent)} if self.unpacked else {}
+        by_path = self.unpacked and not self.own_libc
+        return {"LD_LIBRARY_PATH": _library_path(self.prefix.parent)} if by_path else {}
 
     def program(self, *names: str) -> str:
         for name in names:
@@ -43,21 +55,34 @@ class Install:
                     return str(self.prefix / folder / name)
         raise MissingEngine(f"{self.prefix} holds none of {', '.join(names)}: is the installation complete?")
 
+    def version(self, program: str) -> str:
+        """What `--version` says behind `Ver`."""
+        command, environment = [self.program(program), "--version"], {**os.environ, **self.environment}
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+        return said.partition(" Ver ")[2]
 
-def find(program: str, packages: Sequence[str]) -> Install:
-    """The installation that holds `program`."""
+
+def find(program: str, packages: Sequence[str], *, suite: str = "", version: str = "") -> Install:
+    """The installation that holds `program`.
+
+    `version` is a pattern for the version that an installed one must have. `suite` is the suite of Debian that has the
+    packages, where the machine's own has none.
+    """
     found = shutil.which(program, path=search_path())
     if found:
-        return Install(Path(found).resolve().parent.parent)
-    ready = cache() / f"{program}-{_system()}"
-    if not os.access(ready, os.X_OK):
-        _fill(ready, program, packages)
-    return Install(ready / "usr", unpacked=True)
-
-
-def cache() -> Path:
-    chosen = os.environ.get("IDEMTABLE_TEST_CACHE")
-    return Path(chosen).absolute() if chosen else Path(__file__).parents[2] / ".cache" / "servers"
+        installed = Install(Path(found).resolve().parent.parent)
+        if not version or re.match(version, installed.version(program)):
+            return installed
+    lacking = [tool for tool in ("apt-get", "dpkg", "ldd") if not shutil.which(tool, path=search_path())]
+    name = f"{program}-{suite}-{platform.machine()}" if suite else f"{program}-{_system()}"
+    try:
+        if lacking and not (cache() / name).exists():
+            raise AptError(f"this machine has no {lacking[0]} to fetch Debian's packages with")
+        fill = partial(_fill_from, suite) if suite else _fill
+        ready = once(name, partial(fill, program, packages))
+    except (AptError, OSError) as error:
+        raise _missing(program, packages, suite, str(error)) from error
+    return Install(ready / "usr", unpacked=True, own_libc=bool(suite))
 
 
 def _system() -> str:
@@ -68,64 +93,45 @@ def _system() -> str:
     return f"{platform.system().lower()}-{platform.machine()}"
 
 
-def _fill(ready: Path, program: str, packages: Sequence[str]) -> None:
-    """Unpack beside the final place and rename, so that another process sees everything or nothing."""
-    lacking = [tool for tool in ("apt-get", "dpkg", "ldd") if not shutil.which(tool, path=search_path())]
-    if lacking:
-        raise _missing(program, packages, f"this machine has no {lacking[0]} to fetch Debian's packages with")
-    try:
-        ready.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{ready.name}-", dir=ready.parent))
-    except OSError as error:
-        raise _missing(
-            program, packages, f"no packages can be unpacked into {ready.parent}: {error.strerror}"
-        ) from error
-    try:
-        _unpack(packages, draft)
-        _add_libraries(packages, draft)
-        Install(draft / "usr").program(program)  # raises when the packages do not hold it
-        draft.chmod(0o755)
-        with contextlib.suppress(OSError):  # another process was faster: its copy is as good
-            draft.rename(ready)
-    except subprocess.CalledProcessError as error:
-        tried = " ".join(map(str, error.cmd))
-        raise _missing(program, packages, f"`{tried}` failed: {error.stderr.strip()}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    if not ready.exists():
-        raise _missing(program, packages, f"{ready} could not be created")
+def _fill(program: str, packages: Sequence[str], root: Path) -> None:
+    apt = Apt()
+    apt.unpack(packages, root)
+    _add_libraries(apt, packages, root)
+    Install(root / "usr").program(program)  # raises when the packages do not hold it
 
 
-def _unpack(packages: Sequence[str], root: Path) -> None:
-    downloads = Path(tempfile.mkdtemp(dir=root.parent, prefix=".download-"))
-    # Without the option, apt as root complains that its own user may not write here.
-    download = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *packages]
-    try:
-        try:
-            _call(download, downloads)
-        except subprocess.CalledProcessError:
-            if os.geteuid() != 0:
-                raise
-            _call(["apt-get", "-qq", "update"], downloads)
-            _call(download, downloads)
-        for package in downloads.glob("*.deb"):
-            _call(["dpkg", "-x", str(package), str(root)], downloads)
-    finally:
-        shutil.rmtree(downloads, ignore_errors=True)
+def _fill_from(suite: str, program: str, packages: Sequence[str], root: Path) -> None:
+    with of_suite(suite) as apt:
+        needed = apt.dependencies(packages)
+        apt.unpack([name for name in needed if name in packages or _LIBRARIES.match(name)], root)
+    _add_launchers(root)
+    Install(root / "usr").program(program)
 
 
-def _add_libraries(packages: Sequence[str], root: Path) -> None:
+def _add_launchers(root: Path) -> None:
+    """Put a script in the place of each program, that starts it with the libraries beside it."""
+    loaders = sorted(root.glob("usr/lib/*/ld-linux*.so.*"))
+    if not loaders:
+        raise AptError("the packages hold no loader")
+    loader = loaders[0].relative_to(root)
+    hidden = root / "usr" / "libexec" / "launched"
+    hidden.mkdir(parents=True)
+    for program in [path for folder in ("bin", "sbin") for path in (root / "usr" / folder).glob("*")]:
+        if not program.is_symlink() and program.read_bytes()[:4] == b"\x7fELF":
+            real = program.rename(hidden / program.name)
+            program.write_text(_LAUNCHER.format(loader=loader, libraries=loader.parent, program=real.relative_to(root)))
+            program.chmod(0o755)
+
+
+def _add_libraries(apt: Apt, packages: Sequence[str], root: Path) -> None:
     """Fetch the shared libraries that this machine lacks, then what those lack, until nothing is missing."""
     while missing := _missing_libraries(root):
         stems = {_PACKAGED_AS.get(stem, stem) for stem in (name.split(".so")[0] for name in missing)}
-        offered = [name for name in _dependencies(packages) if name.startswith("lib")]
+        offered = [name for name in apt.dependencies(packages) if name.startswith("lib")]
         wanted = [name for name in offered if name.startswith(tuple(stems))] or offered
-        _unpack([name for name in wanted if not _NEVER_UNPACKED.match(name)], root)
+        apt.unpack([name for name in wanted if not _NEVER_UNPACKED.match(name)], root)
         if _missing_libraries(root) >= missing:
-            raise MissingEngine(
-                f"no dependency of {', '.join(packages)} brings {', '.join(sorted(missing))}.\n"
-                f"Install the server instead: apt-get install {' '.join(packages)}"
-            )
+            raise AptError(f"no dependency of {', '.join(packages)} brings {', '.join(sorted(missing))}")
 
 
 def _missing_libraries(root: Path) -> set[str]:
@@ -141,22 +147,12 @@ def _library_path(root: Path) -> str:
     return os.pathsep.join(sorted(str(folder) for folder in folders if "plugin" not in folder.parts))
 
 
-def _dependencies(packages: Sequence[str]) -> list[str]:
-    relations = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
-    options = ["--recurse", *(f"--no-{relation}" for relation in relations)]
-    listing = _call(["apt-cache", "depends", *options, *packages], Path("/"))
-    return sorted({line for line in listing.splitlines() if re.match(r"^[a-z0-9]", line)})
-
-
-def _call(command: Sequence[str], folder: Path) -> str:
-    environment = {**os.environ, "PATH": search_path(), "LC_ALL": "C"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
-
-
-def _missing(program: str, packages: Sequence[str], reason: str) -> MissingEngine:
+def _missing(program: str, packages: Sequence[str], suite: str, reason: str) -> MissingEngine:
+    install = "install it" if suite else f"install it (apt-get install {' '.join(packages)})"
+    wanted = f"{program} of Debian's suite {suite}" if suite else program
     return MissingEngine(
-        f"{program}: not on PATH, and {reason}.\n"
-        f"Cure: install it (apt-get install {' '.join(packages)}), or run `apt-get update` as root and try again, "
+        f"{wanted}: not on PATH, and {reason.removesuffix('.')}.\n"
+        f"Cure: {install}, or run `apt-get update` as root and try again, "
         f"or set IDEMTABLE_TEST_CACHE to a folder that you may write, or give the tests a server of yours "
         f"(IDEMTABLE_TEST_MARIADB_URL and its like)."
     )

@@ -15,6 +15,9 @@ import idemtable
 from idemtable import AsyncIdemTable, IdemTable
 from tests.support.plain import Loop, PlainTable
 
+INNODB = ("mariadb", "mysql")
+"""The kinds of database that behave alike, where InnoDB or the language decides."""
+
 
 class Base(DeclarativeBase):
     pass
@@ -61,14 +64,14 @@ class Database:
     def __init__(self, backend: str, url: sa.URL, driver: str, connect_args: dict[str, Any] | None = None) -> None:
         self.backend = backend
         self._connect_args = connect_args or {}
-        self.kind = {"mysql": "mariadb"}.get(url.get_backend_name(), url.get_backend_name())
         self.is_async = "async" in backend
         self.sync_url = url
         self.url = url.set(drivername=driver)
         # For what the test itself looks at: never the engine under test, whose pool and listeners are part of it.
         # PyMySQL reads the machine's certificates for each connection: most of what a test would cost.
-        plain = {"ssl_disabled": True} if self.kind == "mariadb" else {}
+        plain = {"ssl_disabled": True} if url.get_backend_name() in INNODB else {}
         self.admin = sa.create_engine(url, poolclass=sa.NullPool, connect_args=plain)
+        self.kind = kind_of(self.admin)
         self.loop = Loop() if self.is_async else None
         self.engine = self.make_engine()
         if self.kind == "sqlite":
@@ -178,12 +181,16 @@ class Database:
         """How many connections wait for a lock that another one holds, by the database's own views."""
         if self.kind == "postgresql":
             sql = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
-        elif self.kind == "mariadb":
+        elif self.kind in INNODB:
             # Not information_schema.innodb_trx: it is a copy that is renewed only when nobody has looked for 0.1 seconds.
             return int(self.execute("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'")[0][1])
         else:
             raise AssertionError("SQLite has no view of who waits")
         return int(self.execute(sql)[0][0])
+
+    def insists_on_its_snapshot(self) -> bool:
+        """Whether a row that changed since the snapshot is an error: MariaDB 11.8 says so unless told otherwise."""
+        return self.kind == "mariadb" and bool(self.execute("SELECT @@GLOBAL.innodb_snapshot_isolation")[0][0])
 
     def await_waiting(self, count: int) -> None:
         """Come back when at least `count` connections wait for a lock; fail when it does not happen."""
@@ -205,6 +212,12 @@ class Database:
         self.admin.dispose()
         if self.loop is not None:
             self.loop.close()
+
+
+def kind_of(engine: sa.Engine) -> str:
+    """Say `sqlite`, `postgresql`, `mariadb` or `mysql`: a URL does not tell the last two apart."""
+    with engine.connect() as connection:
+        return "mariadb" if getattr(connection.dialect, "is_mariadb", False) else connection.dialect.name
 
 
 def effect(session: Session, name: str, amount: int = 1) -> int:

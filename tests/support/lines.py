@@ -9,11 +9,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tests.support.backends import BACKENDS
 from tests.support.database import Database
 from tests.support.proxy import Proxy
 
-DRIVERS = ["postgresql18", "postgresql18-async", "postgresql18-asyncpg", "mariadb", "mariadb-async"]
-"""The backends that have a connection to lose, one for each driver."""
+_ONE_VERSION = ("postgresql18", "mariadb", "mysql")
+DRIVERS = [name for name, (server, _) in BACKENDS.items() if server in _ONE_VERSION]
+"""The backends that have a connection to lose, one for each driver of a database."""
 
 
 @dataclass

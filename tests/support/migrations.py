@@ -15,14 +15,29 @@ from alembic.migration import MigrationContext
 import idemtable
 from idemtable import schema
 from idemtable import upgrade as steps
+from tests.support.database import kind_of
 
 ROOT = Path(__file__).parents[2]
-ASYNC = {"sqlite": ["sqlite+aiosqlite"], "postgresql": ["postgresql+asyncpg"], "mariadb": ["mariadb+asyncmy"]}
-SYNC = {"sqlite": ["sqlite"], "postgresql": ["postgresql+psycopg"], "mariadb": ["mariadb+pymysql", "mysql+pymysql"]}
+ASYNC = {
+    "sqlite": ["sqlite+aiosqlite"],
+    "postgresql": ["postgresql+asyncpg"],
+    "mariadb": ["mariadb+asyncmy"],
+    "mysql": ["mysql+asyncmy"],
+}
+SYNC = {
+    "sqlite": ["sqlite"],
+    "postgresql": ["postgresql+psycopg"],
+    "mariadb": ["mariadb+pymysql", "mysql+pymysql"],
+    "mysql": ["mysql+pymysql"],
+}
 
 
 def kind(url: str) -> str:
-    return sa.make_url(url).get_backend_name().replace("mysql", "mariadb")
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    try:
+        return kind_of(engine)
+    finally:
+        engine.dispose()
 
 
 def drivers(url: str, names: dict[str, list[str]]) -> list[str]:

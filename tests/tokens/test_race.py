@@ -122,6 +122,7 @@ def test_the_lock_time_out_of_the_claim_does_not_outlive_it(server_db: Database)
     question = {
         "postgresql": "SELECT current_setting('lock_timeout')",
         "mariadb": "SELECT @@SESSION.innodb_lock_wait_timeout",
+        "mysql": "SELECT @@SESSION.innodb_lock_wait_timeout",
     }[server_db.kind]
     tokens, seen = desk(server_db), []
 

@@ -291,6 +291,8 @@ def test_consuming_is_the_first_statement_and_no_look_before_it(db: Database, to
     with sent(db) as seen:
         checkout(token, "user:7")
     statements = [text for text in seen if "begin" not in text.lower() and "PRAGMA" not in text]
+    if db.kind == "mysql":  # it bounds the wait in statements of their own
+        statements = [text for text in statements if "innodb_lock_wait_timeout" not in text]
     assert "UPDATE idemtable" in statements[0]
     assert "status = 3" in statements[0]
     assert not [text for text in statements if text.startswith("SELECT") and "FROM idemtable" in text]
