@@ -87,7 +87,7 @@ class IdempotencyError(Exception):
 
 
 class KeyRejectedError(IdempotencyError, ValueError):
-    """The key or the tenant of a call is not usable; nothing was sent to the database."""
+    """The key or the tenant of a call is not usable, or its payload has nothing at a path; nothing was sent."""
 
     http_status = 400
 

@@ -1,14 +1,11 @@
-"""Who a call is: validated names, the digest that is the primary key, the fingerprint of what the call carries."""
+"""Who a call is: validated names, and the digest that is the primary key."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
-
-import msgspec
 
 from .errors import InvalidKeyError, MissingKeyError, MissingTenantError
 
@@ -103,79 +100,3 @@ def digest(tenant: str | None, scope: str, key: str) -> UUID:
             parts += len(data).to_bytes(4, "big")
             parts += data
     return UUID(bytes=sha256(parts).digest()[:16])
-
-
-# --- the fingerprint -------------------------------------------------------------------------------------------------
-
-# MessagePack and not JSON: it keeps bytes apart from text, an integer from a float, and NaN from null, at C speed.
-_VERSION: Final = b"\x01"
-_BIG_INT, _ODD_TEXT, _MAPPING, _SET = 1, 2, 3, 4
-
-
-def _unknown(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)  # Pydantic, without importing it
-    if callable(dump):
-        return dump()
-    raise TypeError(
-        f"cannot take the fingerprint of {type(value).__name__}: say what identifies the request with "
-        f"payload=(names of parameters), a callable, or payload=None for no check"
-    )
-
-
-_encoder: Final = msgspec.msgpack.Encoder(order="deterministic", uuid_format="bytes", enc_hook=_unknown)
-
-
-def _encode(value: Any) -> bytes:
-    try:
-        return _encoder.encode(value)
-    except (TypeError, OverflowError, UnicodeEncodeError):
-        return _encoder.encode(_spelled(value))
-
-
-def _spelled(value: Any) -> Any:
-    """Rewrite the few values that MessagePack or its ordering refuses, under extension codes that nothing else uses."""
-    match value:
-        case bool() | None | float() | bytes():
-            return value
-        case int():
-            return value if -(2**63) <= value < 2**64 else msgspec.msgpack.Ext(_BIG_INT, str(value).encode())
-        case str():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return msgspec.msgpack.Ext(_ODD_TEXT, value.encode("utf-8", "surrogatepass"))
-            return value
-        case Mapping():
-            items = sorted((_encode(name), _encode(item)) for name, item in value.items())
-            return msgspec.msgpack.Ext(_MAPPING, _encoder.encode(items))
-        case set() | frozenset():
-            return msgspec.msgpack.Ext(_SET, _encoder.encode(sorted(map(_encode, value))))
-        case list() | tuple():
-            return [_spelled(item) for item in value]
-    plain = msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_unknown)
-    return value if type(plain) is type(value) else _spelled(plain)
-
-
-def fingerprint(payload: Any) -> bytes:
-    """Return the SHA-256 of what a call carries: 32 bytes, the same in every process and for every order of names.
-
-    Args:
-        payload: scalars, containers, dataclasses, msgspec Structs, Pydantic models, in any nesting.
-
-    Raises:
-        TypeError: a value has no canonical form (an open file, an ORM object); the message names ``payload=``.
-    """
-    return sha256(_VERSION + _encode(payload)).digest()
-
-
-Extractor = Callable[[Mapping[str, Any], tuple[Any, ...], Mapping[str, Any]], Any]
-"""Finds one thing in a call, given the arguments by name and the call's own positional and keyword arguments."""
-
-
-def walk(value: Any, path: tuple[str, ...]) -> Any:
-    """Follow a dotted path by attribute, else by item; ``None`` where it ends early."""
-    for name in path:
-        if value is None:
-            return None
-        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
-    return value

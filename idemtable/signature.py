@@ -5,10 +5,26 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from .keys import Extractor, fingerprint, walk
+from .errors import KeyRejectedError
+from .fields import NOTHING
+from .fingerprint import NEWEST, Default, default_of, fingerprint
 from .model import Unset
+from .paths import check, resolver, walk
+
+Extractor = Callable[[Mapping[str, Any], tuple[Any, ...], Mapping[str, Any]], Any]
+"""Finds one thing in a call, given the arguments by name and the call's own positional and keyword arguments."""
+
+
+class Fingerprinter(Protocol):
+    """Takes the fingerprint of a call, in the version of the row it is compared with; ``None`` for no check."""
+
+    def __call__(
+        self, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], version: int = NEWEST, /
+    ) -> bytes | None:
+        """Return the fingerprint."""
+
 
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -28,6 +44,7 @@ class Parameters:
             )
         self.signature = signature.replace(parameters=everything[1:])
         self._function = function.__qualname__
+        self._resolve = resolver(function)
         parameters = everything[1:]
         self._positional = tuple(p.name for p in parameters if p.kind in _POSITIONAL)
         self._by_name = frozenset(p.name for p in parameters if p.kind in _NAMED)
@@ -56,6 +73,15 @@ class Parameters:
             )
             raise TypeError(f"{self._function}: {error}{hint}") from None
 
+    def _path(self, spec: str, what: str) -> tuple[str, tuple[str, ...], bool]:
+        """Return the parameter of a spec, the path into it, and whether its types allow that nothing is there."""
+        name, path = self._split(spec, what)
+        parameter = self.signature.parameters[name]
+        into = path[1:] if parameter.kind is parameter.VAR_KEYWORD else path  # **rest: Body is a Body for each name
+        if parameter.annotation is parameter.empty or parameter.kind is parameter.VAR_POSITIONAL:
+            return name, path, False
+        return name, path, check(parameter.annotation, into, self._resolve, f"{what}={spec!r} of {self._function}")
+
     def _split(self, spec: str, what: str) -> tuple[str, tuple[str, ...]]:
         name, *path = spec.split(".")
         if name not in self._names or not all(path):
@@ -75,58 +101,60 @@ class Parameters:
             return lambda given, args, kwargs: function(*args, **kwargs)
         if not isinstance(spec, str):
             raise TypeError(f"{what}= takes a parameter's name, a dotted path or a callable, not {spec!r}")
-        name, path = self._split(spec, what)
+        name, path, _ = self._path(spec, what)
         default = self._defaults.get(name)
         if path:
-            return lambda given, args, kwargs: walk(given.get(name, default), path)
+
+            def found(given: Mapping[str, Any], args: Any, kwargs: Any) -> Any:
+                value = walk(given.get(name, default), path)
+                return None if value is NOTHING else value
+
+            return found
         return lambda given, args, kwargs: given.get(name, default)
 
-    def fingerprinter(self, payload: Any, key: str | Callable[..., Any]) -> Extractor:
-        """Compile what the fingerprint covers; the extractor returns it, or ``None`` for no check."""
+    def fingerprinter(self, payload: Any, key: str | Callable[..., Any]) -> Fingerprinter:
+        """Compile what the fingerprint covers.
+
+        Raises:
+            ValueError: no parameter has this name, or its declared type no such path.
+            TypeError: `payload` is of another kind.
+        """
         if payload is None:
-            return lambda given, args, kwargs: None
+            return lambda given, args, kwargs, version=NEWEST, /: None
         if callable(payload):
-            return lambda given, args, kwargs: fingerprint(payload(*args, **kwargs))
-        defaults = self._defaults
+            return lambda given, args, kwargs, version=NEWEST, /: fingerprint(payload(*args, **kwargs), version)
+        defaults = {name: Default(value) for name, value in self._defaults.items()}
         if isinstance(payload, Unset):
             left_out = key if isinstance(key, str) else None
 
-            def everything(given: Mapping[str, Any], args: Any, kwargs: Any) -> bytes:
-                return fingerprint(
-                    {
-                        name: value
-                        for name, value in given.items()
-                        if name != left_out and not (name in defaults and _same(value, defaults[name]))
-                    }
-                )
+            def everything(given: Mapping[str, Any], args: Any, kwargs: Any, version: int = NEWEST, /) -> bytes:
+                values = {name: value for name, value in given.items() if name != left_out}
+                return fingerprint(values, version, defaults)
 
             return everything
         if not isinstance(payload, tuple | list | set) or not all(isinstance(name, str) for name in payload):
             raise TypeError(f"payload= takes ALL, a tuple of parameters' names, a callable or None, not {payload!r}")
-        paths = {spec: self._split(spec, "payload") for spec in payload}
+        paths = {spec: self._path(spec, "payload") for spec in payload}
 
-        def chosen(given: Mapping[str, Any], args: Any, kwargs: Any) -> bytes:
-            values = {}
-            for spec, (name, path) in paths.items():
-                value = given.get(name, defaults.get(name))
-                if path:
-                    values[spec] = walk(value, path)
-                elif name in given and not (name in defaults and _same(value, defaults[name])):
-                    values[spec] = value
-            return fingerprint(values)
+        def chosen(given: Mapping[str, Any], args: Any, kwargs: Any, version: int = NEWEST, /) -> bytes:
+            values, known = {}, dict(defaults)
+            for spec, (name, path, optional) in paths.items():
+                if not path:
+                    if name in given:
+                        values[spec] = given[name]
+                    continue
+                owner = walk(given.get(name, self._defaults.get(name)), path[:-1])
+                value = walk(owner, path[-1:])
+                if value is NOTHING and not optional:
+                    raise KeyRejectedError(
+                        f"the call has nothing at {spec!r}, which payload= of {self._function} names"
+                    )
+                values[spec] = None if value is NOTHING else value
+                if (default := default_of(type(owner), path[-1])) is not None:
+                    known[spec] = default
+            return fingerprint(values, version, known)
 
         return chosen
-
-
-def _same(value: Any, default: Any) -> bool:
-    if value is default:
-        return True
-    if type(value) is not type(default):  # 0 is not False
-        return False
-    try:
-        return bool(value == default)
-    except Exception:  # an array that compares item by item is not a default
-        return False
 
 
 def declared_return(function: Callable[..., Any], depth: int) -> Any:

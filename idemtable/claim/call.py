@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..keys import checked_key, checked_scope, checked_tenant, digest, fingerprint
+from ..fingerprint import fingerprint
+from ..keys import checked_key, checked_scope, checked_tenant, digest
 from ..model import Request
 from ..settings import checked_ttl, checked_wait
 from .kinds import KEY

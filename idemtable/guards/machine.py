@@ -15,7 +15,8 @@ from sqlalchemy.orm import QueryableAttribute
 from ..claim.call import Keys
 from ..claim.run import Run
 from ..errors import IllegalTransitionError
-from ..keys import MAX_BYTES, checked_key, fingerprint
+from ..fingerprint import fingerprint
+from ..keys import MAX_BYTES, checked_key
 from ._diagram import diagram
 from ._rows import Rows, dispatch
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import pydantic
 import pytest
 
-from idemtable import FingerprintMismatchError, InvalidKeyError, MissingKeyError, MissingTenantError
+from idemtable import (
+    FingerprintMismatchError,
+    InvalidKeyError,
+    KeyRejectedError,
+    MissingKeyError,
+    MissingTenantError,
+)
 from tests.support.database import Database, effect
 
 
@@ -179,6 +187,68 @@ def test_a_parameter_added_with_a_default_keeps_old_requests_valid(db: Database)
     with pytest.raises(FingerprintMismatchError):
         newer("k", "tea", 0)  # type: ignore[arg-type]
     assert db.effects() == ["tea"]
+
+
+class Transfer(pydantic.BaseModel):
+    amount: Decimal
+    account: str = pydantic.Field(exclude=True)
+    password: pydantic.SecretStr = pydantic.SecretStr("none")
+
+
+class NewerTransfer(Transfer):
+    gift: bool = False
+    tags: list[str] = pydantic.Field(default_factory=list)
+
+
+def test_a_field_that_is_hidden_from_a_dump_counts(db: Database) -> None:
+    @db.idem.transactional("pay", key="key")
+    def pay(session: Any, key: str, body: Transfer) -> int:
+        return effect(session, body.account)
+
+    def body(account: str = "alice", password: str = "p") -> Transfer:
+        return Transfer(amount=Decimal(1), account=account, password=pydantic.SecretStr(password))
+
+    first = pay("k", body())
+    assert pay("k", body()) == first
+    for other in (body("mallory"), body(password="q")):
+        with pytest.raises(FingerprintMismatchError):
+            pay("k", other)
+        with db.session() as held, pytest.raises(FingerprintMismatchError):
+            pay.join(held.session, "k", other)
+        with pytest.raises(FingerprintMismatchError), db.idem.transaction("pay", "k", payload={"body": other}):
+            pass
+    assert db.effects() == ["alice"]
+
+
+def test_an_optional_field_that_a_release_adds_keeps_old_requests_valid(db: Database) -> None:
+    @db.idem.transactional("pay", key="key")
+    def pay(session: Any, key: str, body: Any) -> int:
+        return effect(session, body.account)
+
+    first = pay("k", Transfer(amount=Decimal("10"), account="alice"))
+    again = pay.outcome("k", NewerTransfer(amount=Decimal("10.00"), account="alice", gift=False, tags=[]))
+    assert (again.value, again.replayed) == (first, True)
+    with pytest.raises(FingerprintMismatchError):
+        pay("k", NewerTransfer(amount=Decimal("10"), account="alice", gift=True))
+    assert db.effects() == ["alice"]
+
+
+def test_a_path_into_a_payload_that_is_not_there_is_refused(db: Database) -> None:
+    with pytest.raises(ValueError, match=r"payload='body\.amont'.*amount, account, password"):
+
+        @db.idem.transactional("pay", key="key", payload=("body.amont",))
+        def wrong(session: Any, key: str, body: Transfer) -> int:
+            return 1
+
+    @db.idem.transactional("pay", key="key", payload=("body.amont",))
+    def pay(session: Any, key: str, body: Any) -> int:
+        return effect(session, "x")
+
+    for body in ({"amount": 1}, Transfer(amount=Decimal(1), account="a")):
+        with pytest.raises(KeyRejectedError, match=r"body\.amont"):
+            pay("k", body)
+    assert db.effects() == []
+    assert db.rows() == []
 
 
 def test_all_covers_every_argument_but_the_key(db: Database) -> None:

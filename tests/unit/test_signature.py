@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from typing import Any
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, NotRequired, TypedDict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idemtable.keys import fingerprint
+from idemtable import KeyRejectedError
+from idemtable.fingerprint import fingerprint
 from idemtable.model import ALL
 from idemtable.signature import Parameters, declared_return
 
@@ -122,28 +125,121 @@ def test_all_leaves_out_the_key_and_what_is_at_its_default() -> None:
     assert base != print_of(defaults, ALL, "key", c=5, d=False)
 
 
-def test_an_argument_whose_comparison_fails_is_not_at_its_default() -> None:
+def test_an_argument_is_at_its_default_by_its_form_and_never_by_its_own_comparison() -> None:
+    @dataclass
     class Odd:
+        number: int
+
         def __eq__(self, other: object) -> bool:
             raise RuntimeError
 
-        def model_dump(self) -> Any:
-            return "odd"
-
         __hash__ = None  # type: ignore[assignment]
 
-    default = Odd()
+    default = Odd(1)
 
     def function(session: Any, a: Any, b: Any = default) -> None: ...
 
-    assert print_of(function, ALL, "key", Odd()) == fingerprint({"b": "odd"})
-    assert print_of(function, ALL, "key") == fingerprint({})
+    assert print_of(function, ALL, "key", Odd(2)) == fingerprint({"b": {"number": 2}})
+    assert print_of(function, ALL, "key") == print_of(function, ALL, "key", Odd(1)) == fingerprint({})
+
+
+def test_a_default_without_a_form_is_left_out_where_it_is_the_very_one() -> None:
+    missing = object()
+
+    def function(session: Any, a: Any, b: Any = missing) -> None: ...
+
+    assert print_of(function, ALL, "key") == print_of(function, ALL, "key", missing) == fingerprint({})
+    with pytest.raises(TypeError, match="payload="):
+        print_of(function, ALL, "key", object())
+
+
+def test_a_default_that_was_filled_in_place_counts() -> None:
+    default: list[int] = []
+
+    def function(session: Any, a: Any, b: list[int] = default) -> None: ...
+
+    taken = Parameters(function).fingerprinter(ALL, "a")
+    assert taken({"a": "key", "b": default}, (), {}) == fingerprint({})
+    default.append(1)
+    assert taken({"a": "key", "b": default}, (), {}) == fingerprint({"b": [1]})
+
+
+def test_a_fingerprint_can_be_taken_in_a_version() -> None:
+    for payload in (ALL, ("b",), lambda a, b: b):
+        parameters = Parameters(plain)
+        taken = parameters.fingerprinter(payload, "a")
+        given = parameters.given(("key", 1), {})
+        assert taken(given, ("key", 1), {}, 1) == taken(given, ("key", 1), {})
+        with pytest.raises(ValueError, match="version 99"):
+            taken(given, ("key", 1), {}, 99)
+    assert Parameters(plain).fingerprinter(None, "a")({}, (), {}, 99) is None
 
 
 def test_names_cover_those_and_leave_out_defaults_too() -> None:
     assert print_of(defaults, ("b", "c"), "key", c=5) == fingerprint({"c": 5})
     assert print_of(defaults, ("b", "c"), "key", 2, c=5) == fingerprint({"b": 2, "c": 5})
     assert print_of(plain, ("b.x",), "key", {"x": 1, "y": 2}) == fingerprint({"b.x": 1})
+    assert print_of(plain, ("b.x",), "key", {"x": None}) == fingerprint({"b.x": None})
+
+
+class Order(TypedDict):
+    item: str
+    note: NotRequired[str]
+
+
+@dataclass
+class Body:
+    amount: int
+    gift: bool = False
+    order: Order | None = None
+
+
+def typed(session, a, body: Body | None = None): ...  # type: ignore[no-untyped-def]
+
+
+def test_a_path_covers_what_it_leads_to() -> None:
+    def taken(payload: Any, body: Any) -> Any:
+        return print_of(typed, payload, "key", body)
+
+    assert taken(("body.amount",), Body(1)) == fingerprint({"body.amount": 1})
+    assert taken(("body.amount", "body.gift"), Body(1, gift=True)) == fingerprint({"body.amount": 1, "body.gift": True})
+    assert taken(("body.amount", "body.gift"), Body(1)) == fingerprint({"body.amount": 1})  # at the field's default
+    assert taken(("body.order.item",), Body(1)) == fingerprint({"body.order.item": None})
+    assert taken(("body.order.note",), Body(1, order={"item": "a"})) == fingerprint({"body.order.note": None})
+    assert print_of(typed, ("body.amount",), "key") == fingerprint({"body.amount": None})
+
+
+@pytest.mark.parametrize("body", [{}, {"item": {}}, SimpleNamespace(), {"item": SimpleNamespace(named=1)}], ids=repr)
+def test_a_path_that_no_type_declares_and_no_call_has_is_an_error(body: Any) -> None:
+    with pytest.raises(KeyRejectedError, match=r"nothing at 'b\.item\.name'") as caught:
+        print_of(plain, ("b.item.name",), "key", body)
+    assert isinstance(caught.value, ValueError)
+    assert print_of(plain, ("b.item.name",), "key", {"item": None}) == fingerprint({"b.item.name": None})
+    assert extract(plain, "b.item.name", "key", body) is None  # and then it is a missing key
+
+
+def test_a_path_that_the_declared_type_does_not_have_is_refused() -> None:
+    parameters = Parameters(typed)
+    for what in ("key", "tenant"):
+        with pytest.raises(
+            ValueError, match=rf"{what}='body\.amont' of typed leads nowhere.*'amont'.*amount, gift, order"
+        ):
+            parameters.extractor("body.amont", what)
+    with pytest.raises(ValueError, match=r"payload='body\.order\.itme'.*Order \(which has item, note\)"):
+        parameters.fingerprinter(("body.order.itme",), "a")
+
+
+def test_parameters_that_take_more_than_one_argument_tell_what_they_can() -> None:
+    def function(session: Any, a: Any, *more: Body, **rest: Body) -> None: ...
+
+    parameters = Parameters(function)
+    for spec in ("rest.x", "rest.x.amount", "more.index"):
+        assert parameters.extractor(spec, "key") is not None
+    with pytest.raises(ValueError, match="'amont'"):
+        parameters.extractor("rest.x.amont", "key")
+    assert extract(function, "rest.x.amount", 1, x=Body(7)) == 7
+    with pytest.raises(KeyRejectedError):
+        print_of(function, ("rest.y.amount",), "key", x=Body(7))
 
 
 def test_none_is_no_fingerprint() -> None:
