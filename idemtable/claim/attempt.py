@@ -247,7 +247,9 @@ class Attempt:
 
     def _remember(self, error: Exception) -> None:
         assert self._work is not None
-        data = exceptions.pack(error, self._call.request.scope, self._course.settings.max_result_bytes)
+        data = exceptions.pack(
+            error, self._call.remember, self._call.request.scope, self._course.settings.max_result_bytes
+        )
         # The savepoint may be inactive: a failed flush has undone it, but the session is in it until it is left.
         if not self._tx.intact() or not is_open(self._tx.session, self._work):
             raise broken_out(self._call.request.scope) from error

@@ -6,11 +6,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 
 class Carrier(Protocol):
-    """Carries values of one type.
-
-    An attribute ``exact = True`` says that what comes back must equal what went in. Without it, values that do not
-    compare (classes without ``__eq__``) are compared by what they hold.
-    """
+    """Carries values of one type."""
 
     def encode(self, value: Any) -> bytes:
         """Return the value as bytes; raise any exception for what cannot be carried."""

@@ -7,93 +7,33 @@ with, not a name to import.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from datetime import date, datetime, timedelta
-from decimal import Decimal
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 
 from ..errors import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError
+from .same import difference, held, members
+from .tagged import identity, loaded, tagged, untagged
 
 CODEC: Final = "exception"
 
-# JSON has no decimals, dates or tuples; arguments of exceptions have no declared types that could bring them back.
-_READERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "Decimal": Decimal,
-    "UUID": UUID,
-    "datetime": datetime.fromisoformat,
-    "date": date.fromisoformat,
-    "timedelta": lambda days_seconds_micros: timedelta(*days_seconds_micros),
-    "bytes": bytes.fromhex,
-    "float": float,
-    "tuple": lambda items: tuple(_untagged(item) for item in items),
-    "dict": lambda items: {_untagged(name): _untagged(value) for name, value in items},
-}
+_HEAP_TYPE: Final = 1 << 9
 
 
-def _tagged(value: Any) -> Any:
-    match value:
-        case None | bool() | int() | str() if type(value) in (type(None), bool, int, str):
-            return value
-        case float():
-            return value if value - value == 0 else {"float": repr(value)}
-        case list():
-            return [_tagged(item) for item in value]
-        case tuple():
-            return {"tuple": [_tagged(item) for item in value]}
-        case dict():
-            return {"dict": [[_tagged(name), _tagged(item)] for name, item in value.items()]}
-        case Decimal() | UUID():
-            return {type(value).__name__: str(value)}
-        case datetime():
-            return {"datetime": value.isoformat()}
-        case date():
-            return {"date": value.isoformat()}
-        case timedelta():
-            return {"timedelta": [value.days, value.seconds, value.microseconds]}
-        case bytes():
-            return {"bytes": value.hex()}
-    raise TypeError(f"an argument or attribute of type {type(value).__name__}")
-
-
-def _untagged(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_untagged(item) for item in value]
-    if isinstance(value, dict):
-        ((tag, item),) = value.items()
-        return _READERS[tag](item)
-    return value
-
-
-def _identity(cls: type[BaseException]) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _family(classes: tuple[type[Exception], ...]) -> Iterator[type[Exception]]:
-    for cls in classes:
-        yield cls
-        yield from _family(tuple(cls.__subclasses__()))
-
-
-def pack(error: Exception, scope: str, limit: int = sys.maxsize) -> bytes:
+def pack(error: Exception, classes: tuple[type[Exception], ...], scope: str, limit: int = sys.maxsize) -> bytes:
     """Return an exception as bytes: its class's name, its arguments, its attributes.
 
     Raises:
-        ResultNotSerializableError: an argument or attribute is not a plain value.
+        ResultNotSerializableError: what `unpack` would make of them is not the same: another class, argument,
+            attribute or text.
         ResultTooLargeError: more bytes than `limit`.
     """
-    state = {name: value for name, value in vars(error).items() if name != "__notes__"}
     try:
-        data = msgspec.json.encode([_identity(type(error)), [_tagged(a) for a in error.args], _tagged(state)])
-    except (TypeError, ValueError) as fault:
-        raise ResultNotSerializableError(
-            f"{type(error).__name__}, which {scope} is to remember, cannot be stored: {fault}. Give it plain "
-            f"arguments, or leave it out of remember=; the effect was rolled back and nothing is remembered",
-            scope=scope,
-        ) from error
-    if len(data) > limit:
+        data = _encoded(error)
+        back = None if len(data) > limit else _decoded(data, classes)
+    except Exception as fault:
+        raise _refused(error, scope, str(fault)) from error
+    if back is None:
         raise ResultTooLargeError(
             f"{type(error).__name__}, which {scope} is to remember, has {len(data)} bytes, more than the {limit} "
             f"allowed; the effect was rolled back and nothing is remembered",
@@ -101,6 +41,8 @@ def pack(error: Exception, scope: str, limit: int = sys.maxsize) -> bytes:
             size=len(data),
             limit=limit,
         ) from error
+    if (why := _changed(error, back)) is not None:
+        raise _refused(error, scope, why) from error
     return data
 
 
@@ -110,19 +52,75 @@ def unpack(data: bytes | None, classes: tuple[type[Exception], ...], scope: str)
     Raises:
         ResultUnreadableError: its class is not among `classes` or what derives from them.
     """
-    name = "?"
     try:
-        name, args, state = msgspec.json.decode(data or b"")
-        found = next(cls for cls in _family(classes) if _identity(cls) == name)
-        # Not found(*args): a class may take other arguments than the ones it hands to Exception.
-        error = found.__new__(found, *(values := [_untagged(item) for item in args]))
-        error.args = tuple(values)
-        vars(error).update(_untagged(state))
-        return error
+        return _decoded(data or b"", classes)
     except Exception as fault:
         raise ResultUnreadableError(
-            f"{scope} failed with an exception that was remembered ({name}), and this call cannot rebuild it: name the "
-            f"class in remember=, or forget the key",
+            f"{scope} failed with an exception that was remembered, and this call cannot rebuild it ({fault}): name the "
+            f"class in remember= and see that its module is imported, or forget the key",
             scope=scope,
             codec=CODEC,
         ) from fault
+
+
+def _refused(error: Exception, scope: str, why: str) -> ResultNotSerializableError:
+    return ResultNotSerializableError(
+        f"{type(error).__name__}, which {scope} is to remember, cannot be stored: {why}. Give it plain arguments and "
+        f"attributes, or leave it out of remember=; the effect was rolled back and nothing is remembered",
+        scope=scope,
+    )
+
+
+def _state(error: BaseException) -> dict[str, Any]:
+    state = held(error)
+    if isinstance(error, AttributeError):
+        state.pop("obj", None)  # what lacked the attribute: a hint for the traceback, and rarely plain
+    return state
+
+
+def _encoded(error: Exception) -> bytes:
+    args = [_part(f"args[{number}]", value) for number, value in enumerate(error.args)]
+    state = [[name, _part(f"the attribute {name}", value)] for name, value in _state(error).items()]
+    return msgspec.json.encode([identity(type(error)), args, state])
+
+
+def _part(name: str, value: Any) -> Any:
+    try:
+        return tagged(value)
+    except TypeError as fault:
+        raise TypeError(f"{name} holds {fault}") from None
+
+
+def _decoded(data: bytes, classes: tuple[type[Exception], ...]) -> Exception:
+    name, args, state = msgspec.json.decode(data, type=tuple[str, list[Any], list[tuple[str, Any]]])
+    cls = loaded(name, classes)
+    # Not cls(*args): a class may take other arguments than those that it hands to Exception. No code of it runs.
+    base = cls
+    while base.__flags__ & _HEAP_TYPE:
+        base = base.__base__
+    error: Exception = base.__new__(cls)
+    object.__setattr__(error, "args", tuple(map(untagged, args)))  # a frozen dataclass has a __setattr__ that raises
+    beside, fresh = members(cls), held(error)
+    for name, written in state:
+        value = untagged(written)
+        if name not in beside:
+            vars(error)[name] = value
+        elif (
+            name not in fresh or difference(value, fresh[name]) is not None
+        ):  # an OSError's None is not one that was set
+            beside[name].__set__(error, value)
+    return error
+
+
+def _changed(error: Exception, back: Exception) -> str | None:
+    if type(back) is not type(error):
+        return f"another class is called {identity(type(error))}"
+    if (found := difference(error.args, back.args)) is not None:
+        return f"args{found}"
+    mine, theirs = _state(error), _state(back)
+    for name in {**mine, **theirs}:
+        if name not in mine or name not in theirs:
+            return f"the attribute {name} does not come back"
+        if (found := difference(mine[name], theirs[name])) is not None:
+            return f"the attribute {name}{found}"
+    return None if str(back) == str(error) else "it comes back with another text"

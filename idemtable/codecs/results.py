@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from ..errors import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError
 from .codec import Codec, named, type_name
+from .same import difference
 
 
 class Results:
@@ -19,8 +18,6 @@ class Results:
         self._limit = limit
         self._scope = scope
         self._carrier = codec.carrier(returns)
-        # The carrier says so and not the codec's identity: a codec that wraps another one passes its carriers on.
-        self._exact = bool(getattr(self._carrier, "exact", False))
 
     def pack(self, value: Any) -> tuple[bytes, Any]:
         """Return the bytes to store and the value as a replay will give it.
@@ -42,25 +39,19 @@ class Results:
                 size=len(data),
                 limit=self._limit,
             )
-        if not self._survives(value, decoded, data):
-            raise self._refused(value, "it comes back as another value (a set, a tuple, a date or NaN in plain JSON)")
-        return data, decoded
-
-    def _survives(self, value: Any, decoded: Any, data: bytes) -> bool:
         try:
-            if decoded == value:
-                return True
-            if self._exact:
-                return False
-            # Classes without __eq__ compare by identity. MessagePack, unlike JSON, keeps NaN apart from null.
-            return msgspec.msgpack.encode(decoded) == msgspec.msgpack.encode(value)
-        except Exception:
-            return self._carrier.encode(decoded) == data
+            found = difference(value, decoded)
+        except Exception as error:  # of the value's own code
+            raise self._refused(value, f"it cannot be compared: {type(error).__name__}: {error}") from error
+        if found is not None:
+            raise self._refused(value, found.removeprefix(": "))
+        return data, decoded
 
     def _refused(self, value: Any, why: str) -> ResultNotSerializableError:
         return ResultNotSerializableError(
             f"the result of {self._scope}, a {type(value).__name__}, does not survive storage as "
-            f"{type_name(self._returns)}: {why}. Declare the return type, or pass returns=; the effect was rolled back",
+            f"{type_name(self._returns)}: {why}. Declare the type that is returned, or pass returns=; the effect was "
+            f"rolled back",
             scope=self._scope,
         )
 

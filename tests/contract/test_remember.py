@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -21,6 +24,40 @@ class CardDeclined(Exception):
 
 class StolenCard(CardDeclined):
     pass
+
+
+class Reason(StrEnum):
+    LIMIT = "limit"
+
+
+class Money(Decimal):
+    pass
+
+
+class HTTPException(Exception):
+    """As Starlette has it: the arguments are those of the call, the text is made of the attributes."""
+
+    def __init__(self, status_code: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        self.status_code = status_code
+        self.detail = detail
+        self.headers = headers
+
+    def __str__(self) -> str:
+        return f"{self.status_code}: {self.detail}"
+
+
+class Slots(Exception):
+    __slots__ = ("reason",)
+
+    def __init__(self, *, reason: Reason) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    reason: Reason
+    amount: Money
 
 
 class Other(Exception):
@@ -80,6 +117,35 @@ def test_an_exception_that_is_not_named_is_not_remembered(db: Database, pay: Any
     assert db.rows() == []
     assert pay("k") == "paid"
     assert runs == ["k", "k"]
+
+
+def test_the_first_caller_and_every_replay_catch_the_same(db: Database) -> None:
+    errors: list[Any] = [
+        HTTPException(HTTPStatus.PAYMENT_REQUIRED, "card declined", {"Retry-After": "60"}),
+        CardDeclined(Reason.LIMIT, amount=Money("1.50"), tries=(1, 2)),
+        Slots(reason=Reason.LIMIT),
+        Frozen(Reason.LIMIT, Money("2.00")),
+        FileNotFoundError(2, "No such file", "invoice.pdf"),
+        KeyError("sku"),
+    ]
+
+    @db.idem.transactional("pay", key="key", remember=(Exception,), payload=None)
+    def pay(session: Any, key: str, error: Any = None) -> str:
+        effect(session, key)
+        if error is not None:
+            raise error
+        return "paid"
+
+    for number, error in enumerate(errors):
+        seen = []
+        for again in (error, None):
+            with pytest.raises(type(error)) as caught:
+                pay(f"k{number}", again)
+            found: Any = caught.value
+            beside = [getattr(found, name, None) for name in ("reason", "amount", "filename", "errno", "status_code")]
+            seen.append((type(found), repr(found.args), str(found), repr(vars(found)), repr(beside)))
+        assert seen[0] == seen[1]
+    assert db.effects() == []
 
 
 def test_a_base_class_covers_what_derives_from_it(db: Database) -> None:
@@ -200,6 +266,50 @@ def test_a_joined_call_remembers_with_the_callers_commit(db: Database, pay: Any,
         pay("k")
     assert runs == ["k"]
     assert db.effects() == ["before", "after"]
+
+
+def test_a_joined_call_forgets_with_the_callers_rollback(db: Database, pay: Any, runs: list[str]) -> None:
+    with db.session() as held:
+        with pytest.raises(CardDeclined):
+            pay.join(held.session, "k", CardDeclined("limit", amount=Decimal(1)))
+        held.rollback()
+    assert db.rows() == []
+    assert pay("k") == "paid"
+    assert runs == ["k", "k"]
+
+
+@pytest.mark.parametrize("remember", [(), (CardDeclined,)], ids=["the outer call fails", "the outer call remembers"])
+def test_what_an_inner_call_remembers_is_kept_only_if_the_outer_call_catches_it(
+    sync_db: Database, remember: tuple[type[Exception], ...]
+) -> None:
+    inner_runs = []
+
+    @sync_db.idem.transactional("charge", key="key", remember=(CardDeclined,))
+    def charge(session: Any, key: str) -> None:
+        inner_runs.append(key)
+        raise CardDeclined("limit", amount=Decimal(1))
+
+    @sync_db.idem.transactional("order", key="key", remember=remember)
+    def order(session: Any, key: str, *, catches: bool) -> str:
+        effect(session, key)
+        try:
+            charge(f"{key}/charge")
+        except CardDeclined:
+            if not catches:
+                raise
+        return "ordered, not paid"
+
+    assert order("caught", catches=True) == "ordered, not paid"
+    with pytest.raises(CardDeclined):
+        charge("caught/charge")
+    assert inner_runs == ["caught/charge"]
+    assert sync_db.effects() == ["caught"]
+
+    with pytest.raises(CardDeclined):
+        order("passed on", catches=False)
+    assert sync_db.idem.get("charge", "passed on/charge") is None
+    assert (sync_db.idem.get("order", "passed on") is not None) == bool(remember)
+    assert sync_db.effects() == ["caught"]
 
 
 def test_a_function_that_remembers_stores_its_results_as_any_other(db: Database, pay: Any, runs: list[str]) -> None:

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple, Optional
+from typing import Annotated, Any, Literal, NamedTuple, Optional
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pydantic
 import pytest
 import sqlalchemy as sa
+from pydantic.alias_generators import to_camel
 from typing_extensions import TypedDict
 
 from idemtable import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError, Status
@@ -50,6 +52,32 @@ class Invoice(pydantic.BaseModel):
     lines: list["Invoice"] = []
 
 
+class Camel(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", alias_generator=to_camel)
+    order_id: int
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def twice(self) -> int:
+        return self.order_id * 2
+
+
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"] = pydantic.Field(default="cat", alias="petKind")
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"] = pydantic.Field(default="dog", alias="petKind")
+
+
+class Slot(pydantic.BaseModel):
+    at: datetime
+
+
+class LongReceipt(Receipt):
+    pass
+
+
 class Parcel(msgspec.Struct):
     code: bytes
     weight: float
@@ -63,6 +91,10 @@ class Level(enum.IntEnum):
     HIGH = 3
 
 
+PET = Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]
+HALF_PAST_TWO = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=1)
+"""The second one of that night: to ``==`` it is no other time."""
+
 NOON = datetime(2030, 1, 2, 12, 30, 15, 123456, tzinfo=UTC)
 VALUES: list[tuple[Any, Any]] = [
     (Receipt, Receipt(1, NOON, [Line("tea", Decimal("2.50"))])),
@@ -70,6 +102,9 @@ VALUES: list[tuple[Any, Any]] = [
     (Point, Point(1, None)),
     (Invoice, Invoice(number=1, paid=Decimal("3.10"), lines=[Invoice(number=2)])),
     (list[Invoice], [Invoice(number=1)]),
+    (Camel, Camel(orderId=7)),  # type: ignore[call-arg]
+    (PET, Dog()),
+    (list[PET], [Cat(), Dog()]),
     (Optional[Invoice], None),  # noqa: UP045 - the other spelling
     (Parcel, Parcel(b"\x00\xff", 1.5)),
     (Decimal, Decimal("10.00")),
@@ -117,7 +152,7 @@ def test_a_result_is_equal_and_of_its_type_on_the_first_call_and_on_every_replay
         assert runs == ["k"]
 
 
-@pytest.mark.parametrize(("declared", "value"), VALUES[:7], ids=[f"{t}"[-20:] for t, _ in VALUES[:7]])
+@pytest.mark.parametrize(("declared", "value"), VALUES[:9], ids=[f"{t}"[-20:] for t, _ in VALUES[:9]])
 def test_a_typed_result_keeps_its_type_in_both_colours(db: Database, declared: Any, value: Any) -> None:
     @db.idem.transactional("typed", key="key")
     def typed(session: Any, key: str) -> declared:
@@ -190,6 +225,37 @@ def test_a_result_of_another_type_than_declared_is_refused_on_the_first_call(db:
     assert (db.effects(), db.rows()) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [(Receipt, LongReceipt(1, NOON)), (list[Receipt], [LongReceipt(1, NOON)]), (int, Level.HIGH), (list[int], (1, 2)),
+     (tuple[int, int | None], Point(1, None)), (Slot, Slot.model_construct(at="2030-01-01"))],
+    ids=repr,
+)  # fmt: skip
+def test_a_result_that_would_come_back_as_another_type_is_refused_on_the_first_call(
+    db: Database, declared: Any, value: Any
+) -> None:
+    @db.idem.transactional("order", key="key", returns=declared)
+    def order(session: Any, key: str) -> Any:
+        effect(session, key)
+        return value
+
+    with pytest.raises(ResultNotSerializableError, match="comes back as"):
+        order("k")
+    assert (db.effects(), db.rows()) == ([], [])
+
+
+def test_a_local_time_in_the_hour_that_exists_twice_keeps_its_instant(db: Database) -> None:
+    for number, (declared, value) in enumerate([(datetime, HALF_PAST_TWO), (Slot, Slot(at=HALF_PAST_TWO))]):
+
+        @db.idem.transactional(f"slot {number}", key="key", returns=declared)
+        def slot(session: Any, key: str, value: Any = value) -> Any:
+            return value
+
+        for found in (slot("k"), slot("k")):
+            at = getattr(found, "at", found)
+            assert (at.timestamp(), at.utcoffset()) == (HALF_PAST_TWO.timestamp(), timedelta(hours=1))
+
+
 def test_a_result_of_exactly_the_largest_size_is_stored_and_one_byte_more_is_not(db: Database) -> None:
     idem = db.table(max_result_bytes=100)
 
@@ -219,7 +285,17 @@ def test_a_result_of_the_default_limit_travels_whole(db: Database) -> None:
 
 @pytest.mark.parametrize(
     "declared",
-    [Receipt | Line, list[Receipt | Line], Effect, list[Effect], sa.Row, 5, Iterator[int]],
+    [
+        Receipt | Line,
+        list[Receipt | Line],
+        pydantic.BaseModel,
+        list[pydantic.BaseModel],
+        Effect,
+        list[Effect],
+        sa.Row,
+        5,
+        Iterator[int],
+    ],
     ids=str,
 )
 def test_a_return_type_that_cannot_be_carried_is_refused_at_decoration(sync_db: Database, declared: Any) -> None:
