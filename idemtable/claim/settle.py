@@ -52,7 +52,12 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
         return tx.records.find(tx.connection, request.id, course.remaining())
 
     wait = course.remaining()
-    won = tx.enter(partial(kind.take, tx, request, stale, wait), wait)
+    take = partial(kind.take, tx, request, stale, wait)
+    if wait or not tx.owned:
+        won = tx.enter(take, wait)
+    else:
+        looked = tx.enter(lambda: tx.records.dialect.refuse_held(tx.connection, request.id), wait)
+        won = tx.restart(take, wait) if looked else take()
     tell(Step.ENTERED)
     for _ in range(_LOOKS):
         if won:

@@ -146,6 +146,14 @@ class Dialect(Definition):
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         """Insert the row unless its id is there; wait for a transaction that holds the id. Say whether it was won."""
 
+    def refuse_held(self, connection: Connection, id: UUID) -> bool:
+        """Raise `Fault.BUSY` at once if somebody holds a row, where the claim itself would wait for a while.
+
+        Returns:
+            Whether it looked. The look may hold up others until its transaction ends, and must be the last of it.
+        """
+        return False
+
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         """Make an expired row ours unless somebody else was faster."""
         return self._take_over(connection, values).rowcount == 1

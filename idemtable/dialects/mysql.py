@@ -148,16 +148,18 @@ class MySQL(Dialect):
             return super().find(connection, values)
         return self._bounded(connection, values, self._find_held_in_time, self._find_held)
 
+    def refuse_held(self, connection: Connection, id: UUID) -> bool:
+        if _is_mariadb(connection):  # waits as short as it is told
+            return False
+        self._nowait(connection, {"id": self.id(id)})
+        return True
+
     def _bounded(
         self, connection: Connection, values: Mapping[str, Any], in_one: Statement, plain: Statement
     ) -> Answer:
         """Send a statement that waits for a lock no longer than its values say."""
         if _is_mariadb(connection):
             return in_one(connection, values)
-        if not values["wait"]:
-            # MySQL waits a second at least. What is locked refuses this look at once; what is not there can only be
-            # inserted by somebody who comes after it.
-            self._nowait(connection, values)
         with self._lent(connection, values["wait"]):
             return plain(connection, values)
 

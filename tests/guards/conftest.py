@@ -6,11 +6,24 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.backends import db_of
 from tests.support.database import Database
 from tests.support.guards import Shop, empty_shop
-from tests.support.newest import db, server_db
+from tests.support.newest import NEWEST
 
-__all__ = ["db", "server_db"]
+_NOT_YET = ("mariadb11", "mysql", "mysql-async")
+"""MariaDB 11.8 refuses with 1020 what waited for a row, and MySQL's locks by name can deadlock: neither is promised."""
+GUARDED = [name for name in NEWEST if name not in _NOT_YET]
+
+
+@pytest.fixture(params=GUARDED)
+def db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
+
+
+@pytest.fixture(params=[name for name in GUARDED if not name.startswith("sqlite")])
+def server_db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ _ALL = {
     "mysql": ("mysql", "mysql+pymysql"),
     "mysql-async": ("mysql", "mysql+asyncmy"),
 }
-_OFF = ("mariadb11", "mysql", "mysql-async")
+_OFF: tuple[str, ...] = ()
 """Those that the library does not keep its promises on yet."""
 
 BACKENDS = {name: backend for name, backend in _ALL.items() if name not in _OFF}
