@@ -11,7 +11,7 @@ from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceCl
 
 from ..codecs import exceptions, sealed
 from ..errors import LostClaimError, TransactionError
-from ..model import Answer, Mismatch, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won
+from ..model import Answer, Mismatch, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won, tell_outcome
 from . import nesting, steps
 from .settle import give, settle
 from .steps import Step
@@ -237,6 +237,7 @@ class Attempt:
 
     def _remember(self, error: Exception) -> None:
         assert self._work is not None
+        tell_outcome(error, None)  # a call inside may have remembered it too
         data = exceptions.pack(error, self._call.request.scope, self._course.settings.max_result_bytes)
         # The savepoint may be inactive: a failed flush has undone it, but the session is in it until it is left.
         if not self._tx.intact() or not is_open(self._tx.session, self._work):
@@ -244,6 +245,7 @@ class Attempt:
         self._checked(self._work.rollback)
         self._work = None
         self._commit(Status.FAILED, exceptions.CODEC, data)
+        tell_outcome(error, Outcome(None, False, self._number, None))
 
     def _abandon(self) -> None:
         if self._frame is not None and self._frame.door.is_occupied:

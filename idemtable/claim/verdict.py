@@ -59,7 +59,7 @@ class Verdict:
     def restarts(self) -> bool:
         """Whether beginning the transaction again may turn this error into an answer."""
         if isinstance(self.error, RetryTransactionError):
-            return True
+            return not self.error.final
         # A lock that was not to be had only where it is the error itself: in a savepoint it leaves the transaction
         # whole, and what a function makes of it is the function's answer.
         return self.is_gone or self._dialect.fault(self.error) is Fault.BUSY
