@@ -70,9 +70,11 @@ class Names:
 
     def evaluated(self, annotation: Any) -> Any:
         """Return what an annotation means; whatever its evaluation raises goes through."""
-        while isinstance(annotation, str | ForwardRef):  # quotes within a module whose annotations are text
+        for _ in range(3):  # quotes within quotes, where a module's annotations are text
+            if not isinstance(annotation, str | ForwardRef):
+                break
             text = annotation if isinstance(annotation, str) else annotation.__forward_arg__
-            annotation = eval(text, self._globals, self._locals)  # noqa: S307 - the program's own text
+            annotation = eval(text.strip(), self._globals, self._locals)  # noqa: S307 - the program's own text
         return annotation
 
 
