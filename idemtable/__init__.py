@@ -38,7 +38,7 @@ from .errors import (  # noqa: E402
     TransactionError,
     UnknownTokenError,
 )
-from .model import ALL, Outcome, PurgeReport, Record, Stats, Status  # noqa: E402
+from .model import ALL, Outcome, PurgeReport, Record, Stats, Status, outcome_of  # noqa: E402
 from .schema import metadata  # noqa: E402
 from .table import IdemTable, transactional  # noqa: E402
 from .table_async import AsyncIdemTable  # noqa: E402
@@ -80,5 +80,6 @@ __all__ = [
     "UnknownTokenError",
     "configure_sqlite",
     "metadata",
+    "outcome_of",
     "transactional",
 ]

@@ -33,6 +33,7 @@ class BaseBinding(ABC):
     """Where the transactions of a table come from; `bind` is as the program gave it."""
 
     def __init__(self, bind: Any) -> None:
+        self.given = bind
         self._maker: Any = None
         self._function: Callable[[], Any] | None = None
         if self._is_maker(bind):

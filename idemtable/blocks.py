@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 SessionT = TypeVar("SessionT")
+T = TypeVar("T")
 
 
-class _BaseClaim(Generic[SessionT]):
+class _BaseClaim(Generic[SessionT, T]):
     """A claimed key while its block runs.
 
     Attributes:
@@ -36,21 +37,21 @@ class _BaseClaim(Generic[SessionT]):
     replayed: bool
     record: Record | None
 
-    def __init__(self, settings: Settings, call: Call, session: SessionT | None) -> None:
+    def __init__(self, settings: Settings, call: Call, session: Any) -> None:
         self._settings = settings
         self._call = call
         self._given = unscoped(session)
-        self._result: Any = None
+        self._result: Any = None  # until it is assigned
         self.replayed = False
         self.record = None
 
     @property
-    def result(self) -> Any:
+    def result(self) -> T:
         """What the block gives: assign it; after the block it is what every replay gets."""
-        return self._result
+        return self._result  # type: ignore[no-any-return]
 
     @result.setter
-    def result(self, value: Any) -> None:
+    def result(self, value: T) -> None:
         if self.replayed:
             raise TransactionError(
                 "this block is a replay and has its result: do the work only when claim.replayed is False"
@@ -64,8 +65,8 @@ class _BaseClaim(Generic[SessionT]):
             self.replayed, self._result, self.record = True, stay.outcome.value, stay.attempt.replayed
 
 
-class Claim(_BaseClaim["Session"]):
-    """The sync block; see `IdemTable.transaction` and `IdemTable.claim`."""
+class Claim(_BaseClaim["Session", T]):
+    """The sync block, of a result of type `T`; see `IdemTable.transaction` and `IdemTable.claim`."""
 
     def __enter__(self) -> Self:
         if self._given is not None:
@@ -79,7 +80,7 @@ class Claim(_BaseClaim["Session"]):
         self._result = result if error is None else self._result
 
 
-class AsyncClaim(_BaseClaim["AsyncSession"]):
+class AsyncClaim(_BaseClaim["AsyncSession", T]):
     """The async block; see `AsyncIdemTable.transaction` and `AsyncIdemTable.claim`."""
 
     async def __aenter__(self) -> Self:

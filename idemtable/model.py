@@ -114,6 +114,27 @@ class Outcome(Generic[T_co]):
     """When the replayed call ran; ``None`` for the first one."""
 
 
+# In the exception's own attributes: a table beside it could not hold a ValueError weakly, and would be lost where a task
+# queue pickles the exception.
+_OUTCOME: Final = "__idemtable_outcome__"
+
+
+def outcome_of(error: BaseException) -> Outcome[None] | None:
+    """Return how an exception came about that a call stored, or raised again, because ``remember`` names it.
+
+    Its value is ``None``. Any other exception has no outcome: ``None``.
+    """
+    return vars(error).get(_OUTCOME)
+
+
+def tell_outcome(error: BaseException, outcome: Outcome[None] | None) -> None:
+    """Hang an outcome on an exception; ``None`` takes that of a call inside away."""
+    if outcome is None:
+        vars(error).pop(_OUTCOME, None)
+    else:
+        vars(error)[_OUTCOME] = outcome
+
+
 # What `policy` may decide. Whoever acts on a decision matches all of them, down to `assert_never`.
 
 

@@ -127,6 +127,17 @@ class Settings:
         """What two tables must share for the calls of one to join the calls of the other."""
         return self.place.nest
 
+    @property
+    def anchors(self) -> list[Any]:
+        """What stands for the database, as far as it is known: two tables that share one of these are in the same."""
+        # A bind that comes late is known to nobody, but for the object that will be asked for it.
+        given = [] if self._is_engine else [self.binding.given]
+        return given if self.binding.is_late else [*given, self.engine.dialect]
+
+    @property
+    def _is_engine(self) -> bool:
+        return hasattr(self.binding.given, "dialect")
+
     def results(self, returns: Any, scope: str) -> Results:
         """Return what carries the results of one function or block of this table."""
         return Results(returns, self.codec, self.max_result_bytes, scope)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
+from .annotations import Names, innermost, receiver_of, session_of, signature_of
 from .errors import KeyRejectedError
 from .fields import NOTHING
 from .fingerprint import NEWEST, Default, default_of, fingerprint
@@ -31,27 +31,53 @@ _NAMED: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYW
 
 
 class Parameters:
-    """The parameters of a function after its session, and extractors over them."""
+    """The parameters of a function without its session, extractors over them, and the session's place among them.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        signature = inspect.signature(function)
+    Args:
+        function: the program's.
+        key, tenant: where a call's two words stand: what is one of them is no session.
+        names: what the names in its annotations mean.
+
+    Raises:
+        TypeError: it takes no session.
+    """
+
+    def __init__(self, function: Any, key: Any = None, tenant: Any = None, names: Names | None = None) -> None:
+        signature = signature_of(function)
         everything = list(signature.parameters.values())
-        if not everything or everything[0].kind not in _POSITIONAL:
-            raise TypeError(f"{function.__qualname__} must take the session as its first argument")
-        if everything[0].name in ("self", "cls"):
+        self._function = innermost(function).__qualname__
+        self.receiver = receiver_of(everything)
+        """The name of the object or the class of a method: nothing that the call carries."""
+        taken = frozenset(spec.partition(".")[0] for spec in (key, tenant) if isinstance(spec, str))
+        session = session_of(everything[1 if self.receiver else 0 :], taken, names)
+        if session is None:
             raise TypeError(
-                f"{function.__qualname__} is a method, and its first argument would get the session: decorate a function"
+                f"{self._function} takes no session: annotate the parameter that is to get it with Session or "
+                f"AsyncSession, or name it session"
             )
-        self.signature = signature.replace(parameters=everything[1:])
-        self._function = function.__qualname__
+        self.session = session
+        parameters = [p for p in everything if p is not session]
+        self.signature = signature.replace(parameters=parameters)
         self._resolve = resolver(function)
-        parameters = everything[1:]
+        before = [p for p in everything[: everything.index(session)] if p.kind in _POSITIONAL]
+        self._place = len(before)
+        self._before = tuple(p.default for p in before)
         self._positional = tuple(p.name for p in parameters if p.kind in _POSITIONAL)
         self._by_name = frozenset(p.name for p in parameters if p.kind in _NAMED)
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         self._names = frozenset(p.name for p in parameters)
         self._required = self._names - self._defaults.keys() - {p.name for p in parameters if p.kind in variable}
+
+    def filled(self, session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """Return the arguments of a call that fits, with the session where the function wants it."""
+        place, kind = self._place, self.session.kind
+        if kind is not inspect.Parameter.KEYWORD_ONLY:
+            if len(args) >= place:
+                return (*args[:place], session, *args[place:]), kwargs
+            if kind is inspect.Parameter.POSITIONAL_ONLY:  # those that were left out have defaults
+                return (*args, *self._before[len(args) :], session), kwargs
+        return args, {**kwargs, self.session.name: session}
 
     def given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments by name, without defaults.
@@ -68,9 +94,9 @@ class Parameters:
         try:
             return dict(self.signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
-            hint = (
-                " (leave the session out: the call gets one of its own)" if "too many positional" in str(error) else ""
-            )
+            # Callers of a function with a session are in the habit of passing one.
+            is_habit = "too many positional" in str(error) or f"argument {self.session.name!r}" in str(error)
+            hint = " (leave the session out: the call gets one of its own)" if is_habit else ""
             raise TypeError(f"{self._function}: {error}{hint}") from None
 
     def _path(self, spec: str, what: str) -> tuple[str, tuple[str, ...], bool]:
@@ -78,7 +104,8 @@ class Parameters:
         name, path = self._split(spec, what)
         parameter = self.signature.parameters[name]
         into = path[1:] if parameter.kind is parameter.VAR_KEYWORD else path  # **rest: Body is a Body for each name
-        if parameter.annotation is parameter.empty or parameter.kind is parameter.VAR_POSITIONAL:
+        # Without a path there is nothing to look up, and a look into the frames keeps what stands in them alive.
+        if not into or parameter.annotation is parameter.empty or parameter.kind is parameter.VAR_POSITIONAL:
             return name, path, False
         return name, path, check(parameter.annotation, into, self._resolve, f"{what}={spec!r} of {self._function}")
 
@@ -155,35 +182,3 @@ class Parameters:
             return fingerprint(values, version, known)
 
         return chosen
-
-
-def declared_return(function: Callable[..., Any], depth: int) -> Any:
-    """Return the declared return type, evaluated; ``Any`` where none is declared.
-
-    Args:
-        function: the function.
-        depth: how many frames up the decoration stands, for types that are local to a function.
-
-    Raises:
-        TypeError: a name in it cannot be resolved here; the message names ``returns=``.
-    """
-    annotation = function.__annotations__.get("return", Any)
-    if not isinstance(annotation, str):
-        return annotation
-    own = getattr(inspect.unwrap(function), "__globals__", {})  # not those of a decorator in another module
-    scopes: list[Mapping[str, Any]] = []
-    frame = sys._getframe(depth)
-    while frame is not None:
-        scopes.append(frame.f_locals)
-        if frame.f_code.co_name == "<module>":
-            break
-        frame = frame.f_back  # type: ignore[assignment]
-    for local in scopes:
-        try:
-            return eval(annotation, own, dict(local))  # noqa: S307 - the program's own text
-        except NameError:
-            continue
-    raise TypeError(
-        f"the return type {annotation!r} of {function.__qualname__} cannot be resolved where it is decorated: "
-        f"pass it as returns="
-    )

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from sqlalchemy import Engine
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from . import cleanup
 from .binding import Binding, is_async
 from .blocks import Claim
 from .claim.call import identity
+from .decorated import AsyncDecorator, Decorator
 from .guards import lock_name
 from .model import ALL, PurgeReport, Record, Stats
 from .table_async import AsyncIdemTable
-from .table_base import BaseTable
+from .table_base import BaseTable, BlockOptions
 from .tokens import Tokens
-from .transactional import AsyncTransactional, Options, Remember, Spec, Transactional, decorate_keys
+from .transactional import Options, Remember, Spec, decorate_keys
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+    from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
 
 
-class IdemTable(BaseTable[Engine | sessionmaker[Any], Session, Claim, Tokens]):
+class IdemTable(BaseTable[Engine | sessionmaker[Any], Tokens]):
     """The table of keys, bound to an Engine or a sessionmaker.
 
     Args:
@@ -51,7 +50,6 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any], Session, Claim, Tokens]):
     """
 
     _binding = Binding
-    _claim = Claim
     _tokens = Tokens
 
     def transactional(
@@ -66,10 +64,13 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any], Session, Claim, Tokens]):
         remember: Remember = (),
         returns: Any = None,
         isolation_level: str | None = None,
-    ) -> Callable[[Callable[Concatenate[Session, P], R]], Transactional[P, R]]:
+        share_scope: bool = False,
+    ) -> Decorator:
         """Decorate a function so that its effect is committed at most once for each key.
 
-        The function's first argument becomes a Session in a transaction that belongs to the call; callers leave it out.
+        Its session is the parameter annotated with a Session class, else the one named ``session``, else the first if
+        that has no annotation. The call fills it with a session in a transaction of its own; callers leave it out.
+        What comes back is a function, with `outcome`, `join` and `join_outcome` as attributes.
 
         Args:
             scope: a name for what is done once. It has no default: a name taken from the function would change with a
@@ -80,13 +81,16 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any], Session, Claim, Tokens]):
                 leaving out those at their default), a tuple of names, a callable, or ``None`` for no check.
             ttl: instead of the table's.
             wait: instead of the table's.
-            remember: exceptions that are a result: the writes are rolled back, the key is kept, replays raise them again.
+            remember: exceptions that are a result, one class or a tuple: the writes are rolled back, the key is kept,
+                replays raise them again.
             returns: the result's type, instead of the declared one.
             isolation_level: of the transaction, instead of the engine's.
+            share_scope: whether another function of this table may have the scope too, and say so. With one key, each
+                answers for the other.
 
         Raises:
-            ValueError: at decoration, for a name that is no parameter.
-            TypeError: at decoration, for a result type that cannot be stored.
+            ValueError: at decoration, for a name that is no parameter, or a scope that another function has.
+            TypeError: at decoration, for a result type that cannot be stored, or a function without a session.
         """
         options: Options = {
             "tenant": tenant,
@@ -96,8 +100,76 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any], Session, Claim, Tokens]):
             "remember": remember,
             "returns": returns,
             "isolation_level": isolation_level,
+            "share_scope": share_scope,
         }
         return decorate_keys(self._settings, scope, key, options)
+
+    @overload
+    def transaction(self, scope: str, key: Any, *, returns: type[T], **options: Unpack[BlockOptions]) -> Claim[T]: ...
+    @overload
+    def transaction(
+        self, scope: str, key: Any, *, returns: Any = None, **options: Unpack[BlockOptions]
+    ) -> Claim[Any]: ...
+    def transaction(
+        self,
+        scope: str,
+        key: Any,
+        *,
+        tenant: Any = None,
+        payload: Any = None,
+        ttl: timedelta | None = None,
+        wait: timedelta | None = None,
+        returns: Any = None,
+    ) -> Claim[Any]:
+        """Claim a key for a block, in a transaction of its own that commits when the block ends.
+
+        Raises:
+            RetryTransactionError: the transaction must begin again or its outcome is unknown: enter the block again
+                with the same key.
+            IdempotencyError: what a decorated call raises.
+        """
+        return Claim(self._settings, self._block(scope, key, tenant, payload, returns, ttl, wait), None)
+
+    @overload
+    def claim(
+        self,
+        session: Session | scoped_session[Any],
+        scope: str,
+        key: Any,
+        *,
+        returns: type[T],
+        **options: Unpack[BlockOptions],
+    ) -> Claim[T]: ...
+    @overload
+    def claim(
+        self,
+        session: Session | scoped_session[Any],
+        scope: str,
+        key: Any,
+        *,
+        returns: Any = None,
+        **options: Unpack[BlockOptions],
+    ) -> Claim[Any]: ...
+    def claim(
+        self,
+        session: Session | scoped_session[Any],
+        scope: str,
+        key: Any,
+        *,
+        tenant: Any = None,
+        payload: Any = None,
+        ttl: timedelta | None = None,
+        wait: timedelta | None = None,
+        returns: Any = None,
+    ) -> Claim[Any]:
+        """Claim a key for a block inside the caller's transaction, under a SAVEPOINT; the caller commits.
+
+        Raises:
+            RetryTransactionError: roll the transaction back and begin it again.
+            SessionNotUsableError: the session cannot carry a claim.
+            IdempotencyError: what a decorated call raises.
+        """
+        return Claim(self._settings, self._block(scope, key, tenant, payload, returns, ttl, wait), session)
 
     def lock_name(self, session: Session, name: Any, *, wait: timedelta | None = None) -> None:
         """Hold a lock that has no row of its own until the session's transaction ends; see `guards.lock_name`."""
@@ -164,11 +236,11 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any], Session, Claim, Tokens]):
 @overload
 def transactional(
     bind: Engine | sessionmaker[Any] | IdemTable, scope: str, *, key: Spec, **options: Unpack[Options]
-) -> Callable[[Callable[Concatenate[Session, P], R]], Transactional[P, R]]: ...
+) -> Decorator: ...
 @overload
 def transactional(
     bind: AsyncEngine | async_sessionmaker[Any] | AsyncIdemTable, scope: str, *, key: Spec, **options: Unpack[Options]
-) -> Callable[[Callable[Concatenate[AsyncSession, P], Awaitable[R]]], AsyncTransactional[P, R]]: ...
+) -> AsyncDecorator: ...
 def transactional(bind: Any, scope: str, *, key: Spec, **options: Unpack[Options]) -> Any:
     """Decorate a function as `IdemTable.transactional` does, without a table to name first.
 

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from . import cleanup
 from .binding import AsyncBinding
 from .blocks import AsyncClaim
 from .claim.call import identity
+from .decorated import AsyncDecorator
 from .guards import lock_name
 from .model import PurgeReport, Record, Stats
-from .table_base import BaseTable
+from .table_base import BaseTable, BlockOptions
 from .tokens import AsyncTokens
-from .transactional import AsyncTransactional, Options, Spec, decorate_keys
+from .transactional import Options, Spec, decorate_keys
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker  # noqa: F401 - named in a string below
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker  # noqa: F401 - named in a string below
 
-P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
 
 
-class AsyncIdemTable(BaseTable["AsyncEngine | async_sessionmaker[Any]", "AsyncSession", AsyncClaim, AsyncTokens]):
+class AsyncIdemTable(BaseTable["AsyncEngine | async_sessionmaker[Any]", AsyncTokens]):
     """The table of keys, bound to an AsyncEngine or an async_sessionmaker: the same names, awaited.
 
     Async all the way, through SQLAlchemy's own ``run_sync``: no thread, no second event loop. Arguments and errors are
@@ -33,20 +32,74 @@ class AsyncIdemTable(BaseTable["AsyncEngine | async_sessionmaker[Any]", "AsyncSe
     """
 
     _binding = AsyncBinding
-    _claim = AsyncClaim
     _tokens = AsyncTokens
 
-    def transactional(
-        self, scope: str, *, key: Spec, **options: Unpack[Options]
-    ) -> Callable[[Callable[Concatenate[AsyncSession, P], Awaitable[R]]], AsyncTransactional[P, R]]:
+    def transactional(self, scope: str, *, key: Spec, **options: Unpack[Options]) -> AsyncDecorator:
         """Decorate an async function so that its effect is committed at most once for each key.
 
         Args:
             scope, key: those of `IdemTable.transactional`.
-            options: ``tenant``, ``payload``, ``ttl``, ``wait``, ``remember``, ``returns`` and ``isolation_level``, with
-                the same meanings and defaults.
+            options: ``tenant``, ``payload``, ``ttl``, ``wait``, ``remember``, ``returns``, ``isolation_level`` and
+                ``share_scope``, with the same meanings and defaults.
         """
         return decorate_keys(self._settings, scope, key, options)
+
+    @overload
+    def transaction(
+        self, scope: str, key: Any, *, returns: type[T], **options: Unpack[BlockOptions]
+    ) -> AsyncClaim[T]: ...
+    @overload
+    def transaction(
+        self, scope: str, key: Any, *, returns: Any = None, **options: Unpack[BlockOptions]
+    ) -> AsyncClaim[Any]: ...
+    def transaction(
+        self,
+        scope: str,
+        key: Any,
+        *,
+        tenant: Any = None,
+        payload: Any = None,
+        ttl: timedelta | None = None,
+        wait: timedelta | None = None,
+        returns: Any = None,
+    ) -> AsyncClaim[Any]:
+        """Claim a key for an ``async with`` block, in a transaction of its own; see `IdemTable.transaction`."""
+        return AsyncClaim(self._settings, self._block(scope, key, tenant, payload, returns, ttl, wait), None)
+
+    @overload
+    def claim(
+        self,
+        session: AsyncSession | async_scoped_session[Any],
+        scope: str,
+        key: Any,
+        *,
+        returns: type[T],
+        **options: Unpack[BlockOptions],
+    ) -> AsyncClaim[T]: ...
+    @overload
+    def claim(
+        self,
+        session: AsyncSession | async_scoped_session[Any],
+        scope: str,
+        key: Any,
+        *,
+        returns: Any = None,
+        **options: Unpack[BlockOptions],
+    ) -> AsyncClaim[Any]: ...
+    def claim(
+        self,
+        session: AsyncSession | async_scoped_session[Any],
+        scope: str,
+        key: Any,
+        *,
+        tenant: Any = None,
+        payload: Any = None,
+        ttl: timedelta | None = None,
+        wait: timedelta | None = None,
+        returns: Any = None,
+    ) -> AsyncClaim[Any]:
+        """Claim a key for an ``async with`` block inside the caller's transaction; see `IdemTable.claim`."""
+        return AsyncClaim(self._settings, self._block(scope, key, tenant, payload, returns, ttl, wait), session)
 
     async def lock_name(self, session: AsyncSession, name: Any, *, wait: timedelta | None = None) -> None:
         """Hold a lock that has no row of its own until the session's transaction ends; see `guards.lock_name`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypedDict, TypeVar, cast
 
 from . import schema as schemas
 from .claim.call import Keys
@@ -18,24 +18,32 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from .claim.call import Call
     from .codecs import Codec, Seal
     from .model import Record
     from .tokens import RedisTokenStore
 
 BindT = TypeVar("BindT")
-SessionT = TypeVar("SessionT")
-ClaimT = TypeVar("ClaimT")
 TokensT = TypeVar("TokensT")
+
+
+class BlockOptions(TypedDict, total=False):
+    """What a block takes beside scope, key and the type of its result."""
+
+    tenant: Any
+    payload: Any
+    ttl: timedelta | None
+    wait: timedelta | None
+
 
 WEEK: Final = timedelta(days=7)
 """A Friday's bug is found on Monday, and queues keep dead letters for days: the key must outlive the last retry."""
 
 
-class BaseTable(Generic[BindT, SessionT, ClaimT, TokensT]):
-    """A table in one colour: the types of its bind, sessions, blocks and tokens are all that differs up to here."""
+class BaseTable(Generic[BindT, TokensT]):
+    """A table in one colour: the types of its bind and its tokens are all that differs up to here."""
 
     _binding: ClassVar[type[Any]]
-    _claim: ClassVar[type[Any]]
     _tokens: ClassVar[type[Any]]
 
     def __init__(
@@ -70,54 +78,6 @@ class BaseTable(Generic[BindT, SessionT, ClaimT, TokensT]):
         where = "bound later" if self._settings.binding.is_late else repr(self._settings.engine.url)
         return f"{type(self).__name__}({where}, table={name!r})"
 
-    def transaction(
-        self,
-        scope: str,
-        key: Any,
-        *,
-        tenant: Any = None,
-        payload: Any = None,
-        ttl: timedelta | None = None,
-        wait: timedelta | None = None,
-        returns: Any = None,
-    ) -> ClaimT:
-        """Claim a key for a block, in a transaction of its own that commits when the block ends.
-
-        On `AsyncIdemTable` the block is an ``async with``.
-
-        Raises:
-            RetryTransactionError: the transaction must begin again or its outcome is unknown: enter the block again
-                with the same key.
-            IdempotencyError: what a decorated call raises.
-        """
-        return self._block(None, Keys(self._settings, scope, returns, ttl=ttl, wait=wait), key, tenant, payload)
-
-    def claim(
-        self,
-        session: SessionT,
-        scope: str,
-        key: Any,
-        *,
-        tenant: Any = None,
-        payload: Any = None,
-        ttl: timedelta | None = None,
-        wait: timedelta | None = None,
-        returns: Any = None,
-    ) -> ClaimT:
-        """Claim a key for a block inside the caller's transaction, under a SAVEPOINT; the caller commits.
-
-        On `AsyncIdemTable` the block is an ``async with``.
-
-        Raises:
-            RetryTransactionError: roll the transaction back and begin it again.
-            SessionNotUsableError: the session cannot carry a claim.
-            IdempotencyError: what a decorated call raises.
-        """
-        return self._block(session, Keys(self._settings, scope, returns, ttl=ttl, wait=wait), key, tenant, payload)
-
-    def _block(self, session: SessionT | None, asks: Keys, key: Any, tenant: Any, payload: Any) -> ClaimT:
-        return cast("ClaimT", self._claim(self._settings, asks.block(key, tenant, payload), session))
-
     def tokens(
         self, scope: str, *, ttl: timedelta, replay: bool = True, store: RedisTokenStore | None = None
     ) -> TokensT:
@@ -139,6 +99,18 @@ class BaseTable(Generic[BindT, SessionT, ClaimT, TokensT]):
             transitions: for each state those it may become.
         """
         return StateMachine(column, transitions, idem=self)
+
+    def _block(
+        self,
+        scope: str,
+        key: Any,
+        tenant: Any,
+        payload: Any,
+        returns: Any,
+        ttl: timedelta | None,
+        wait: timedelta | None,
+    ) -> Call:
+        return Keys(self._settings, scope, returns, ttl=ttl, wait=wait).block(key, tenant, payload)
 
     # --- what a verb does, for each colour to run in its way -----------------------------------------------------------
 

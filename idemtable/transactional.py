@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
-from functools import partial, update_wrapper
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from functools import WRAPPER_ASSIGNMENTS, partial, update_wrapper
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+from uuid import UUID
 
+from .annotations import Names, declared_return, innermost
 from .binding import sync_session, unscoped
 from .claim.call import Asks, Call, Keys
 from .claim.run import AsyncRun, Run
-from .model import ALL, Outcome
-from .signature import Parameters, declared_return
+from .errors import RetryTransactionError
+from .fingerprint import fingerprint
+from .model import ALL, Outcome, Unset
+from .scopes import SCOPES, owner_of
+from .signature import Parameters
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import Session
-
     from .settings import Settings
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 Spec = str | Callable[..., Any]
-Remember = tuple[type[Exception], ...]
+Remember = type[Exception] | tuple[type[Exception], ...]
 
 
 class CommonOptions(TypedDict, total=False):
@@ -35,6 +36,7 @@ class CommonOptions(TypedDict, total=False):
     remember: Remember
     returns: Any
     isolation_level: str | None
+    share_scope: bool
 
 
 class Options(CommonOptions, total=False):
@@ -44,8 +46,14 @@ class Options(CommonOptions, total=False):
     ttl: timedelta | None
 
 
-class _BaseTransactional:
-    """What a decorated function knows of itself, compiled at decoration.
+# No function can change a value of these.
+_FIXED: Final = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, UUID, Decimal, datetime, date, time, timedelta}
+)
+
+
+class Compiled:
+    """What a decorated function knows of itself, found once at decoration.
 
     Args:
         settings: of the table.
@@ -67,95 +75,196 @@ class _BaseTransactional:
         returns: Any = None,
         isolation_level: str | None = None,
     ) -> None:
-        self._settings = settings
-        self._function = function
-        parameters = Parameters(function)
+        self.settings = settings
+        self.function = function
+        names = Names(function)
+        self.parameters = parameters = Parameters(function, key, tenant, names)
         self._given = parameters.given
-        # Frames: this __init__, the decorator, then the program.
-        declared = declared_return(function, depth=3) if returns is None else returns
-        self._asks = asks(declared)
-        key_word, tenant_word = self._asks.words
+        self._filled = parameters.filled
+        self.asks = asks(declared_return(function, names) if returns is None else returns)
+        key_word, tenant_word = self.asks.words
         self._key = parameters.extractor(key, key_word)
         self._tenant = None if tenant is None else parameters.extractor(tenant, tenant_word)
-        self._where = f"the call of {self._asks.scope}" + (f" ({key_word}={key!r})" if isinstance(key, str) else "")
+        self._where = f"the call of {self.asks.scope}" + (f" ({key_word}={key!r})" if isinstance(key, str) else "")
         self._fingerprint = parameters.fingerprinter(payload, key)
+        self._covers_all = isinstance(payload, Unset)
         if isolation_level is not None and (not isinstance(isolation_level, str) or isolation_level == "AUTOCOMMIT"):
             raise ValueError(
                 f"isolation_level= takes a transaction's level such as 'SERIALIZABLE', not {isolation_level!r}"
             )
-        self._level = isolation_level
-        update_wrapper(self, function)  # type: ignore[arg-type]
-        self.__signature__ = parameters.signature
+        self.level = isolation_level
 
-    def __repr__(self) -> str:
-        return f"<transactional {self._asks.scope!r}: {self._function!r}>"
-
-    def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-        """Say who this call is and what it carries; raises before any SQL."""
-        asks, given = self._asks, self._given(args, kwargs)
+    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Call, Mapping[str, Any]]:
+        """Say who this call is and what it carries, with its arguments by name; raises before any SQL."""
+        asks, given = self.asks, self._given(args, kwargs)
         key = asks.key(self._key(given, args, kwargs), self._where)
         tenant = None if self._tenant is None else asks.tenant(self._tenant(given, args, kwargs))
-        return asks.call(key, tenant, self._fingerprint(given, args, kwargs))
+        return asks.call(key, tenant, self._print(given, args, kwargs)), given
 
+    def _print(self, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | None:
+        if self._covers_all and (receiver := self.parameters.receiver) is not None:
+            given = {name: value for name, value in given.items() if name != receiver}
+        return self._fingerprint(given, args, kwargs)
 
-class Transactional(_BaseTransactional, Generic[P, R]):
-    """A function that runs at most once for each key; call it without its session."""
+    def work(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[Any], Any]:
+        """Return what runs the function in a session, once."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function, or replay what it gave; return the value.
+        def work(session: Any) -> Any:
+            args_, kwargs_ = self._filled(session, args, kwargs)
+            return self.function(*args_, **kwargs_)
 
-        Raises:
-            KeyRejectedError: the key or the tenant is not usable; nothing was sent.
-            FingerprintMismatchError: the key was used with another payload.
-            InProgressError: the first call still runs after `wait`.
-            ResultError: the result cannot be stored or read back.
-            TransactionError: the transaction cannot keep the promise.
-            SchemaError: the table is missing.
-            Exception: whatever the function raises.
+        return work
+
+    def repeatable(
+        self, call: Call, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Callable[[Any], Any]:
+        """Return what runs the function in a session, and again only with the arguments that it had at first.
+
+        A first attempt that emptied a list would leave the second one nothing to do, and "nothing done" would be stored
+        as the answer. Where the payload covers all arguments, its fingerprint is at hand; elsewhere one is taken of what
+        can be changed.
         """
-        return self.outcome(*args, **kwargs).value
+        work = self.work(args, kwargs)
+        if self.settings.attempts == 1:
+            return work
+        before = None if self._covers_all else self._seen(given)
+        has_run = False
 
-    def outcome(self, *args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
-        """Do what a call does, and say how it came about."""
-        run = Run(self._settings, self._call(args, kwargs), self._level)
-        return run.outcome(lambda session: self._function(session, *args, **kwargs))
+        def again(session: Any) -> Any:
+            nonlocal has_run
+            if has_run and self._changed(call, before, given, args, kwargs):
+                scope = self.asks.scope
+                raise RetryTransactionError(
+                    f"{scope}: the database asks to run the function again, and the first run has changed its "
+                    f"arguments: nothing was committed. Let the function work on copies of what it changes; this call "
+                    f"can be made again with fresh arguments and the same key",
+                    scope=scope,
+                    final=True,
+                )
+            has_run = True
+            return work(session)
 
-    def join(self, session: Session, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run inside the caller's transaction, under a SAVEPOINT: never commit it, never retry.
+        return again
 
-        Raises:
-            RetryTransactionError: roll the transaction back and begin it again.
-            SessionNotUsableError: the session cannot carry a claim.
-            IdempotencyError: what a call raises.
-        """
-        run = Run(self._settings, self._call(args, kwargs))
-        given = sync_session(session, "Session")
-        return run.inside(given, lambda session: self._function(session, *args, **kwargs)).value  # type: ignore[no-any-return]
+    def _seen(self, given: Mapping[str, Any]) -> dict[str, bytes]:
+        seen = {}
+        for name, value in given.items():
+            if type(value) not in _FIXED and name != self.parameters.receiver:
+                with suppress(Exception):  # of an open file or an ORM object nobody can tell
+                    seen[name] = fingerprint(value)
+        return seen
+
+    def _changed(
+        self,
+        call: Call,
+        before: dict[str, bytes] | None,
+        given: Mapping[str, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> bool:
+        if before is not None:
+            now = self._seen(given)
+            return any(now.get(name) != seen for name, seen in before.items())
+        try:
+            return self._print(given, args, kwargs) != call.request.fingerprint
+        except Exception:  # it had one before
+            return True
+
+    def joined(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """Return the session that a caller handed over, and the call's own arguments; the object of a method is first."""
+        at = 0 if self.parameters.receiver is None else 1
+        if len(args) > at:
+            return args[at], (*args[:at], *args[at + 1 :]), kwargs
+        if len(args) == at and "session" in kwargs:
+            kwargs = dict(kwargs)
+            return kwargs.pop("session"), args, kwargs
+        raise TypeError(f"{innermost(self.function).__qualname__}.join is given {self.order} first")
+
+    @property
+    def order(self) -> str:
+        """What `join` is given first."""
+        receiver = self.parameters.receiver
+        return "the caller's session" if receiver is None else f"{receiver}, then the caller's session,"
 
 
-class AsyncTransactional(_BaseTransactional, Generic[P, R]):
-    """The same for ``async def`` and an AsyncSession."""
+def _sync(made: Compiled) -> tuple[Callable[..., Any], ...]:
+    settings, level = made.settings, made.level
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function, or replay what it gave; return the value. Raises as `Transactional` does."""
-        return (await self.outcome(*args, **kwargs)).value
+    def outcome(*args: Any, **kwargs: Any) -> Outcome[Any]:
+        call, given = made.call(args, kwargs)
+        return Run(settings, call, level).outcome(made.repeatable(call, given, args, kwargs))
 
-    async def outcome(self, *args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
-        """Do what a call does, and say how it came about."""
-        run = AsyncRun(self._settings, self._call(args, kwargs), self._level)
-        return await run.outcome(lambda session: self._function(session, *args, **kwargs))
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return outcome(*args, **kwargs).value
 
-    async def join(self, session: AsyncSession, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run inside the caller's transaction, under a SAVEPOINT: never commit it, never retry."""
-        run = AsyncRun(self._settings, self._call(args, kwargs))
+    def join_outcome(*args: Any, **kwargs: Any) -> Outcome[Any]:
+        session, args, kwargs = made.joined(args, kwargs)
+        run = Run(settings, made.call(args, kwargs)[0])
+        return run.inside(sync_session(session, "Session"), made.work(args, kwargs))
+
+    def join(*args: Any, **kwargs: Any) -> Any:
+        return join_outcome(*args, **kwargs).value
+
+    return function, outcome, join, join_outcome
+
+
+def _async(made: Compiled) -> tuple[Callable[..., Any], ...]:
+    settings, level = made.settings, made.level
+
+    async def outcome(*args: Any, **kwargs: Any) -> Outcome[Any]:
+        call, given = made.call(args, kwargs)
+        return await AsyncRun(settings, call, level).outcome(made.repeatable(call, given, args, kwargs))
+
+    async def function(*args: Any, **kwargs: Any) -> Any:
+        return (await outcome(*args, **kwargs)).value
+
+    async def join_outcome(*args: Any, **kwargs: Any) -> Outcome[Any]:
+        session, args, kwargs = made.joined(args, kwargs)
+        run = AsyncRun(settings, made.call(args, kwargs)[0])
         sync_session(session, "AsyncSession")
-        outcome = await run.inside(unscoped(session), lambda session: self._function(session, *args, **kwargs))
-        return outcome.value  # type: ignore[no-any-return]
+        return await run.inside(unscoped(session), made.work(args, kwargs))
+
+    async def join(*args: Any, **kwargs: Any) -> Any:
+        return (await join_outcome(*args, **kwargs)).value
+
+    return function, outcome, join, join_outcome
 
 
-# Read by checkers alone: what a decorator makes of a function, in each colour.
-Decorator = Callable[[Callable[Concatenate["Session", P], R]], Transactional[P, R]]
-AsyncDecorator = Callable[[Callable[Concatenate["AsyncSession", P], Awaitable[R]]], AsyncTransactional[P, R]]
+def _dressed(made: Compiled, forms: tuple[Callable[..., Any], ...]) -> Any:
+    """Return a function that tools take for the program's own, except that it takes no session."""
+    signature, session = made.parameters.signature, made.parameters.session
+    parameters = list(signature.parameters.values())
+    at = 0 if made.parameters.receiver is None else 1
+    handed = session.replace(kind=inspect.Parameter.POSITIONAL_ONLY, default=inspect.Parameter.empty)
+    before = [one.replace(kind=inspect.Parameter.POSITIONAL_ONLY) for one in parameters[:at]]
+    joining = signature.replace(parameters=[*before, handed, *parameters[at:]])
+    function, *attributes = forms
+    for form, takes in zip(forms, (signature, signature, joining, joining), strict=True):
+        gives = signature.return_annotation if form.__name__ in ("function", "join") else Outcome
+        _dress(form, made.function, takes.replace(return_annotation=gives), form is function)
+    for form in attributes:
+        setattr(function, form.__name__, form)
+    return function
+
+
+def _dress(form: Any, function: Any, signature: inspect.Signature, is_main: bool) -> None:
+    name, inner = form.__name__, innermost(function)
+    is_plain = inspect.isfunction(function)
+    assigned = [one for one in WRAPPER_ASSIGNMENTS if one not in ("__annotations__", "__annotate__")]
+    # Not the attributes of an object that can be called.
+    update_wrapper(form, function, assigned, updated=("__dict__",) if is_plain and is_main else ())
+    form.__module__ = inner.__module__
+    form.__name__, form.__qualname__ = inner.__name__, inner.__qualname__
+    if not is_main:  # found by this name, as a task queue looks for it
+        form.__name__, form.__qualname__ = name, f"{inner.__qualname__}.{name}"
+    form.__annotations__ = {
+        one.name: one.annotation for one in signature.parameters.values() if one.annotation is not one.empty
+    }
+    if signature.return_annotation is not signature.empty:
+        form.__annotations__["return"] = signature.return_annotation
+    # Whoever follows __wrapped__ for the signature stops here; what follows it for the globals in which annotations are
+    # evaluated (typing.get_type_hints, FastAPI) must arrive at the program's own.
+    form.__signature__ = signature
 
 
 def decorate_keys(settings: Settings, scope: str, key: Spec, options: Options) -> Callable[[Any], Any]:
@@ -173,6 +282,7 @@ def decorate(
     key: Spec,
     tenant: Spec | None = None,
     takes: type[CommonOptions],
+    store: Any = None,
 ) -> Callable[[Any], Any]:
     """Return the decorator of a table, for functions of its colour.
 
@@ -182,6 +292,7 @@ def decorate(
         options: as the program gave them.
         key, tenant: where a call's two words stand in its arguments.
         takes: which options there are.
+        store: what keeps the scope's tokens, if it is not the table.
 
     Raises:
         TypeError: there is no such option.
@@ -190,23 +301,31 @@ def decorate(
     if unknown := options.keys() - known:
         raise TypeError(f"there is no option {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
     compiled = {name: options[name] for name in ("payload", "returns", "isolation_level") if name in options}
-    asks = partial(asks, **{name: value for name, value in options.items() if name not in compiled})
+    own = {*compiled, "share_scope"}
+    asks = partial(asks, **{name: value for name, value in options.items() if name not in own})
     is_async = settings.binding.is_async
 
     def decorator(function: Any) -> Any:
         _check(function, is_async)
-        cls = AsyncTransactional if is_async else Transactional
-        return cls(settings, function, asks, key=key, tenant=tenant, **compiled)
+        made = Compiled(settings, function, asks, key=key, tenant=tenant, **compiled)
+        decorated = _dressed(made, (_async if is_async else _sync)(made))
+        place = (type(made.asks).__name__, settings.table, settings.schema, made.asks.scope)
+        owner = owner_of(function, shares=bool(options.get("share_scope", False)))
+        SCOPES.take(settings.anchors if store is None else [store], place, decorated, owner)
+        return decorated
 
     return decorator
 
 
 def _check(function: Any, is_async: bool) -> None:
+    if isinstance(function, staticmethod | classmethod):
+        raise TypeError(f"put transactional below @{type(function).__name__}: it decorates the function itself")
     if not callable(function):
         raise TypeError(f"transactional decorates a function, not {function!r}: put it on the line above def")
-    if not is_async and (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
-        raise TypeError(f"{function.__qualname__} is async: use AsyncIdemTable with an AsyncEngine")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{function.__qualname__} is a generator: its work would run after the claim; return a list")
-    if is_async and not inspect.iscoroutinefunction(function):
-        raise TypeError(f"{function!r} is not an async function: use IdemTable with an Engine, or write async def")
+    name, called = innermost(function).__qualname__, (function, type(function).__call__)
+    if not is_async and any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in called):
+        raise TypeError(f"{name} is async: use AsyncIdemTable with an AsyncEngine")
+    if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in called):
+        raise TypeError(f"{name} is a generator: its work would run after the claim; return a list")
+    if is_async and not any(map(inspect.iscoroutinefunction, called)):
+        raise TypeError(f"{name} is not an async function: use IdemTable with an Engine, or write async def")

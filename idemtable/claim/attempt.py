@@ -11,7 +11,7 @@ from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceCl
 
 from ..codecs import exceptions, sealed
 from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TokenError, TransactionError
-from ..model import Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won
+from ..model import Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won, tell_outcome
 from . import nesting, steps
 from .settle import give, settle
 from .steps import Step
@@ -247,6 +247,7 @@ class Attempt:
 
     def _remember(self, error: Exception) -> None:
         assert self._work is not None
+        tell_outcome(error, None)  # a call inside may have remembered it too
         data = exceptions.pack(
             error, self._call.remember, self._call.request.scope, self._course.settings.max_result_bytes
         )
@@ -256,6 +257,7 @@ class Attempt:
         self._checked(self._work.rollback)
         self._work = None
         self._commit(Status.FAILED, exceptions.CODEC, data)
+        tell_outcome(error, Outcome(None, False, self._number, None))
 
     def _abandon(self) -> Exception | None:
         """Undo everything; return what kept a savepoint in the caller's transaction from being undone."""

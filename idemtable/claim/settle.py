@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..codecs import exceptions, opened
 from ..errors import InProgressError
-from ..model import Answer, Outcome, Reraise, Settled, TakeOver, Won
+from ..model import Answer, Outcome, Reraise, Settled, TakeOver, Won, tell_outcome
 from .steps import Step
 from .verdict import begin_again
 
@@ -95,9 +95,14 @@ def give(course: Course, answer: Answer, attempt: int) -> Outcome[Any]:
     call, stored, data = course.call, answer.stored, answer.stored.result
     if (seal := course.settings.seal) is not None:
         data = opened(seal, stored, call.request)
+
+    def outcome(value: Any) -> Outcome[Any]:
+        if stored.is_of(call.request):  # to the caller this is the first run
+            return Outcome(value, False, attempt, None)
+        return Outcome(value, True, attempt, call.kind.ran_at(stored))
+
     if isinstance(answer, Reraise):
-        raise exceptions.unpack(data, call.remember, call.request.scope)
-    value = call.results.unpack(stored.record.codec, data)
-    if stored.is_of(call.request):  # to the caller this is the first run
-        return Outcome(value, False, attempt, None)
-    return Outcome(value, True, attempt, call.kind.ran_at(stored))
+        error = exceptions.unpack(data, call.remember, call.request.scope)
+        tell_outcome(error, outcome(None))
+        raise error
+    return outcome(call.results.unpack(stored.record.codec, data))

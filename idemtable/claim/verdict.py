@@ -75,9 +75,11 @@ class Verdict:
     @property
     def restarts(self) -> bool:
         """Whether beginning the transaction again may turn this error into an answer."""
+        if isinstance(self.error, RetryTransactionError):
+            return not self.error.final
         # Not for a lock that was not to be had: it was waited for already, and waiting as long again, eight times over, is
         # nobody's wish. Where it was the function's own it is the function's answer.
-        return self.is_gone or isinstance(self.error, RetryTransactionError)
+        return self.is_gone
 
     @property
     def is_lost(self) -> bool:

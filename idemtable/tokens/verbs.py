@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Generic, ParamSpec, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypedDict, TypeVar, Unpack, cast, overload
 
 from ..binding import AsyncBinding, sync_session
 from ..blocks import AsyncClaim, Claim
 from ..claim.run import alone
 from ..claim.transaction import Joined
 from ..claim.verdict import explained
+from ..decorated import AsyncDecorator, Decorator
 from ..keys import checked_scope
 from ..settings import Settings, checked_ttl
-from ..transactional import AsyncTransactional, CommonOptions, Spec, Transactional, decorate
+from ..transactional import CommonOptions, Spec, decorate
 from .redemption import Redemptions, checked_subject, checked_token, holder, identity, new_token
 from .redis import RedisTokenStore
 
@@ -22,27 +23,31 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import Session
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+    from sqlalchemy.orm import Session, scoped_session
 
+    from ..claim.call import Call
     from ..model import Record
     from ..repository import Records
 
-P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
-SessionT = TypeVar("SessionT")
-ClaimT = TypeVar("ClaimT")
 Work = Callable[["Records", "Connection"], T]
 
 _MOST: Final = 100_000
 """How many tokens one call may issue: a second's work, and a slip of the keyboard stays harmless."""
 
 
-class BaseTokens(Generic[SessionT, ClaimT]):
-    """What both colours share: the types of the sessions and blocks are all that differs."""
+class RedeemOptions(TypedDict, total=False):
+    """What a block takes beside the token and the type of its result."""
 
-    _claim: ClassVar[type[Any]]
+    subject: Any
+    payload: Any
+    wait: timedelta | None
+
+
+class BaseTokens:
+    """What both colours share."""
+
     _session: ClassVar[str]
 
     def __init__(
@@ -70,25 +75,11 @@ class BaseTokens(Generic[SessionT, ClaimT]):
 
     # --- redeeming ----------------------------------------------------------------------------------------------------
 
-    def redeem(
-        self,
-        session: SessionT,
-        token: Any,
-        *,
-        subject: Any = None,
-        payload: Any = None,
-        returns: Any = None,
-        wait: timedelta | None = None,
-    ) -> ClaimT:
-        """Redeem a token for a block inside the caller's transaction, under a SAVEPOINT; the caller commits.
-
-        Raises:
-            UnknownTokenError, ExpiredTokenError, SpentTokenError, RetryTransactionError (roll the transaction back and
-            begin it again; also where its snapshot is older than the token), and what `IdemTable.claim` raises.
-        """
+    def _redeeming(
+        self, session: Any, token: Any, subject: Any, payload: Any, returns: Any, wait: timedelta | None
+    ) -> Call:
         sync_session(session, self._session)
-        asks = self._asks(returns, replay=self._replay, wait=wait)
-        return cast("ClaimT", self._claim(self._settings, asks.block(token, subject, payload), session))
+        return self._asks(returns, replay=self._replay, wait=wait).block(token, subject, payload)
 
     def _asks(self, returns: Any, *, replay: bool, **options: Any) -> Redemptions:
         return Redemptions(self._settings, self._scope, returns, store=self._store, replay=replay, **options)
@@ -99,7 +90,9 @@ class BaseTokens(Generic[SessionT, ClaimT]):
         if self._store is not None and options.get("remember", ()) != ():
             raise ValueError("a store keeps no results: an exception cannot be remembered, leave remember= out")
         asks = partial(self._asks, replay=self._replay if replay is None else bool(replay))
-        return decorate(self._settings, asks, options, key=token, tenant=subject, takes=CommonOptions)
+        return decorate(
+            self._settings, asks, options, key=token, tenant=subject, takes=CommonOptions, store=self._store
+        )
 
     # --- issuing and revoking -----------------------------------------------------------------------------------------
 
@@ -158,7 +151,7 @@ def _refuse(session: object) -> None:
         raise ValueError("tokens in a store do not commit with a session: leave session= out")
 
 
-class Tokens(BaseTokens["Session", Claim]):
+class Tokens(BaseTokens):
     """One-time tokens of one scope; made by `IdemTable.tokens`.
 
     Args:
@@ -173,8 +166,43 @@ class Tokens(BaseTokens["Session", Claim]):
         ValueError, TypeError: an argument is out of its range, or the store is of the other colour.
     """
 
-    _claim = Claim
     _session = "Session"
+
+    @overload
+    def redeem(
+        self,
+        session: Session | scoped_session[Any],
+        token: Any,
+        *,
+        returns: type[T],
+        **options: Unpack[RedeemOptions],
+    ) -> Claim[T]: ...
+    @overload
+    def redeem(
+        self,
+        session: Session | scoped_session[Any],
+        token: Any,
+        *,
+        returns: Any = None,
+        **options: Unpack[RedeemOptions],
+    ) -> Claim[Any]: ...
+    def redeem(
+        self,
+        session: Session | scoped_session[Any],
+        token: Any,
+        *,
+        subject: Any = None,
+        payload: Any = None,
+        returns: Any = None,
+        wait: timedelta | None = None,
+    ) -> Claim[Any]:
+        """Redeem a token for a block inside the caller's transaction, under a SAVEPOINT; the caller commits.
+
+        Raises:
+            UnknownTokenError, ExpiredTokenError, SpentTokenError, RetryTransactionError (roll the transaction back and
+            begin it again; also where its snapshot is older than the token), and what `IdemTable.claim` raises.
+        """
+        return Claim(self._settings, self._redeeming(session, token, subject, payload, returns, wait), session)
 
     def issue(self, subject: Any = None, session: Session | None = None) -> str:
         """Return a new token: 43 letters, digits, ``-`` and ``_`` with 256 random bits. Only its hash is stored.
@@ -216,7 +244,7 @@ class Tokens(BaseTokens["Session", Claim]):
 
     def transactional(
         self, *, token: Spec, subject: Spec | None = None, replay: bool | None = None, **options: Unpack[CommonOptions]
-    ) -> Callable[[Callable[Concatenate[Session, P], R]], Transactional[P, R]]:
+    ) -> Decorator:
         """Decorate a function so that it consumes a token, writes, and stores its result in one transaction.
 
         A function that raises leaves the token usable. Two redemptions at once: one runs, the other waits and replays.
@@ -225,8 +253,8 @@ class Tokens(BaseTokens["Session", Claim]):
             token: a parameter's name, a dotted path into one, or a callable given the call's arguments.
             subject: the same for whom the token was issued to; ``None`` for tokens without a subject.
             replay: instead of the tokens' own.
-            options: ``payload``, ``wait``, ``remember``, ``returns`` and ``isolation_level``, those of
-                `IdemTable.transactional`.
+            options: ``payload``, ``wait``, ``remember``, ``returns``, ``isolation_level`` and ``share_scope``, those
+                of `IdemTable.transactional`.
 
         Raises:
             ValueError, TypeError: at decoration. A call raises UnknownTokenError, ExpiredTokenError, SpentTokenError,
@@ -246,11 +274,41 @@ class Tokens(BaseTokens["Session", Claim]):
             return cast("T", self._alone(work))
 
 
-class AsyncTokens(BaseTokens["AsyncSession", AsyncClaim]):
+class AsyncTokens(BaseTokens):
     """One-time tokens of one scope; made by `AsyncIdemTable.tokens`. Arguments and errors are those of `Tokens`."""
 
-    _claim = AsyncClaim
     _session = "AsyncSession"
+
+    @overload
+    def redeem(
+        self,
+        session: AsyncSession | async_scoped_session[Any],
+        token: Any,
+        *,
+        returns: type[T],
+        **options: Unpack[RedeemOptions],
+    ) -> AsyncClaim[T]: ...
+    @overload
+    def redeem(
+        self,
+        session: AsyncSession | async_scoped_session[Any],
+        token: Any,
+        *,
+        returns: Any = None,
+        **options: Unpack[RedeemOptions],
+    ) -> AsyncClaim[Any]: ...
+    def redeem(
+        self,
+        session: AsyncSession | async_scoped_session[Any],
+        token: Any,
+        *,
+        subject: Any = None,
+        payload: Any = None,
+        returns: Any = None,
+        wait: timedelta | None = None,
+    ) -> AsyncClaim[Any]:
+        """Redeem a token for an ``async with`` block inside the caller's transaction; see `Tokens.redeem`."""
+        return AsyncClaim(self._settings, self._redeeming(session, token, subject, payload, returns, wait), session)
 
     async def issue(self, subject: Any = None, session: AsyncSession | None = None) -> str:
         """Return a new token; see `Tokens.issue`."""
@@ -272,7 +330,7 @@ class AsyncTokens(BaseTokens["AsyncSession", AsyncClaim]):
 
     def transactional(
         self, *, token: Spec, subject: Spec | None = None, replay: bool | None = None, **options: Unpack[CommonOptions]
-    ) -> Callable[[Callable[Concatenate[AsyncSession, P], Awaitable[R]]], AsyncTransactional[P, R]]:
+    ) -> AsyncDecorator:
         """Decorate an async function so that it consumes a token; see `Tokens.transactional`."""
         return self._decorator(token, subject, replay, options)  # type: ignore[no-any-return]
 

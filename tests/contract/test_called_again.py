@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from idemtable import InProgressError, LostClaimError, ResultTooLargeError, Status
+from idemtable import InProgressError, LostClaimError, ResultTooLargeError, RetryTransactionError, Status
 from idemtable.claim import steps
 from idemtable.claim.steps import Moment, Step
 from tests.support.database import Database, effect
@@ -113,3 +113,42 @@ def test_a_replayed_block_cannot_commit_unseen(db: Database) -> None:
         claim.result = 1
     with pytest.raises(LostClaimError), db.idem.transaction("order", "k") as claim:
         db.on(claim.session, lambda session: session.commit())
+
+
+@pytest.mark.parametrize("payload", [{}, {"payload": None}], ids=["all", "none"])
+def test_arguments_that_the_first_attempt_changed_are_never_stored_as_an_answer(
+    db: Database, payload: dict[str, Any]
+) -> None:
+    runs: list[int] = []
+
+    @db.idem.transactional("book", key="key", **payload)
+    def book(session: Any, key: str, items: list[str]) -> int:
+        booked = 0
+        while items:
+            effect(session, items.pop())
+            booked += 1
+        runs.append(booked)
+        if len(runs) == 1:
+            raise RetryTransactionError("the database asks to begin again")
+        return booked
+
+    with pytest.raises(RetryTransactionError, match="changed its arguments") as caught:
+        book("k", ["cup", "pot"])
+    assert caught.value.retryable
+    assert (runs, db.rows(), db.effects()) == ([2], [], [])
+    assert book("k", ["cup", "pot"]) == 2
+    assert sorted(db.effects()) == ["cup", "pot"]
+
+
+def test_a_joined_call_says_how_it_came_about(db: Database) -> None:
+    @db.idem.transactional("joined", key="key")
+    def call(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    with db.session() as held:
+        first = call.join_outcome(held.session, "k")
+        again = call.join_outcome(held.session, "k")
+        held.commit()
+    assert (first.value, first.replayed, first.attempts, first.created_at) == (again.value, False, 1, None)
+    assert again.replayed
+    assert again.created_at is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from idemtable import FingerprintMismatchError, ResultNotSerializableError, ResultUnreadableError, Status
+import idemtable
+from idemtable import FingerprintMismatchError, Outcome, ResultNotSerializableError, ResultUnreadableError, Status
 from tests.support.database import Database, Unique, effect
 
 
@@ -143,7 +145,8 @@ def test_the_first_caller_and_every_replay_catch_the_same(db: Database) -> None:
                 pay(f"k{number}", again)
             found: Any = caught.value
             beside = [getattr(found, name, None) for name in ("reason", "amount", "filename", "errno", "status_code")]
-            seen.append((type(found), repr(found.args), str(found), repr(vars(found)), repr(beside)))
+            own = {name: value for name, value in vars(found).items() if not name.startswith("__idemtable_")}
+            seen.append((type(found), repr(found.args), str(found), repr(own), repr(beside)))
         assert seen[0] == seen[1]
     assert db.effects() == []
 
@@ -324,3 +327,37 @@ def test_remember_takes_exception_classes_only(sync_db: Database, wrong: Any) ->
 
         @sync_db.idem.transactional("pay", key="key", remember=wrong)
         def pay(session: Any, key: str) -> None: ...
+
+
+def test_a_remembered_exception_tells_how_it_came_about(db: Database) -> None:
+    @db.idem.transactional("outer", key="key", remember=ValueError, payload=None)
+    def outer(session: Any, key: str, inner: Any = None) -> None:
+        if inner is not None:
+            inner(key)
+        raise ValueError(key)
+
+    @db.idem.transactional("inner", key="key", remember=(ValueError,))
+    def inner(session: Any, key: str) -> None:
+        raise ValueError(key)
+
+    def told(call: Any, *args: Any) -> Any:
+        with pytest.raises((ValueError, Other)) as caught:
+            call(*args)
+        return idemtable.outcome_of(pickle.loads(pickle.dumps(caught.value)))
+
+    assert told(outer, "k") == Outcome(None, False, 1, None)
+    replayed = told(outer, "k")
+    assert (replayed.value, replayed.replayed, replayed.attempts) == (None, True, 1)
+    assert replayed.created_at == db.idem.get("outer", "k").created_at
+    # One that was remembered inside can be remembered outside as well.
+    assert told(outer, "both", inner).replayed is False
+    assert told(outer, "both", inner).replayed is True
+    with db.session() as held:
+        assert told(outer.join, held.session, "joined").replayed is False
+        assert told(outer.join_outcome, held.session, "joined").replayed is True
+
+    @db.idem.transactional("fails", key="key", remember=LookupError)
+    def fails(session: Any, key: str) -> None:
+        raise Other
+
+    assert told(fails, "k") is None

@@ -176,16 +176,16 @@ def test_a_parameter_added_with_a_default_keeps_old_requests_valid(db: Database)
 
     first = order("k", "tea")
 
-    @db.idem.transactional("order", key="key")
-    def newer(session: Any, key: str, item: str, gift: bool = False, *, note: str | None = None) -> int:
+    @db.idem.transactional("order", key="key")  # the same function, in the next release
+    def order(session: Any, key: str, item: str, gift: bool = False, *, note: str | None = None) -> int:
         return effect(session, item)
 
-    assert newer("k", "tea") == first
-    assert newer("k", "tea", False, note=None) == first
+    assert order("k", "tea") == first
+    assert order("k", "tea", False, note=None) == first
     with pytest.raises(FingerprintMismatchError):
-        newer("k", "tea", True)
+        order("k", "tea", True)
     with pytest.raises(FingerprintMismatchError):
-        newer("k", "tea", 0)  # type: ignore[arg-type]
+        order("k", "tea", 0)  # type: ignore[arg-type]
     assert db.effects() == ["tea"]
 
 

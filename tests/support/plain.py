@@ -53,6 +53,9 @@ class PlainFunction:
     def join(self, session: Any, *args: Any, **kwargs: Any) -> Any:
         return self._loop.run(self.inner.join(session, *args, **kwargs))
 
+    def join_outcome(self, session: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._loop.run(self.inner.join_outcome(session, *args, **kwargs))
+
 
 class PlainBlock:
     """An AsyncClaim as a plain context manager."""

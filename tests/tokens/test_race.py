@@ -95,12 +95,12 @@ def test_a_redemption_waits_no_longer_than_it_may(server_db: Database) -> None:
     db = server_db
     tokens, gate = desk(db), Gate(db)
 
-    @tokens.transactional(token="token")
+    @tokens.transactional(token="token", share_scope=True)
     def slow(session: Any, token: str) -> int:
         gate.wait()
         return effect(session, "paid")
 
-    @tokens.transactional(token="token", wait=timedelta(seconds=1))
+    @tokens.transactional(token="token", wait=timedelta(seconds=1), share_scope=True)
     def hasty(session: Any, token: str) -> int:
         raise AssertionError
 

@@ -170,8 +170,10 @@ def test_another_subjects_token_is_unknown(db: Database, tokens: Any, checkout: 
         checkout(token, subject)
 
 
-def test_a_subject_and_no_subject_are_not_the_same(db: Database, tokens: Any, checkout: Any) -> None:
-    @tokens.transactional(token="token")
+def test_a_subject_and_no_subject_are_not_the_same(db: Database, tokens: Any) -> None:
+    checkout = checkout_of(tokens, share_scope=True)
+
+    @tokens.transactional(token="token", share_scope=True)
     def anybody(session: Any, token: str) -> int:
         return effect(session, "anybody")
 

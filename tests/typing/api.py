@@ -6,19 +6,30 @@ an error (mypy's warn_unused_ignores, pyright's reportUnnecessaryTypeIgnoreComme
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, assert_type
 from uuid import UUID
 
 from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import idemtable
-from idemtable import ALL, AsyncIdemTable, IdemTable, Outcome, PurgeReport, Record, Stats, Status, transactional
-from idemtable.blocks import AsyncClaim
+from idemtable import (
+    ALL,
+    AsyncIdemTable,
+    IdemTable,
+    Outcome,
+    PurgeReport,
+    Record,
+    Stats,
+    Status,
+    outcome_of,
+    transactional,
+)
+from idemtable.blocks import AsyncClaim, Claim
 from idemtable.tokens import AsyncTokens
 
 
@@ -41,6 +52,7 @@ def sync(
     async_engine: AsyncEngine,
     session: Session,
     async_session: AsyncSession,
+    registry: scoped_session[Session],
 ) -> None:
     idem = IdemTable(engine)
     assert_type(IdemTable(maker, ttl=timedelta(days=1), wait=timedelta(0), store_keys=False, schema="app"), IdemTable)
@@ -99,8 +111,59 @@ def sync(
     idem.transactional("orders", key="key", remember=(5,))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     idem.transactional("orders", key="key", ttl=5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
-    # The first argument is a Session.
-    @idem.transactional("wrong", key="key")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    assert_type(create.join_outcome(session, "r", "tea"), Outcome[Receipt])
+    assert_type(create.join(registry, "r", "tea"), Receipt)
+    assert_type(create.__name__, str)
+    create.join_outcome(session, "r")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    callback: Callable[[str, str], Receipt] = create
+    callback("r", "tea")
+
+    # The session may stand elsewhere; of methods the checkers know what is called on an object.
+    @idem.transactional("orders.second", key="key", share_scope=True)
+    def second(key: str, session: Session, item: str) -> Receipt:
+        return Receipt(1)
+
+    @idem.transactional("orders.last", key="key", remember=CardDeclined)
+    def last(key: str, item: str, session: Session) -> Receipt:
+        return Receipt(1)
+
+    assert_type(second(key="k", item="tea"), Receipt)
+    assert_type(second.join(session, "k", "tea"), Receipt)
+    assert_type(last(key="k", item="tea"), Receipt)
+    assert_type(last.outcome("k", item="tea"), Outcome[Receipt])
+
+    class Shop:
+        @idem.transactional("shop.pay", key="key")
+        def pay(self, session: Session, key: str, amount: int) -> Receipt:
+            return Receipt(amount)
+
+        @classmethod
+        @idem.transactional("shop.class", key="key")
+        def of_class(cls, session: Session, key: str) -> Receipt:
+            return Receipt(1)
+
+        @staticmethod
+        @idem.transactional("shop.static", key="key")
+        def static(session: Session, key: str) -> Receipt:
+            return Receipt(1)
+
+    shop = Shop()
+    assert_type(shop.pay("k", amount=1), Receipt)
+    assert_type(Shop.pay(shop, "k", amount=1), Receipt)
+    assert_type(Shop.pay.outcome(shop, "k", amount=1), Outcome[Receipt])
+    assert_type(shop.pay.join(shop, session, "k", amount=1), Receipt)
+    assert_type(Shop.pay.join_outcome(shop, session, "k", 1), Outcome[Receipt])
+    assert_type(Shop.of_class("k"), Receipt)
+    assert_type(Shop.static("k"), Receipt)
+    shop.pay("k", "tea")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    shop.pay("k")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    Shop.static(5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+    # There is a session, of this colour.
+    @idem.transactional("without", key="key")  # type: ignore[arg-type] # pyright: ignore
+    def without(key: str, item: str) -> None: ...
+
+    @idem.transactional("wrong", key="key")  # type: ignore[arg-type] # pyright: ignore
     def wrong(session: AsyncSession, key: str) -> None: ...
 
     # The plain import.
@@ -130,10 +193,16 @@ def sync(
         assert_type(claim.replayed, bool)
         assert_type(claim.record, Record | None)
         claim.result = Receipt(1)
+        claim.result = 5  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue]
+    assert_type(idem.transaction("pay", "k", returns=Receipt).result, Receipt)
     with idem.claim(session, "pay", UUID(int=1), ttl=timedelta(1), wait=timedelta(0)) as joined:
         assert_type(joined.session, Session)
-    idem.claim(async_session, "pay", "k")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    idem.transaction("pay")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    assert_type(joined.result, Any)
+    assert_type(idem.claim(registry, "pay", "k", returns=list[Receipt]), Claim[list[Receipt]])
+    idem.claim(async_session, "pay", "k")  # type: ignore[call-overload] # pyright: ignore
+    idem.claim(session, "pay", "k", ttl=5)  # type: ignore[call-overload] # pyright: ignore
+    idem.transaction("pay")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
+    assert_type(outcome_of(ValueError()), Outcome[None] | None)
 
     # The verbs.
     assert_type(idem.get("pay", "k", tenant="t"), Record | None)
@@ -158,6 +227,7 @@ async def twins(
     sync_engine: Engine,
     session: AsyncSession,
     plain: Session,
+    registry: async_scoped_session[AsyncSession],
 ) -> None:
     idem = AsyncIdemTable(engine)
     assert_type(AsyncIdemTable(maker, attempts=3), AsyncIdemTable)
@@ -171,13 +241,24 @@ async def twins(
     assert_type(await create.outcome("r", "tea"), Outcome[Receipt])
     assert_type((await create.outcome("r", item="tea")).value, Receipt)
     assert_type(await create.join(session, "r", "tea"), Receipt)
+    assert_type(await create.join_outcome(session, "r", "tea"), Outcome[Receipt])
+    assert_type(await create.join(registry, "r", "tea"), Receipt)
+
+    class Shop:
+        @idem.transactional("shop.pay", key="key")
+        async def pay(self, session: AsyncSession, key: str) -> Receipt:
+            return Receipt(1)
+
+    assert_type(await Shop().pay("k"), Receipt)
+    assert_type(await Shop.pay.outcome(Shop(), "k"), Outcome[Receipt])
+
     await create("r")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     await create("r", "tea", other=2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     await create.join(plain, "r", "tea")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     print(create("r", "tea").order_id)  # type: ignore[attr-defined] # pyright: ignore
 
     # A plain function has nothing to await.
-    @idem.transactional("wrong", key="key")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    @idem.transactional("wrong", key="key")  # type: ignore[arg-type] # pyright: ignore
     def wrong(session: AsyncSession, key: str) -> int:
         return 1
 
@@ -197,8 +278,9 @@ async def twins(
     assert_type(tokens, AsyncTokens)
     assert_type(await tokens.issue(session=session), str)
     assert_type(await tokens.records(), list[Record])
-    assert_type(tokens.redeem(session, "token"), AsyncClaim)
-    tokens.redeem(plain, "token")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    assert_type(tokens.redeem(session, "token"), AsyncClaim[Any])
+    assert_type(tokens.redeem(session, "token", returns=Receipt), AsyncClaim[Receipt])
+    tokens.redeem(plain, "token")  # type: ignore[call-overload] # pyright: ignore
     tokens.transactional(token="token", ttl=timedelta(1))  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 
     @tokens.transactional(token="token", subject="user", returns=Receipt)
@@ -212,7 +294,7 @@ async def twins(
         claim.result = 1
     async with idem.claim(session, "pay", "k") as joined:
         assert_type(joined.session, AsyncSession)
-    idem.claim(plain, "pay", "k")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    idem.claim(plain, "pay", "k")  # type: ignore[call-overload] # pyright: ignore
     with idem.transaction("pay", "k"):  # type: ignore[attr-defined] # pyright: ignore
         pass
 

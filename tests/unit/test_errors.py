@@ -89,3 +89,16 @@ def test_facts_of_one_error_are_not_those_of_another() -> None:
     assert InProgressError("b").retry_after == 1.0
     assert FingerprintMismatchError("a", scope="x").scope == "x"
     assert FingerprintMismatchError("b").scope is None
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_an_error_says_whether_to_come_again_and_what_a_client_may_read(cls: type[IdempotencyError]) -> None:
+    error = cls("orders.create: the table idemtable", scope="orders.create")
+    assert error.retryable is (cls.http_status == 503 or error.retry_after is not None)
+    assert error.retry_after is None or error.retry_after > 0
+    assert re.fullmatch(r"[A-Z][^.]+\.", error.detail)
+    assert not re.search(r"scope|table|idemtable|orders|parameter|_", error.detail)
+    if cls is not IdempotencyError:
+        assert error.detail != IdempotencyError.detail
+    back = pickle.loads(pickle.dumps(error))
+    assert (back.retryable, back.retry_after, back.detail) == (error.retryable, error.retry_after, error.detail)
