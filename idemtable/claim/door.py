@@ -41,7 +41,7 @@ class Door:
     Whoever waits is woken in its own way, so that threads and the tasks of a loop can stand in one queue.
     """
 
-    __slots__ = ("_emptied", "_inside", "_mutex", "_queue", "is_open")
+    __slots__ = ("_emptied", "_inside", "_mutex", "_queue", "is_open", "is_over")
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -49,6 +49,8 @@ class Door:
         self._queue: deque[Turn] = deque()
         self._emptied: Callable[[], object] | None = None
         self.is_open = True
+        self.is_over = False
+        """Whether what lies behind it has ended; it may have before whoever was inside did."""
 
     @property
     def is_occupied(self) -> bool:

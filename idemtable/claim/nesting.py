@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import dis
+import os
 import sys
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
@@ -36,6 +38,19 @@ _DOOR: Final = "idemtable_door"
 """Where a session keeps its door, in its ``info``: it goes with the session, and threads may ask for it at once."""
 
 
+_process = object()
+"""Another one after a fork: the connection of a call that was running belongs to the parent, and the child joins none."""
+
+
+def _forked() -> None:
+    global _process
+    _process = object()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)
+
+
 class Holder(NamedTuple):
     """Whose code a block is part of."""
 
@@ -53,27 +68,25 @@ class Frame:
     session: Session
     joinable: Any
     """What calls inside get: the session, or the AsyncSession round it."""
-    owned: bool
-    """Whether the session ends with this call, and nobody else may use what is left of it."""
     outer: Frame | None
     door: Door
     holder: Holder | None
     """Of the block, where the call is one; functions need none."""
     loop: asyncio.AbstractEventLoop | None = field(default_factory=asyncio._get_running_loop)
-    is_over: bool = False
+    process: object = field(default_factory=lambda: _process)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the call has ended."""
+        return self.door.is_over
 
     def is_joined_from_here(self) -> bool:
         """Say whether code that runs here and now is inside this call."""
-        if not self.door.is_open:
+        if not self.door.is_open or self.process is not _process:
             return False
         if is_async(self.joinable) and self.loop is not asyncio._get_running_loop():
             return False  # a thread with a loop of its own has inherited the context, and cannot use this connection
         return self.holder is None or _is_running(self.holder.frame)
-
-    @property
-    def is_left_over(self) -> bool:
-        """Whether the call ended before one inside it did, whose session may have begun again with nobody to end it."""
-        return self.owned and self.is_over
 
 
 def _is_running(block: FrameType) -> bool:
@@ -84,12 +97,21 @@ def _is_running(block: FrameType) -> bool:
     """
     if not block.f_code.co_flags & (CO_GENERATOR | CO_ASYNC_GENERATOR):
         return True
+    return any(here is block for here in _callers())
+
+
+def _callers() -> Iterator[FrameType]:
+    """Yield the Python frames that lead here, also through ``run_sync``: it runs what it is given on a stack of its own."""
     here: FrameType | None = sys._getframe()
-    while here is not None:
-        if here is block:
-            return True
-        here = here.f_back
-    return False
+    greenlet = sys.modules.get("greenlet")
+    stack = greenlet.getcurrent() if greenlet else None
+    while True:
+        while here is not None:
+            yield here
+            here = here.f_back
+        if (stack := stack and stack.parent) is None:
+            return
+        here = stack.gr_frame
 
 
 def push(
@@ -115,7 +137,7 @@ def push(
     if owned:
         # Who was handed the session without having inherited the stack comes in by the same door, now and too late.
         session.info[_DOOR] = door
-    frame = Frame(nest, request.id, session, joinable, owned, _open(_innermost.get()), door, holder)
+    frame = Frame(nest, request.id, session, joinable, _live(_innermost.get()), door, holder)
     _innermost.set(frame)
     return frame
 
@@ -133,17 +155,19 @@ _CACHE: Final = dis.opmap.get("CACHE", 0)
 
 def pop(frame: Frame) -> None:
     """Leave a call."""
-    frame.is_over = True
+    frame.door.is_over = True
     frame.door.close()
     frame.holder = None
     # Not by the token of `set`: a block may be left in another context than it was entered in (a test's fixture).
-    _innermost.set(_open(_innermost.get()))
+    _innermost.set(_live(_innermost.get()))
 
 
-def _open(frame: Frame | None) -> Frame | None:
-    """Return the innermost call that has not ended; those that have are let go with their sessions."""
-    while frame is not None and not frame.door.is_open:
+def _live(frame: Frame | None) -> Frame | None:
+    """Return the innermost call that has not ended; those that have are let go with their sessions, at any depth."""
+    while frame is not None and frame.is_over:
         frame = frame.outer
+    if frame is not None and frame.outer is not None:
+        frame.outer = _live(frame.outer)
     return frame
 
 
@@ -188,11 +212,24 @@ def door_of(session: Session) -> Door:
     return door
 
 
-def refuse_reentry(nest: tuple[Any, ...], request: Request) -> None:
-    """Raise ReentrantCallError if a call around this one holds the same key: waiting for it would never end."""
+def is_left_over(session: Session) -> bool:
+    """Say whether a session's call ended before one inside it did: it may have begun again, with nobody to end it."""
+    door: Door | None = session.info.get(_DOOR)
+    return door is not None and door.is_over
+
+
+def refuse_reentry(nest: tuple[Any, ...], request: Request, session: Session) -> None:
+    """Raise ReentrantCallError if a call around this one holds the same key: waiting for it would never end.
+
+    Args:
+        nest: of the table.
+        request: what is asked.
+        session: in which it would be done. Whoever works in it too is around this call, even if it is ending.
+    """
     frame = _innermost.get()
     while frame is not None:
-        if frame.nest == nest and frame.id == request.id and frame.is_joined_from_here():
+        around = frame.is_joined_from_here() or (frame.session is session and not frame.is_over)
+        if around and frame.nest == nest and frame.id == request.id:
             raise ReentrantCallError(
                 f"{request.scope} was called inside itself with the same key: give the inner call a key of its own",
                 scope=request.scope,

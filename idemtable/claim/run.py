@@ -36,17 +36,10 @@ class Stay:
     session: Any
     """What the body works in, an AsyncSession in an async block."""
     turn: Turn | None
-    """In whose transaction it stays, if not in one of its own."""
-    inside: nesting.Frame | None
-    """The call around it, if it found that by itself."""
+    """Its stay in somebody else's transaction, if it has none of its own."""
     attempt: Attempt | None = None
     outcome: Outcome[Any] | None = None
     """What an earlier call left."""
-
-    @property
-    def is_left_over(self) -> bool:
-        """Whether the session is to be closed by whoever ends the block."""
-        return self.turn is None or (self.inside is not None and self.inside.is_left_over)
 
 
 class BaseRun(Course):
@@ -68,12 +61,12 @@ class BaseRun(Course):
         return Attempt(self, Own(self.settings, session, self._level), joinable, repeats=repeats)
 
     def _joined(self, session: Session, joinable: Any) -> Attempt:
-        nesting.refuse_reentry(self.settings.nest, self.call.request)
+        nesting.refuse_reentry(self.settings.nest, self.call.request, session)
         return Attempt(self, Joined(self.settings, session), joinable, repeats=False)
 
     def _block(self, stay: Stay, session: Session, holder: nesting.Holder) -> Attempt:
         """Return the one attempt of a block, whose body nobody can run again."""
-        nesting.refuse_reentry(self.settings.nest, self.call.request)
+        nesting.refuse_reentry(self.settings.nest, self.call.request, session)
         if stay.turn is not None:
             return Attempt(self, Joined(self.settings, session), stay.session, repeats=False, holder=holder)
         return Attempt(self, Own(self.settings, session, self._level), stay.session, repeats=False, holder=holder)
@@ -109,9 +102,7 @@ class Run(BaseRun):
                 try:
                     return self._through(self._joined(frame.session, frame.joinable), frame.session, work)
                 finally:
-                    turn.end()
-                    if frame.is_left_over:
-                        frame.session.close()
+                    self._go(turn, frame.session)
         try:
             return self._once(work)
         except Exception as error:
@@ -123,8 +114,11 @@ class Run(BaseRun):
     def inside(self, session: Session, work: Callable[[Session], T], joinable: Any = None) -> Outcome[T]:
         """Run `work` in the caller's transaction, once; `joinable` is the AsyncSession round the session, if any."""
         door, bridged = nesting.door_of(session), joinable is not None and joinable is not session
-        with self._invited(awaited(self._aenter(door)) if bridged else self._enter(door)):
+        turn = self._invited(awaited(self._aenter(door)) if bridged else self._enter(door))
+        try:
             return self._through(self._joined(session, joinable or session), session, work)
+        finally:
+            self._go(turn, session)
 
     def enter(self, given: Session | None, holder: nesting.Holder) -> Stay:
         """Begin a block: in the session given, in the call around it, or in a transaction of its own.
@@ -144,34 +138,42 @@ class Run(BaseRun):
 
     def _begun(self, given: Session | None) -> Stay:
         if given is not None:
-            return Stay(given, self._invited(self._enter(nesting.door_of(given))), None)
+            return Stay(given, self._invited(self._enter(nesting.door_of(given))))
         while frame := self._enclosing(for_block=True):
             if (turn := self._enter(frame.door)) is not None:
-                return Stay(frame.session, turn, frame)
-        return Stay(self.settings.binding.session(), None, None)
+                return Stay(frame.session, turn)
+        return Stay(self.settings.binding.session(), None)
 
     def end(self, stay: Stay, value: Any, error: BaseException | None) -> Any:
         """End a block with its value, or with what its body raised; return the value as a replay will give it."""
         attempt = stay.attempt
         assert attempt is not None
         try:
+            if error is not None:
+                self._fail(attempt, error)
+                return None
             try:
                 self._shut(attempt)
             except BaseException as interruption:
-                attempt.fail(interruption)
+                self._fail(attempt, interruption)
                 raise
-            if error is None:
-                return attempt.close(value).value
-            attempt.fail(error)
-            return None
+            return attempt.close(value).value
         finally:
             self._leave(stay)
 
     def _leave(self, stay: Stay) -> None:
         if stay.turn is not None:
-            stay.turn.end()
-        if stay.is_left_over:
+            self._go(stay.turn, stay.session)
+            return
+        with suppress(Exception):  # what was decided matters more; who is inside too long closes it in the end
             stay.session.close()
+
+    def _go(self, turn: Turn, session: Session) -> None:
+        """Leave somebody else's transaction; where that has ended meanwhile, with nothing of the session left."""
+        turn.end()
+        if nesting.is_left_over(session):
+            with suppress(Exception):  # the one whose session it is may be closing it too
+                session.close()
 
     def _once(self, work: Callable[[Session], T]) -> Outcome[T]:
         session: Any = self.settings.binding.session()
@@ -191,12 +193,18 @@ class Run(BaseRun):
             value = work(session)
             self._shut(attempt)
         except BaseException as error:
-            try:
-                self._shut(attempt)
-            finally:
-                attempt.fail(error)
+            self._fail(attempt, error)
             raise
         return attempt.close(value)
+
+    def _fail(self, attempt: Attempt, error: BaseException) -> None:
+        """Undo when nobody is inside any more. What interrupts the wait is raised, and nothing in its place."""
+        try:
+            self._shut(attempt)
+        except BaseException as interruption:
+            attempt.fail(interruption)
+            raise
+        attempt.fail(error)
 
     def _shut(self, attempt: Attempt) -> None:
         if attempt.door is not None:
@@ -213,9 +221,7 @@ class AsyncRun(BaseRun):
                 try:
                     return await self._through(self._joined(frame.session, frame.joinable), frame.joinable, work)
                 finally:
-                    turn.end()
-                    if frame.is_left_over:
-                        await frame.joinable.close()
+                    await self._go(turn, frame.joinable)
         try:
             return await self._once(work)
         except Exception as error:
@@ -225,8 +231,11 @@ class AsyncRun(BaseRun):
 
     async def inside(self, session: AsyncSession, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
         """Run `work` in the caller's transaction, once."""
-        with self._invited(await self._aenter(nesting.door_of(session.sync_session))):
+        turn = self._invited(await self._aenter(nesting.door_of(session.sync_session)))
+        try:
             return await self._through(self._joined(session.sync_session, session), session, work)
+        finally:
+            await self._go(turn, session)
 
     async def enter(self, given: AsyncSession | None, holder: nesting.Holder) -> Stay:
         """Begin a block; see `Run.enter`."""
@@ -241,34 +250,42 @@ class AsyncRun(BaseRun):
 
     async def _begun(self, given: AsyncSession | None) -> Stay:
         if given is not None:
-            return Stay(given, self._invited(await self._aenter(nesting.door_of(given.sync_session))), None)
+            return Stay(given, self._invited(await self._aenter(nesting.door_of(given.sync_session))))
         while frame := self._enclosing(for_block=True):
             if (turn := await self._aenter(frame.door)) is not None:
-                return Stay(frame.joinable, turn, frame)
-        return Stay(self.settings.binding.session(), None, None)
+                return Stay(frame.joinable, turn)
+        return Stay(self.settings.binding.session(), None)
 
     async def end(self, stay: Stay, value: Any, error: BaseException | None) -> Any:
         """End a block; see `Run.end`."""
         attempt = stay.attempt
         assert attempt is not None
         try:
+            if error is not None:
+                await self._fail(attempt, stay.session, error)
+                return None
             try:
                 await self._shut(attempt)
             except BaseException as interruption:
-                await stay.session.run_sync(lambda _, error: attempt.fail(error), interruption)
+                await self._fail(attempt, stay.session, interruption)
                 raise
-            if error is None:
-                return (await stay.session.run_sync(lambda _: attempt.close(value))).value
-            await stay.session.run_sync(lambda _: attempt.fail(error))
-            return None
+            return (await stay.session.run_sync(lambda _: attempt.close(value))).value
         finally:
             await self._leave(stay)
 
     async def _leave(self, stay: Stay) -> None:
         if stay.turn is not None:
-            stay.turn.end()
-        if stay.is_left_over:
-            await stay.session.close()
+            await self._go(stay.turn, stay.session)
+            return
+        with suppress(Exception):
+            await _closed(stay.session)
+
+    async def _go(self, turn: Turn, session: AsyncSession) -> None:
+        """Leave somebody else's transaction; see `Run._go`."""
+        turn.end()
+        if nesting.is_left_over(session.sync_session):
+            with suppress(Exception):
+                await _closed(session)
 
     async def _once(self, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
         session: Any = self.settings.binding.session()
@@ -276,9 +293,9 @@ class AsyncRun(BaseRun):
             outcome = await self._through(self._own(session.sync_session, session), session, work)
         except BaseException:
             with suppress(Exception):  # what is being raised matters more
-                await session.__aexit__(None, None, None)
+                await _closed(session)
             raise
-        await session.__aexit__(None, None, None)  # not close(): this one closes behind a shield
+        await _closed(session)
         return outcome
 
     async def _through(
@@ -290,16 +307,26 @@ class AsyncRun(BaseRun):
             value = await work(session)
             await self._shut(attempt)
         except BaseException as error:
-            try:
-                await self._shut(attempt)
-            finally:
-                await session.run_sync(lambda _, error: attempt.fail(error), error)
+            await self._fail(attempt, session, error)
             raise
         return await session.run_sync(lambda _: attempt.close(value))
+
+    async def _fail(self, attempt: Attempt, session: AsyncSession, error: BaseException) -> None:
+        """Undo when nobody is inside any more; see `Run._fail`."""
+        try:
+            await self._shut(attempt)
+        except BaseException as interruption:
+            await session.run_sync(lambda _, error: attempt.fail(error), interruption)
+            raise
+        await session.run_sync(lambda _: attempt.fail(error))
 
     async def _shut(self, attempt: Attempt) -> None:
         if attempt.door is not None:
             await attempt.door.ashut(self.call.wait)
+
+
+def _closed(session: AsyncSession) -> Awaitable[None]:
+    return session.__aexit__(None, None, None)  # not close(): this one closes behind a shield
 
 
 def alone(settings: Settings, work: Callable[[Connection], T], *, options: Mapping[str, Any] | None = None) -> Any:

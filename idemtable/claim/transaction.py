@@ -160,7 +160,12 @@ class Transaction(ABC):
 
     def _is_alive(self) -> bool:
         """Say whether the server still is in it, as far as the driver tells."""
-        return not self._heard or self.records.dialect.in_transaction(self.connection)
+        if not self._heard:
+            return True
+        try:
+            return self.records.dialect.in_transaction(self.connection)
+        except Exception:
+            return False  # sqlite3 and aiosqlite do not tell of a connection that somebody has cut
 
     def is_uncommitted(self) -> bool:
         """Say whether the business left COMMIT alone: what is given back after it would be used a second time."""
