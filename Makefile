@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := .[postgresql,mysql,asyncio,pydantic,redis]
 URL ?=
+NEWER := 3.12 3.13 3.14
 
-.PHONY: help demo test test-lowest lint format bench docs clean
+.PHONY: help demo test test-lowest test-pythons test-python lint format bench docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -35,6 +36,22 @@ test-lowest: $(BIN)/python ## the contract suite and the features on the lowest 
 	@.venv-lowest/bin/python -c 'import sqlalchemy, alembic; print("SQLAlchemy", sqlalchemy.__version__, "Alembic", alembic.__version__)'
 	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -W default tests/contract tests/unit tests/tokens tests/guards $(ARGS)
 
+test-pythons: ## the contract suite and the features on every newer Python that is found here
+	@untested=; failed=; for version in $(NEWER); do \
+		found=; for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
+			"$$python" -c 'import sys, ensurepip; sys.exit("%d.%d" % sys.version_info[:2] != "'$$version'")' 2>/dev/null \
+				&& { found=$$python; break; }; \
+		done; \
+		if [ -z "$$found" ]; then untested="$$untested $$version"; \
+		else $(MAKE) --no-print-directory test-python VENV=.venv-$$version PYTHON="$$found" || failed="$$failed $$version"; fi; \
+	done; \
+	test -z "$$untested" || echo "!!! NOT TESTED !!! No Python$$untested with venv, on PATH or from pyenv" >&2; \
+	test -z "$$failed" || { echo "Failed on Python$$failed" >&2; exit 1; }
+
+test-python: $(VENV)/.test # on the Python of VENV
+	@$(BIN)/python -VV
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/contract tests/unit tests/tokens tests/guards $(ARGS)
+
 lint: $(VENV)/.lint $(VENV)/.test ## what a reader would complain about
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || ($(BIN)/ruff format --check . ; exit 1)
@@ -53,4 +70,4 @@ docs: $(VENV)/.docs ## build the documentation into site/
 	@$(BIN)/zensical build --strict
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .venv-lowest .cache site build dist
+	rm -rf $(VENV) .venv-lowest $(NEWER:%=.venv-%) .cache site build dist
