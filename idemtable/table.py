@@ -32,8 +32,9 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any], Tokens]):
     """The table of keys, bound to an Engine or a sessionmaker.
 
     Args:
-        bind: where transactions come from. On SQLite the engine is prepared (see `configure_sqlite`).
-        ttl: how long a key is remembered after its claim; at most 3650 days. Longer than any client or queue retries.
+        bind: where transactions come from, or a function that returns it, called at first use. On SQLite the engine is
+            prepared (see `configure_sqlite`).
+        ttl: how long a key is remembered after its call was done; at most 3650 days. Longer than any client retries.
         wait: how long a duplicate waits for the first call; zero fails at once, at most an hour. MariaDB counts whole
             seconds and rounds up.
         attempts: how many transactions one call may begin when the database asks to begin again.
