@@ -35,6 +35,8 @@ _BEGUN: Final = "idemtable_begun"
 """Where a driver's connection keeps that its transaction was begun explicitly."""
 
 
+_ATTACHED: Final = "idemtable_attached"
+"""Where a driver's connection keeps what was found when it was first looked at."""
 _NO_SAVEPOINT: Final = -1
 """Our own: SQLite has no number for it but that of a wrong statement."""
 
@@ -159,6 +161,15 @@ def _busy_timeout(connection: Connection, wait: int) -> Iterator[None]:
         send(connection, f"PRAGMA busy_timeout = {usual}")
 
 
+def _attached_in_wal(connection: Connection) -> str | None:
+    """Return the name of an attached database in WAL mode, if there is one."""
+    for _, name, _ in send(connection, "PRAGMA database_list"):
+        quoted = str(name).replace('"', '""')
+        if name not in ("main", "temp") and send(connection, f'PRAGMA "{quoted}".journal_mode').scalar() == "wal":
+            return str(name)
+    return None
+
+
 class SQLite(Dialect):
     """SQLite 3.31 and later, through sqlite3 and aiosqlite."""
 
@@ -262,6 +273,13 @@ class SQLite(Dialect):
             return (
                 "its SQLite engine lets the driver begin transactions, which loses atomicity with savepoints. "
                 "Call idemtable.configure_sqlite(engine) once, where the engine is made"
+            )
+        if _ATTACHED not in connection.info:
+            connection.info[_ATTACHED] = _attached_in_wal(connection)
+        if name := connection.info[_ATTACHED]:
+            return (
+                f"the attached database {name} is in WAL mode, where SQLite commits file by file: a key could be kept "
+                f"whose effect is not. Run PRAGMA {name}.journal_mode = DELETE, or keep both in one file"
             )
         return None
 

@@ -223,3 +223,29 @@ def test_a_database_in_memory_works_through_one_connection() -> None:
     assert order("k") == "made"
     assert order.outcome("k").replayed
     engine.dispose()
+
+
+def test_an_attached_database_in_wal_mode_is_refused_with_the_cure(sqlite_db: Database, tmp_path: Any) -> None:
+    mode = "WAL"
+
+    with sqlite_db.other_engine() as engine:
+
+        @sa.event.listens_for(getattr(engine, "sync_engine", engine), "connect")
+        def attach(connection: Any, _: Any) -> None:
+            cursor = connection.cursor()
+            cursor.execute(f"ATTACH '{tmp_path / 'shop.db'}' AS shop")
+            cursor.execute(f"PRAGMA shop.journal_mode = {mode}")
+            cursor.close()
+
+        idem = sqlite_db.table(engine)
+
+        @idem.transactional("order", key="key")
+        def order(session: Any, key: str) -> int:
+            return effect(session, key)
+
+        with pytest.raises(SessionNotUsableError, match=r"shop.*WAL.*journal_mode = DELETE"):
+            order("k")
+        assert (sqlite_db.effects(), sqlite_db.rows()) == ([], [])
+        sqlite_db.dispose(engine)
+        mode = "DELETE"
+        assert order("k") == order("k")
