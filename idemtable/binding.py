@@ -99,11 +99,10 @@ class BaseBinding(ABC):
         """Whether everything happens inside a transaction that somebody else holds."""
         return isinstance(self.bound, Connection)
 
-    def session(self) -> Any:
+    def session(self, *, inside: bool) -> Any:
         """Return a new session; inside somebody else's transaction its COMMIT and ROLLBACK are those of a savepoint."""
-        if self.is_inside:
-            return self._sessions()(join_transaction_mode="create_savepoint")
-        return self._sessions()()
+        maker = self._sessions()
+        return maker(join_transaction_mode="create_savepoint") if inside else maker()
 
 
 class Binding(BaseBinding):

@@ -64,13 +64,34 @@ def _checked_count(value: object, name: str, lowest: int = 1) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a table is, as far as its bind tells now."""
+    """Where a table is, as far as its bind tells now; asked for once in a call."""
 
     engine: Engine
     options: Mapping[str, Any]
+    table: str
+    schema: str | None
+    """As the program named it."""
     records: Records
+    """The statements in the words of the table's own connections."""
     nest: tuple[Any, ...]
     """What two tables must share for the calls of one to join the calls of the other."""
+    is_inside: bool
+    """Whether everything happens inside a transaction that somebody else holds."""
+
+    def records_of(self, connection: Connection, session: Session | None = None) -> Records:
+        """Return the statements in the words of a connection, in the schema that it or its session translates to.
+
+        A session that was handed over may have another driver, and a tenant's schema.
+        """
+        own: Mapping[str, Any] = getattr(session, "execution_options", _NO_OPTIONS)  # since SQLAlchemy 2.1
+        options = own if "schema_translate_map" in own else connection.get_execution_options()
+        schema = translated(self.schema, options) if "schema_translate_map" in options else self.schema
+        if connection.dialect is self.engine.dialect and schema == self.nest[2]:
+            return self.records
+        return _records(connection.dialect, self.table, schema)
+
+
+_NO_OPTIONS: Final[Mapping[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -91,21 +112,24 @@ class Settings:
 
     @property
     def place(self) -> Place:
-        """Where the table is. Asked for each call: a sessionmaker may be configured at any time."""
+        """Where the table is. Asked for in each call: a sessionmaker may be configured at any time."""
         bound = self.binding.bound
         engine, options = bound.engine, bound.get_execution_options()
-        if self._known and self._known[0].engine is engine and self._known[0].options is options:
-            return self._known[0]
-        place = self._placed(engine, options)
+        if self._known:
+            known = self._known[0]
+            if known.engine is engine and known.options is options and known.is_inside is (bound is not engine):
+                return known
+        place = self._placed(engine, options, bound is not engine)
         self._known[:] = [place]
         return place
 
-    def _placed(self, engine: Engine, options: Mapping[str, Any]) -> Place:
+    def _placed(self, engine: Engine, options: Mapping[str, Any], is_inside: bool) -> Place:
         schema = translated(self.schema, options)
         records = _records(engine.dialect, self.table, schema)
         records.dialect.prepare(engine)
         # Engines that differ in their execution options alone have one dialect, and one pool.
-        return Place(engine, options, records, (engine.dialect, self.table, schema))
+        nest = engine.dialect, self.table, schema
+        return Place(engine, options, self.table, self.schema, records, nest, is_inside)
 
     @property
     def engine(self) -> Engine:
@@ -142,17 +166,9 @@ class Settings:
         """Return what carries the results of one function or block of this table."""
         return Results(returns, self.codec, self.max_result_bytes, scope)
 
-    def records_of(self, connection: Connection, session: Session | None = None) -> Records:
-        """Return the statements in the words of a connection, in the schema that it or its session translates to.
-
-        A session that was handed over may have another driver, and a tenant's schema.
-        """
-        place, options = self.place, connection.get_execution_options()
-        own: Mapping[str, Any] = getattr(session, "execution_options", {})  # since SQLAlchemy 2.1
-        schema = translated(self.schema, own if "schema_translate_map" in own else options)
-        if connection.dialect is place.engine.dialect and schema == place.nest[2]:
-            return place.records
-        return _records(connection.dialect, self.table, schema)
+    def records_of(self, connection: Connection) -> Records:
+        """Return the statements in the words of a connection; see `Place.records_of`."""
+        return self.place.records_of(connection)
 
 
 _MOST: Final = 1024

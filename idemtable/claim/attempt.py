@@ -128,7 +128,7 @@ class Attempt:
                 assert_never(decision)
         if stays or self._answer is None:
             self._frame = nesting.push(
-                course.settings.nest, call.request, tx.session, self._joinable, owned=tx.owned, holder=self._holder
+                course.place.nest, call.request, tx.session, self._joinable, owned=tx.owned, holder=self._holder
             )
         if self._answer is None:
             self._tell(Step.RUNNING)

@@ -27,6 +27,7 @@ class Course:
     def __init__(self, settings: Settings, call: Call) -> None:
         self.settings = settings
         self.call = call
+        self.place = settings.place
         self.attempts = 0
         """How many transactions have begun."""
         self._deadline = time.monotonic() + call.wait
@@ -46,7 +47,7 @@ class Course:
         """
         verdict = self._verdict
         if verdict is None or verdict.error is not error:
-            dialect = self.settings.dialect if tx is None else tx.records.dialect
+            dialect = self.place.records.dialect if tx is None else tx.records.dialect
             connection = None if tx is None else getattr(tx, "connection", None)
             verdict = self._verdict = Verdict(error, dialect, self._handled, connection)
         return verdict

@@ -57,22 +57,22 @@ class BaseRun(Course):
 
     def _own(self, session: Session, joinable: Any) -> Attempt:
         # No call of this table is around it, or it would have joined that one: its key is nobody's here.
-        repeats = not self.settings.binding.is_inside  # of what is open around it nothing can be begun again
-        return Attempt(self, Own(self.settings, session, self._level), joinable, repeats=repeats)
+        repeats = not self.place.is_inside  # of what is open around it nothing can be begun again
+        return Attempt(self, Own(self.place, session, self._level), joinable, repeats=repeats)
 
     def _joined(self, session: Session, joinable: Any) -> Attempt:
-        nesting.refuse_reentry(self.settings.nest, self.call.request, session)
-        return Attempt(self, Joined(self.settings, session), joinable, repeats=False)
+        nesting.refuse_reentry(self.place.nest, self.call.request, session)
+        return Attempt(self, Joined(self.place, session), joinable, repeats=False)
 
     def _block(self, stay: Stay, session: Session, holder: nesting.Holder) -> Attempt:
         """Return the one attempt of a block, whose body nobody can run again."""
-        nesting.refuse_reentry(self.settings.nest, self.call.request, session)
+        nesting.refuse_reentry(self.place.nest, self.call.request, session)
         if stay.turn is not None:
-            return Attempt(self, Joined(self.settings, session), stay.session, repeats=False, holder=holder)
-        return Attempt(self, Own(self.settings, session, self._level), stay.session, repeats=False, holder=holder)
+            return Attempt(self, Joined(self.place, session), stay.session, repeats=False, holder=holder)
+        return Attempt(self, Own(self.place, session, self._level), stay.session, repeats=False, holder=holder)
 
     def _enclosing(self, *, for_block: bool = False) -> nesting.Frame | None:
-        return nesting.enclosing(self.settings.nest, for_block=for_block)
+        return nesting.enclosing(self.place.nest, for_block=for_block)
 
     def _enter(self, door: Door) -> Turn | None:
         return door.enter(self.remaining(), self.call.request.scope)
@@ -86,7 +86,7 @@ class BaseRun(Course):
         return turn
 
     def _repeats(self, error: Exception) -> bool:
-        return self.settings.attempts > 1 and self.judged(error).restarts and not self.settings.binding.is_inside
+        return self.settings.attempts > 1 and self.judged(error).restarts and not self.place.is_inside
 
     def _policy(self) -> dict[str, Any]:
         return retry.policy(self.settings.attempts - 1, self.judged)
@@ -142,7 +142,7 @@ class Run(BaseRun):
         while frame := self._enclosing(for_block=True):
             if (turn := self._enter(frame.door)) is not None:
                 return Stay(frame.session, turn)
-        return Stay(self.settings.binding.session(), None)
+        return Stay(self.settings.binding.session(inside=self.place.is_inside), None)
 
     def end(self, stay: Stay, value: Any, error: BaseException | None) -> Any:
         """End a block with its value, or with what its body raised; return the value as a replay will give it."""
@@ -176,7 +176,7 @@ class Run(BaseRun):
                 session.close()
 
     def _once(self, work: Callable[[Session], T]) -> Outcome[T]:
-        session: Any = self.settings.binding.session()
+        session: Any = self.settings.binding.session(inside=self.place.is_inside)
         try:
             outcome = self._through(self._own(session, session), session, work)
         except BaseException:
@@ -254,7 +254,7 @@ class AsyncRun(BaseRun):
         while frame := self._enclosing(for_block=True):
             if (turn := await self._aenter(frame.door)) is not None:
                 return Stay(frame.joinable, turn)
-        return Stay(self.settings.binding.session(), None)
+        return Stay(self.settings.binding.session(inside=self.place.is_inside), None)
 
     async def end(self, stay: Stay, value: Any, error: BaseException | None) -> Any:
         """End a block; see `Run.end`."""
@@ -288,7 +288,7 @@ class AsyncRun(BaseRun):
                 await _closed(session)
 
     async def _once(self, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
-        session: Any = self.settings.binding.session()
+        session: Any = self.settings.binding.session(inside=self.place.is_inside)
         try:
             outcome = await self._through(self._own(session.sync_session, session), session, work)
         except BaseException:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, SessionTransaction
 
     from ..repository import Records
-    from ..settings import Settings
+    from ..settings import Place
 
 T = TypeVar("T")
 
@@ -44,10 +44,10 @@ class Transaction(ABC):
     connection: Connection
     records: Records
 
-    def __init__(self, settings: Settings, session: Session) -> None:
-        self._settings = settings
+    def __init__(self, place: Place, session: Session) -> None:
+        self._place = place
         self.session = session
-        self.records = settings.records
+        self.records = place.records
         self._root: SessionTransaction | None = None
         self._watched = False
         self._heard = True
@@ -208,12 +208,12 @@ class Own(Transaction):
 
     owned = True
 
-    def __init__(self, settings: Settings, session: Session, isolation_level: str | None = None) -> None:
-        super().__init__(settings, session)
+    def __init__(self, place: Place, session: Session, isolation_level: str | None = None) -> None:
+        super().__init__(place, session)
         self._level = isolation_level
 
     def _begin(self, wait: float) -> None:
-        inside = self._settings.binding.is_inside
+        inside = self._place.is_inside
         options = {} if inside else self.records.dialect.begin_options(wait)
         if self._level is not None:
             if inside:
@@ -222,7 +222,7 @@ class Own(Transaction):
                     "Connection"
                 )
             options["isolation_level"] = self._level
-        if not inside and (why := self.records.dialect.occupied(self._settings.engine)):
+        if not inside and (why := self.records.dialect.occupied(self._place.engine)):
             raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
         if not self.session.autobegin:
             self.session.begin()
@@ -231,7 +231,7 @@ class Own(Transaction):
         except Exception as error:
             self._drop_dead(error)
             raise
-        self.records = self._settings.records_of(self.connection, self.session)
+        self.records = self._place.records_of(self.connection, self.session)
         self._root = self.session.get_transaction()
         if why := self.records.dialect.unusable(self.connection):
             raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
@@ -264,7 +264,7 @@ class Own(Transaction):
         # The raw error of PyMySQL or asyncmy, from setting an isolation level or putting it back: SQLAlchemy does not
         # notice that the connection is dead, would hand it out again, or lose its place in the pool for good.
         if not isinstance(error, SQLAlchemyError) and self.records.dialect.is_driver_error(error):
-            self._settings.engine.dispose(close=False)
+            self._place.engine.dispose(close=False)
 
 
 class Joined(Transaction):
@@ -296,7 +296,7 @@ class Joined(Transaction):
                 # Nothing has begun: then it can begin as our own would, on SQLite with the write lock.
                 with self.records.dialect.beginning(wait):
                     self.connection = self._connect()
-            self.records = self._settings.records_of(self.connection, self.session)
+            self.records = self._place.records_of(self.connection, self.session)
             dialect = self.records.dialect
             if why := dialect.unusable(self.connection):
                 raise SessionNotUsableError(f"the session cannot carry a claim: {why}")

@@ -31,8 +31,6 @@ _IMMEDIATE: Final = "idemtable_immediate"
 """Execution option of a connection that is to begin with the write lock: how many milliseconds to wait for it."""
 _wanted: Final[ContextVar[int | None]] = ContextVar("idemtable_immediate", default=None)
 """The same for a connection that is the caller's, whose options are not ours to change."""
-_BEGUN: Final = "idemtable_begun"
-"""Where a driver's connection keeps that its transaction was begun explicitly."""
 
 
 _ATTACHED: Final = "idemtable_attached"
@@ -60,9 +58,6 @@ def configure_sqlite(engine: Engine | Any) -> None:
         raise ValueError(f"configure_sqlite takes an engine for SQLite, not for {engine.dialect.name}")
     if not event.contains(engine, "begin", _begin):
         event.listen(engine, "begin", _begin)
-        event.listen(engine, "begin", _note)
-        event.listen(engine, "commit", _ended)
-        event.listen(engine, "rollback", _ended)
         event.listen(engine, "handle_error", _begin_again)
         event.listen(engine, "invalidate", _let_go)
 
@@ -131,20 +126,13 @@ def _begin_again(context: Any) -> None:
     if connection is None or context.is_disconnect or connection.closed or connection.invalidated:
         return
     if connection.in_transaction() and not asks_autocommit(connection):
-        raw = connection.connection.driver_connection
-        if not _inside(raw) and _mode(raw) is None and connection.info.get(_BEGUN):
+        raw, driver = connection.connection.driver_connection, connection.connection.dbapi_connection
+        explicit = driver.isolation_level is None and _mode(raw) is None  # the driver begins nothing by itself
+        if explicit and not _inside(raw):
             with suppress(Exception):
                 cursor = connection.connection.cursor()
                 cursor.execute("BEGIN")
                 cursor.close()
-
-
-def _note(connection: Connection) -> None:
-    connection.info[_BEGUN] = True
-
-
-def _ended(connection: Connection) -> None:
-    connection.info.pop(_BEGUN, None)
 
 
 @contextmanager

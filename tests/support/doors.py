@@ -94,7 +94,7 @@ class Tasks:
     def function(self, scope: str, wait: timedelta = LONG, **options: Any) -> Any:
         """A function that leaves its key behind and then does what it was given to do."""
 
-        @self.idem.transactional(scope, key="key", payload=None, returns=Any, wait=wait, **options)
+        @self.idem.transactional(scope, key="key", payload=None, returns=Any, share_scope=True, wait=wait, **options)
         async def function(session: Any, key: str, body: Callable[[Any], Awaitable[Any]] | None = None) -> Any:
             await self.leave(session, key)
             return key if body is None else await body(session)
@@ -110,7 +110,7 @@ class Tasks:
         """Call again with every key: nobody holds one."""
         for scope, key in sorted(self.keys.seen):
 
-            @self.idem.transactional(scope, key="key", payload=None, returns=Any)
+            @self.idem.transactional(scope, key="key", payload=None, returns=Any, share_scope=True)
             async def again(session: Any, key: str) -> None:
                 raise _Probed
 
@@ -186,7 +186,7 @@ class Threads:
         self._beside: list[Beside] = []
 
     def function(self, scope: str, wait: timedelta = LONG, **options: Any) -> Any:
-        @self.idem.transactional(scope, key="key", payload=None, returns=Any, wait=wait, **options)
+        @self.idem.transactional(scope, key="key", payload=None, returns=Any, share_scope=True, wait=wait, **options)
         def function(session: Any, key: str, body: Callable[[Any], Any] | None = None) -> Any:
             self.leave(session, key)
             return key if body is None else body(session)
@@ -211,7 +211,7 @@ class Threads:
     def probe(self) -> None:
         for scope, key in sorted(self.keys.seen):
 
-            @self.idem.transactional(scope, key="key", payload=None, returns=Any)
+            @self.idem.transactional(scope, key="key", payload=None, returns=Any, share_scope=True)
             def again(session: Any, key: str) -> None:
                 raise _Probed
 
