@@ -13,7 +13,7 @@ from ..codecs import exceptions, sealed
 from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TokenError, TransactionError
 from ..model import Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won, tell_outcome
 from . import nesting, steps
-from .settle import give, settle
+from .settle import UNKEPT, give, settle
 from .steps import Step
 from .transaction import is_open
 from .verdict import begin_again, broken_out
@@ -33,6 +33,16 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class RollBack:
     """What a business returns that wants its writes undone and its key free, without raising: the value is given on."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Unkept:
+    """What a business returns whose effect is to be committed and whose answer is not to be kept, for its size.
+
+    The caller gets the value. A later call with the key runs nothing, and has no answer to give.
+    """
 
     value: Any
 
@@ -186,8 +196,11 @@ class Attempt:
             self._work = None
         if why := tx.second_connection():
             raise SessionNotUsableError(f"{call.request.scope}: {why}", scope=call.request.scope)
-        data, decoded = call.results.pack(value)
-        self._commit(call.kind.status, call.results.codec, data)
+        if isinstance(value, Unkept):
+            codec, data, decoded = UNKEPT, b"", value.value
+        else:
+            codec, (data, decoded) = call.results.codec, call.results.pack(value)
+        self._commit(call.kind.status, codec, data)
         return Outcome(decoded, False, self._number, None)
 
     def _commit(self, status: Status, codec: str, data: bytes) -> None:

@@ -71,6 +71,12 @@ class Asks(ABC):
     def call(self, key: str, tenant: str | None, fingerprint: bytes | None) -> Call:
         """Return one call, of words that were checked."""
 
+    def _asked(
+        self, id: UUID, tenant: str | None, key: str | None, fingerprint: bytes | None, ttl: int, kind: Kind
+    ) -> Call:
+        request = Request(id, tenant, self.scope, key, fingerprint, ttl)
+        return Call(request, kind, self._results, self._wait, self._remember)
+
     def block(self, key: Any, tenant: Any, payload: Any) -> Call:
         """Return one call, of what a block was given."""
         return self.call(
@@ -94,10 +100,8 @@ class Keys(Asks):
         self._ttl = settings.ttl if ttl is None else checked_ttl(ttl)
 
     def call(self, key: str, tenant: str | None, fingerprint: bytes | None) -> Call:
-        scope = self.scope
         shown = key if self._settings.store_keys else None
-        request = Request(digest(tenant, scope, key), tenant, scope, shown, fingerprint, self._ttl)
-        return Call(request, KEY, self._results, self._wait, self._remember)
+        return self._asked(digest(tenant, self.scope, key), tenant, shown, fingerprint, self._ttl, KEY)
 
 
 def identity(scope: str, key: Any, tenant: Any) -> UUID:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ..codecs import exceptions, opened
-from ..errors import InProgressError
+from ..errors import InProgressError, ResultUnreadableError
 from ..model import Answer, Outcome, Reraise, Settled, TakeOver, Won, tell_outcome
 from .steps import Step
 from .verdict import begin_again
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .course import Course
     from .transaction import Transaction
 
+UNKEPT: Final = "unkept"
+"""In place of a codec's name: the effect was committed, and its result was not kept."""
 _LOOKS: Final = 8
 """How often one attempt looks again when the row it lost to has gone: each time a purge or a rollback came between."""
 
@@ -93,6 +95,12 @@ def give(course: Course, answer: Answer, attempt: int) -> Outcome[Any]:
         ResultUnreadableError: it cannot be read. Or the remembered exception itself.
     """
     call, stored, data = course.call, answer.stored, answer.stored.result
+    if stored.record.codec == UNKEPT:
+        raise ResultUnreadableError(
+            f"{call.request.scope}: it ran and its effect stands, but its result was too large to keep; nothing runs again",
+            scope=call.request.scope,
+            codec=UNKEPT,
+        )
     if (seal := course.settings.seal) is not None:
         data = opened(seal, stored, call.request)
 

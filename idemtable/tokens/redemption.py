@@ -10,7 +10,6 @@ from ..claim.call import Asks, Call
 from ..claim.kinds import Kind, StoredToken, Token, TokenStore
 from ..errors import InvalidKeyError, KeyRejectedError, MissingKeyError
 from ..keys import checked_key, digest
-from ..model import Request
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -107,7 +106,6 @@ class Redemptions(Asks):
 
     def call(self, key: str, tenant: str | None, fingerprint: bytes | None) -> Call:
         # The token itself is stored nowhere; its life began when it was issued.
-        request = Request(identity(self.scope, key), tenant, self.scope, None, fingerprint, ttl=0)
         held = holder(self.scope, key, tenant)
         kind: Kind = Token(held, replay=self._replay) if self._store is None else StoredToken(held, self._store)
-        return Call(request, kind, self._results, self._wait, self._remember)
+        return self._asked(identity(self.scope, key), tenant, None, fingerprint, 0, kind)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from idemtable.claim.attempt import RollBack
+from idemtable import ResultUnreadableError
+from idemtable.claim.attempt import RollBack, Unkept
 from idemtable.claim.call import Keys
 from idemtable.claim.run import AsyncRun, Run
 from tests.support.database import Database, effect
@@ -42,3 +43,18 @@ def test_a_business_may_have_its_writes_undone_and_its_key_free_without_raising(
     assert answered(db, key, agree).value == "done"
     assert answered(db, key, refuse).value == "done"
     assert db.effects() == [key]
+
+
+def test_an_effect_may_be_committed_whose_result_is_not_kept(db: Database) -> None:
+    def large(session: Any) -> Any:
+        effect(session, "k")
+        return Unkept("a whole document")
+
+    outcome = answered(db, "k", large)
+    assert (outcome.value, outcome.replayed) == ("a whole document", False)
+    assert db.effects() == ["k"]
+    for _ in range(2):
+        with pytest.raises(ResultUnreadableError, match="its effect stands"):
+            answered(db, "k", large)
+    assert db.effects() == ["k"]
+    assert bytes(db.rows()[0].result) == b""
