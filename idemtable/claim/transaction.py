@@ -118,7 +118,7 @@ class Transaction(ABC):
     def cut(self) -> None:
         """Give the connection up while somebody else still works on it: the server undoes everything, and they fail."""
         self._unwatch()
-        self.connection.invalidate()
+        self.records.dialect.cut(self.connection)
         self._undo()
 
     @abstractmethod

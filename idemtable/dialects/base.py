@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -208,6 +209,22 @@ class Dialect(Definition):
     def in_transaction(self, connection: Connection) -> bool:
         """Say whether the server still is in a transaction, as far as the driver tells; ``True`` if it does not."""
         return True
+
+    def cut(self, connection: Connection) -> None:
+        """Keep what somebody else may be in the middle of sending from being done, and the connection from further use.
+
+        The transaction is not undone here, but whoever undoes it need not wait long. A connection that has a socket is hung
+        up, not closed: to close it frees what another thread or task is reading from, and psycopg's process dies of that.
+        Its pool closes it when it is to be used again, or when it is found dead.
+        """
+        driver = connection.connection.driver_connection
+        line = getattr(driver, "fileno", None) or getattr(getattr(driver, "_sock", None), "fileno", None)  # PyMySQL
+        if line is None:  # asyncpg, asyncmy, aiosqlite: closing them ends what is under way
+            connection.invalidate()
+            return
+        connection.connection.invalidate(soft=True)
+        with suppress(OSError), socket.socket(fileno=socket.dup(line())) as other:
+            other.shutdown(socket.SHUT_RDWR)
 
     # --- guards -------------------------------------------------------------------------------------------------------
 

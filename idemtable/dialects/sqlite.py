@@ -274,6 +274,16 @@ class SQLite(Dialect):
     def in_transaction(self, connection: Connection) -> bool:
         return _inside(connection.connection.driver_connection)
 
+    def cut(self, connection: Connection) -> None:
+        raw = connection.connection.driver_connection
+        if not isinstance(raw, sqlite3.Connection):
+            super().cut(connection)  # aiosqlite closes it behind what is under way
+            return
+        # Closed under a statement of another thread it would take the process down; and what that thread writes after the
+        # ROLLBACK would be committed by itself.
+        connection.connection.invalidate(soft=True)
+        raw.execute("PRAGMA query_only = ON")
+
     def unlockable(self, connection: Connection) -> str | None:
         # Which of the two begins the transaction, driver or listener, makes no difference to a write lock.
         return self.unusable(connection) if asks_autocommit(connection) else None

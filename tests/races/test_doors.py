@@ -686,6 +686,34 @@ def test_a_guest_in_the_middle_of_a_statement_is_cut_off(server_db: Database) ->
     assert (server_db.effects(), server_db.rows()) == ([], [])
 
 
+def test_a_guest_at_work_is_cut_off_between_any_two_steps_of_its_driver_and_the_process_lives(db: Database) -> None:
+    async def work(tasks: Tasks) -> None:
+        inner = tasks.function("inner")
+
+        async def writes(begun: asyncio.Event, session: AsyncSession) -> None:
+            begun.set()
+            for _ in range(1000):
+                await session.execute(sa.text("SELECT 1"))
+                await tasks.leave(session, "guest's")
+
+        for round in range(10):
+            outer = tasks.function("outer", wait=timedelta(milliseconds=2 * round))
+            begun = asyncio.Event()
+            started: list[Any] = []
+
+            async def body(session: AsyncSession, begun: asyncio.Event = begun, started: list[Any] = started) -> None:
+                started.append(asyncio.create_task(inner("a", lambda session: writes(begun, session))))
+                await begun.wait()
+
+            with pytest.raises(LostClaimError):
+                await outer("k", body)
+            (answer,) = await answers(*started)
+            assert isinstance(answer, Exception), answer
+
+    on_a_loop(db, work)
+    assert (db.effects(), db.rows()) == ([], [])
+
+
 # --- blocks -----------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -376,6 +377,36 @@ def test_a_guest_in_the_middle_of_a_statement_is_cut_off(server_db: Database) ->
 
     in_threads(server_db, work)
     assert (server_db.effects(), server_db.rows()) == ([], [])
+
+
+def test_a_guest_at_work_is_cut_off_between_any_two_instructions_and_the_process_lives(db: Database) -> None:
+    """To close the connection under its statement is to free what the driver of that thread reads: ten rounds die of it."""
+
+    def work(threads: Threads) -> None:
+        inner = threads.function("inner")
+
+        def writes(begun: threading.Event, session: Session) -> None:
+            begun.set()
+            for _ in range(1000):
+                session.execute(sa.text("SELECT 1"))
+                threads.leave(session, "guest's")
+
+        for round in range(10):
+            outer = threads.function("outer", wait=timedelta(milliseconds=2 * round))
+            begun = threading.Event()
+            beside: list[Any] = []
+
+            def body(session: Session, begun: threading.Event = begun, beside: list[Any] = beside) -> None:
+                beside.append(threads.beside(lambda: inner("a", lambda session: writes(begun, session))))
+                wait_for(begun)
+
+            with pytest.raises(LostClaimError):
+                outer("k", body)
+            with pytest.raises(Exception):  # noqa: B017
+                beside[0].result()
+
+    in_threads(db, work)
+    assert (db.effects(), db.rows()) == ([], [])
 
 
 # --- blocks -----------------------------------------------------------------------------------------------------------
