@@ -107,7 +107,7 @@ def test_when_the_winners_connection_is_killed_all_still_get_one_reply(server_db
 
 
 def test_without_patience_a_duplicate_is_refused_at_once(db: Database) -> None:
-    @db.idem.transactional("order", key="key", wait=timedelta(0))
+    @db.idem.transactional("order", key="key", share_scope=True, wait=timedelta(0))
     def order(session: Any, key: str) -> str:
         effect(session, "never")
         return "ran"
@@ -123,7 +123,7 @@ def test_without_patience_a_duplicate_is_refused_at_once(db: Database) -> None:
 
 
 def test_a_session_whose_join_was_refused_at_once_stays_usable(db: Database) -> None:
-    @db.idem.transactional("order", key="key", wait=timedelta(0))
+    @db.idem.transactional("order", key="key", share_scope=True, wait=timedelta(0))
     def order(session: Any, key: str) -> str:
         effect(session, "never")
         return "ran"
@@ -148,7 +148,7 @@ def test_a_session_whose_join_was_refused_at_once_stays_usable(db: Database) -> 
 def test_a_bounded_wait_ends_in_progress_and_not_before(db: Database) -> None:
     wait = timedelta(seconds=1 if db.kind in INNODB else 0.3)  # InnoDB counts whole seconds
 
-    @db.idem.transactional("order", key="key", wait=wait)
+    @db.idem.transactional("order", key="key", share_scope=True, wait=wait)
     def order(session: Any, key: str) -> str:
         effect(session, "never")
         return "ran"
@@ -216,7 +216,7 @@ def test_of_many_callers_exactly_one_takes_an_expired_key_over(db: Database) -> 
 
 def test_a_purge_leaves_a_key_alone_that_is_being_taken_over(server_db: Database) -> None:
     db = server_db
-    order = db.idem.transactional("order", key="key")(_ordinary)
+    order = db.idem.transactional("order", key="key", share_scope=True)(_ordinary)
     order("k")
     order("other")
     db.expire()
@@ -241,7 +241,7 @@ def test_a_key_purged_between_look_and_take_over_runs_once(server_db: Database) 
         if moment.step is Step.FOUND and not purged:
             purged.append(db.execute("DELETE FROM idemtable WHERE expires_at <= created_at"))
 
-    order = db.idem.transactional("order", key="key")(_ordinary)
+    order = db.idem.transactional("order", key="key", share_scope=True)(_ordinary)
     order("k")
     db.expire()
     with steps.listening(purge):
