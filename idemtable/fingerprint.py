@@ -50,7 +50,7 @@ def fingerprint(payload: Any, version: int = NEWEST, defaults: Mapping[str, Defa
         ValueError: there is no such version here.
     """
     try:
-        mark, encoded = _VERSIONS[version]
+        mark, encoded = VERSIONS[version]
     except KeyError:
         raise ValueError(f"there is no fingerprint of version {version} here: a newer release wrote it") from None
     return mark + sha256(encoded(payload, defaults)).digest()[:31]
@@ -70,7 +70,7 @@ def _encoded(payload: Any, defaults: Mapping[str, Default] | None = None) -> byt
 
 
 # A version that was released stays for as long as a row may live: rows are compared in their own.
-_VERSIONS: Final = {1: (b"\x01", _encoded)}
+VERSIONS: Final = {1: (b"\x01", _encoded)}
 
 
 def _form(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -70,6 +70,8 @@ class Request:
     """Microseconds."""
     owner: bytes = field(default_factory=partial(os.urandom, 16))
     """Drawn anew for each call, and the same in all its attempts: proves whose a row is."""
+    in_version: Callable[[int], bytes | None] | None = field(default=None, compare=False, repr=False)
+    """Takes the fingerprint in another version than the newest, to compare it with a row of an older release."""
 
 
 @dataclass(frozen=True, slots=True)

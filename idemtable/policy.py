@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from .errors import ExpiredTokenError, SpentTokenError, UnknownTokenError
+from .fingerprint import VERSIONS
 from .model import (
     Decision,
     Mismatch,
@@ -49,8 +50,8 @@ def decide(stored: Stored | None, request: Request, now: datetime) -> Decision:
     if record.expires_at <= now and not stored.is_of(request):
         return TakeOver(stored)
 
-    if _differ(record.fingerprint, request.fingerprint):
-        return Mismatch(stored)
+    if (refusal := _compared(stored, request)) is not None:
+        return refusal
 
     match record.status:
         case Status.COMPLETED | Status.SPENT:
@@ -91,10 +92,10 @@ def decide_token(stored: Stored | None, request: Request, *, replay: bool) -> De
             return Refuse(ExpiredTokenError)
         case Status.ISSUED:
             return Won()
-        case Status.SPENT | Status.FAILED if not settling and (
-            not replay or _differ(record.fingerprint, request.fingerprint)
-        ):
+        case Status.SPENT | Status.FAILED if not settling and not replay:
             return Refuse(SpentTokenError)
+        case Status.SPENT | Status.FAILED if not settling and (refusal := _compared(stored, request)) is not None:
+            return refusal if isinstance(refusal, Newer) else Refuse(SpentTokenError)
         case Status.SPENT:
             return Replay(stored)
         case Status.FAILED:
@@ -103,6 +104,13 @@ def decide_token(stored: Stored | None, request: Request, *, replay: bool) -> De
             return Refuse(UnknownTokenError)
 
 
-def _differ(one: bytes | None, other: bytes | None) -> bool:
-    # Only where both sides have one: a fingerprint of NULL was written by a call that checks no payload.
-    return None not in (one, other) and one != other
+def _compared(stored: Stored, request: Request) -> Mismatch | Newer | None:
+    """Say what keeps a request from being the one of the row, in the version of the row's own fingerprint."""
+    theirs, ours = stored.record.fingerprint, request.fingerprint
+    if theirs is None or ours is None:  # written, or asked, by a call that checks no payload
+        return None
+    if (version := theirs[0]) != ours[0]:
+        if version not in VERSIONS:
+            return Newer(stored)
+        ours = None if request.in_version is None else request.in_version(version)
+    return None if theirs == ours else Mismatch(stored)

@@ -18,7 +18,7 @@ Extractor = Callable[[Mapping[str, Any], tuple[Any, ...], Mapping[str, Any]], An
 
 
 class Fingerprinter(Protocol):
-    """Takes the fingerprint of a call, in the version of the row it is compared with; ``None`` for no check."""
+    """Takes the fingerprint of a call, in a version; ``None`` for no check."""
 
     def __call__(
         self, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], version: int = NEWEST, /

@@ -16,7 +16,7 @@ from .binding import sync_session, unscoped
 from .claim.call import Asks, Call, Keys
 from .claim.run import AsyncRun, Run
 from .errors import RetryTransactionError
-from .fingerprint import fingerprint
+from .fingerprint import NEWEST, fingerprint
 from .model import ALL, Outcome, Unset
 from .scopes import SCOPES, owner_of
 from .signature import Parameters
@@ -99,12 +99,14 @@ class Compiled:
         asks, given = self.asks, self._given(args, kwargs)
         key = asks.key(self._key(given, args, kwargs), self._where)
         tenant = None if self._tenant is None else asks.tenant(self._tenant(given, args, kwargs))
-        return asks.call(key, tenant, self._print(given, args, kwargs)), given
+        return asks.call(key, tenant, partial(self._print, given, args, kwargs)), given
 
-    def _print(self, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | None:
+    def _print(
+        self, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], version: int
+    ) -> bytes | None:
         if self._covers_all and (receiver := self.parameters.receiver) is not None:
             given = {name: value for name, value in given.items() if name != receiver}
-        return self._fingerprint(given, args, kwargs)
+        return self._fingerprint(given, args, kwargs, version)
 
     def work(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[Any], Any]:
         """Return what runs the function in a session, once."""
@@ -166,7 +168,7 @@ class Compiled:
             now = self._seen(given)
             return any(now.get(name) != seen for name, seen in before.items())
         try:
-            return self._print(given, args, kwargs) != call.request.fingerprint
+            return self._print(given, args, kwargs, NEWEST) != call.request.fingerprint
         except Exception:  # it had one before
             return True
 

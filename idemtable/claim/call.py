@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..fingerprint import fingerprint
+from ..fingerprint import NEWEST, fingerprint
 from ..keys import checked_key, checked_scope, checked_tenant, digest
 from ..model import Request
 from ..settings import checked_ttl, checked_wait
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from ..codecs import Results
     from ..settings import Settings
     from .kinds import Kind
+
+Printed = Callable[[int], "bytes | None"]
+"""Takes the fingerprint of what a call carries, in a version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +73,14 @@ class Asks(ABC):
         """Return the second word as text, or raise a KeyRejectedError; not asked where there is none."""
 
     @abstractmethod
-    def call(self, key: str, tenant: str | None, fingerprint: bytes | None) -> Call:
+    def call(self, key: str, tenant: str | None, printed: Printed | None) -> Call:
         """Return one call, of words that were checked."""
 
     def _asked(
-        self, id: UUID, tenant: str | None, key: str | None, fingerprint: bytes | None, ttl: int, kind: Kind
+        self, id: UUID, tenant: str | None, key: str | None, printed: Printed | None, ttl: int, kind: Kind
     ) -> Call:
-        request = Request(id, tenant, self.scope, key, fingerprint, ttl)
+        fingerprint = None if printed is None else printed(NEWEST)
+        request = Request(id, tenant, self.scope, key, fingerprint, ttl, in_version=printed)
         return Call(request, kind, self._results, self._wait, self._remember)
 
     def block(self, key: Any, tenant: Any, payload: Any) -> Call:
@@ -82,7 +88,7 @@ class Asks(ABC):
         return self.call(
             self.key(key),
             None if tenant is None else self.tenant(tenant),
-            None if payload is None else fingerprint(payload),
+            None if payload is None else partial(fingerprint, payload),
         )
 
 
@@ -99,9 +105,9 @@ class Keys(Asks):
         super().__init__(settings, scope, returns, **rest)
         self._ttl = settings.ttl if ttl is None else checked_ttl(ttl)
 
-    def call(self, key: str, tenant: str | None, fingerprint: bytes | None) -> Call:
+    def call(self, key: str, tenant: str | None, printed: Printed | None) -> Call:
         shown = key if self._settings.store_keys else None
-        return self._asked(digest(tenant, self.scope, key), tenant, shown, fingerprint, self._ttl, KEY)
+        return self._asked(digest(tenant, self.scope, key), tenant, shown, printed, self._ttl, KEY)
 
 
 def identity(scope: str, key: Any, tenant: Any) -> UUID:

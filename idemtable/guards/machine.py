@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 
@@ -256,7 +257,7 @@ class StateMachine:
         name = json.dumps([*map(str, key), event], ensure_ascii=False)
         if len(name.encode()) > MAX_BYTES:
             name = sha256(name.encode()).hexdigest()
-        call = Keys(settings, scope, str).call(name, None, fingerprint(_label(to)))
+        call = Keys(settings, scope, str).call(name, None, partial(fingerprint, _label(to)))
         moved: list[Advance] = []
 
         def move(session: Session) -> str:

@@ -6,7 +6,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from ..claim.call import Asks, Call
+from ..claim.call import Asks, Call, Printed
 from ..claim.kinds import Kind, StoredToken, Token, TokenStore
 from ..errors import InvalidKeyError, KeyRejectedError, MissingKeyError
 from ..keys import checked_key, digest
@@ -104,8 +104,8 @@ class Redemptions(Asks):
         self._store = store
         self._replay = replay
 
-    def call(self, key: str, tenant: str | None, fingerprint: bytes | None) -> Call:
+    def call(self, key: str, tenant: str | None, printed: Printed | None) -> Call:
         # The token itself is stored nowhere; its life began when it was issued.
         held = holder(self.scope, key, tenant)
         kind: Kind = Token(held, replay=self._replay) if self._store is None else StoredToken(held, self._store)
-        return self._asked(identity(self.scope, key), tenant, None, fingerprint, 0, kind)
+        return self._asked(identity(self.scope, key), tenant, None, printed, 0, kind)

@@ -17,6 +17,9 @@ from idemtable import (
     KeyRejectedError,
     MissingKeyError,
     MissingTenantError,
+    ResultUnreadableError,
+    fingerprint,
+    metadata,
 )
 from tests.support.database import Database, effect
 
@@ -343,3 +346,48 @@ def test_keys_can_be_left_out_of_the_table_and_still_work(db: Database) -> None:
         pass
     assert [row.key for row in db.rows()] == [None, None]
     assert idem.forget("order", "secret")
+
+
+@pytest.mark.parametrize("form", ["function", "join", "block", "claim"])
+def test_the_row_of_an_older_release_is_the_same_request_in_that_releases_words(
+    db: Database, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fingerprint.VERSIONS, 0, (b"\0", lambda payload, defaults: repr(payload).encode()))
+
+    @db.idem.transactional("order", key="key")
+    def order(session: Any, key: str, item: str) -> int:
+        return effect(session, item)
+
+    def entered(block: Any, item: str) -> bool:
+        with block as claim:
+            if not claim.replayed:
+                claim.result = db.on(claim.session, lambda session: effect(session, item))
+            return bool(claim.replayed)
+
+    def ask(item: str) -> bool:
+        """Ask for an item in one of the ways; say whether that was a replay."""
+        carried = {"payload": {"item": item}, "returns": int}
+        if form == "function":
+            return bool(order.outcome("k", item).replayed)
+        if form == "block":
+            return entered(db.idem.transaction("order", "k", **carried), item)
+        with db.session() as held:
+            if form == "join":
+                replayed = bool(order.join_outcome(held.session, "k", item).replayed)
+            else:
+                replayed = entered(db.idem.claim(held.session, "order", "k", **carried), item)
+            held.commit()
+            return replayed
+
+    assert not ask("tea")
+    old = fingerprint.fingerprint({"item": "tea"}, 0)
+    with db.admin.begin() as connection:
+        connection.execute(metadata.tables["idemtable"].update().values(fingerprint=old))
+    assert ask("tea")
+    with pytest.raises(FingerprintMismatchError):
+        ask("coffee")
+    with db.admin.begin() as connection:
+        connection.execute(metadata.tables["idemtable"].update().values(fingerprint=b"\2" + old[1:]))
+    with pytest.raises(ResultUnreadableError, match="upgrade"):
+        ask("tea")
+    assert db.effects() == ["tea"]

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from idemtable import fingerprint
+from idemtable.errors import SpentTokenError
 from idemtable.model import (
     Mismatch,
     Newer,
     Record,
+    Refuse,
     Replay,
     Request,
     Reraise,
@@ -23,10 +26,10 @@ from idemtable.model import (
     Unfinished,
     Won,
 )
-from idemtable.policy import decide
+from idemtable.policy import decide, decide_token
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-A, B = b"a" * 32, b"b" * 32
+A, B, NEWER = b"\1" + b"a" * 31, b"\1" + b"b" * 31, b"\2" + b"a" * 31
 TICK = timedelta(microseconds=1)
 
 
@@ -39,7 +42,7 @@ def stored(status: Status, fingerprint: bytes | None, expires_at: datetime, now:
     return Stored(record, b"other", b"{}", now)
 
 
-FINGERPRINTS = st.sampled_from([None, A, B]) | st.binary(min_size=32, max_size=32)
+FINGERPRINTS = st.sampled_from([None, A, B]) | st.binary(min_size=31, max_size=31).map(lambda rest: b"\1" + rest)
 TIMES = st.datetimes(timezones=st.just(UTC))
 STORED = st.builds(stored, st.sampled_from(Status), FINGERPRINTS, TIMES, TIMES)
 REQUESTS = st.builds(request, FINGERPRINTS)
@@ -71,6 +74,37 @@ def test_every_combination_is_decided_as_the_table_says(
     else:
         expected = Unfinished(row)
     assert decide(row, request(ours), NOW) == expected
+
+
+@pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.SPENT, Status.ISSUED])
+def test_a_fingerprint_of_a_newer_release_is_neither_the_same_nor_another(status: Status) -> None:
+    row = stored(status, NEWER, NOW + TICK)
+    assert decide(row, request(A), NOW) == Newer(row)
+    assert not isinstance(decide(row, request(None), NOW), Newer | Mismatch)
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_a_token_spent_in_a_newer_release_is_not_called_spent_for_another_payload(replay: bool) -> None:
+    row = stored(Status.SPENT, NEWER, NOW + TICK)
+    assert decide_token(row, request(A), replay=replay) == (Newer(row) if replay else Refuse(SpentTokenError))
+
+
+def test_a_row_of_an_older_release_is_compared_in_its_own_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fingerprint.VERSIONS, 0, (b"\0", lambda payload, defaults: repr(payload).encode()))
+    old, asked = fingerprint.fingerprint("tea", 0), []
+
+    def call(payload: str) -> Request:
+        def in_version(version: int) -> bytes:
+            asked.append(version)
+            return fingerprint.fingerprint(payload, version)
+
+        taken = fingerprint.fingerprint(payload)
+        return Request(UUID(int=1), None, "scope", "key", taken, 1, b"me", in_version)
+
+    row = stored(Status.COMPLETED, old, NOW + TICK)
+    assert decide(row, call("tea"), NOW) == Replay(row)
+    assert decide(row, call("coffee"), NOW) == Mismatch(row)
+    assert asked == [0, 0]
 
 
 @given(STORED, REQUESTS, TIMES)
