@@ -145,6 +145,8 @@ class Door:
 
     def close(self) -> None:
         """Let nobody in any more, and send away who waits."""
+        if not self.is_open:  # since then nobody can have come to wait
+            return
         with self._mutex:
             self.is_open = False
             waiting = list(self._queue)

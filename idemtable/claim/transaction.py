@@ -111,8 +111,8 @@ class Transaction(ABC):
     def second_connection(self) -> str | None:
         """Say that the session holds another connection, which cannot be committed together with this one."""
         root = self.session.get_transaction()
-        held = {id(connection) for connection, *_ in (root._connections.values() if root is not None else ())}
-        if len(held) < 2:
+        # Each is kept under itself and under its engine.
+        if root is None or len(root._connections) <= 2 or len({id(one[0]) for one in root._connections.values()}) == 1:
             return None
         return (
             "its session works on two connections, and no COMMIT is of both: take binds= away, or write to the other "

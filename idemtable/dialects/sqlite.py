@@ -252,17 +252,20 @@ class SQLite(Dialect):
     def unusable(self, connection: Connection) -> str | None:
         if asks_autocommit(connection):
             return "it is in AUTOCOMMIT: nothing would be atomic. Use an engine or session without that isolation level"
-        driver: Any = connection.connection.dbapi_connection
-        if (mode := _mode(connection.connection.driver_connection)) is not None:
+        pooled = connection.connection
+        driver: Any = pooled.dbapi_connection
+        raw = pooled.driver_connection
+        if (mode := _mode(raw)) is not None:
             return f"its engine was made with connect_args={{'autocommit': {mode}}}: leave the argument out"
-        if driver.isolation_level is not None or not self.in_transaction(connection):
+        if driver.isolation_level is not None or not _inside(raw):
             return (
                 "its SQLite engine lets the driver begin transactions, which loses atomicity with savepoints. "
                 "Call idemtable.configure_sqlite(engine) once, where the engine is made"
             )
-        if _ATTACHED not in connection.info:
-            connection.info[_ATTACHED] = _attached_in_wal(connection)
-        if name := connection.info[_ATTACHED]:
+        known = pooled.info
+        if _ATTACHED not in known:
+            known[_ATTACHED] = _attached_in_wal(connection)
+        if name := known[_ATTACHED]:
             return (
                 f"the attached database {name} is in WAL mode, where SQLite commits file by file: a key could be kept "
                 f"whose effect is not. Run PRAGMA {name}.journal_mode = DELETE, or keep both in one file"
