@@ -214,6 +214,16 @@ class Dialect(Definition):
         """Say whether the server still is in a transaction, as far as the driver tells; ``True`` if it does not."""
         return True
 
+    def give_up(self, connection: Connection, error: Exception) -> None:
+        """Keep a session from going on where an error has ended its transaction, until it rolls back.
+
+        Where the next statement begins another transaction COMMIT would keep what comes after the error without what came
+        before it, and nobody would know.
+        """
+        if self.begins_unasked and not connection.invalidated:
+            with suppress(Exception):  # what is being raised matters more
+                connection.invalidate(error)
+
     def cut(self, connection: Connection) -> None:
         """Keep what somebody else may be in the middle of sending from being done, and the connection from further use.
 

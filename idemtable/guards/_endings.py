@@ -52,14 +52,10 @@ def endings(
         if not verdict.is_gone:
             raise
         better = None
-        if dialect.begins_unasked and not connection.invalidated:
-            if instead is not None and not verdict.is_lost:
-                with suppress(SQLAlchemyError):
-                    better = instead()
-            # The next statement would begin a transaction that the session takes for the old one, and COMMIT would keep
-            # what comes after this error without what came before it. Now it refuses everything until it is rolled back.
-            with suppress(Exception):
-                connection.invalidate(error)
+        if instead is not None and dialect.begins_unasked and not verdict.is_lost:
+            with suppress(SQLAlchemyError):
+                better = instead()
+        dialect.give_up(connection, error)
         raise (better or _ended(what)) from error
 
 
