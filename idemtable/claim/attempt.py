@@ -235,17 +235,19 @@ class Attempt:
         try:
             door = self.door
             occupied = door is not None and door.is_occupied
-            if self._work and not occupied and isinstance(error, self._call.remember) and verdict.is_the_functions:
+            stands = not occupied and not self._is_left_over()
+            if self._work and stands and isinstance(error, self._call.remember) and verdict.is_the_functions:
                 self._remember(error)
                 return
         except Exception:
             self._abandon()
             raise
-        lost = self._abandon()
+        is_lost = self._abandon() is not None or self._is_left_over()
         scope = self._call.request.scope
-        if lost is not None and isinstance(error, Exception) and not isinstance(error, RetryTransactionError):
+        if is_lost and isinstance(error, Exception) and not isinstance(error, RetryTransactionError):
             # The savepoint is gone, and with it all that the caller had done: whoever handles the error would commit what
-            # comes after it without what came before.
+            # comes after it without what came before. And where the call around this one has ended first, the driver says
+            # whatever occurs to it.
             raise begin_again(scope) from error
         if not verdict.is_gone or not isinstance(error, Exception):
             return
@@ -294,6 +296,10 @@ class Attempt:
             with suppress(Exception):  # what was reserved stays spent
                 self._give_back()
         return lost
+
+    def _is_left_over(self) -> bool:
+        """Say whether the call in whose transaction this one is has ended before it."""
+        return not self._tx.owned and nesting.is_left_over(self._tx.session)
 
     def _give_back(self) -> None:
         if self._reserved:

@@ -48,6 +48,6 @@ class Course:
         verdict = self._verdict
         if verdict is None or verdict.error is not error:
             dialect = self.place.records.dialect if tx is None else tx.records.dialect
-            connection = None if tx is None else getattr(tx, "connection", None)
-            verdict = self._verdict = Verdict(error, dialect, self._handled, connection)
+            connection, is_cut = (None, False) if tx is None else (getattr(tx, "connection", None), tx.is_cut)
+            verdict = self._verdict = Verdict(error, dialect, self._handled, connection, is_cut)
         return verdict

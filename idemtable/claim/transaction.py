@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import event
 from sqlalchemy.exc import (
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from ..settings import Place
 
 T = TypeVar("T")
+
+_cut: Final[WeakSet[Connection]] = WeakSet()
+"""What was given up while somebody worked on it. The calls around that one are told by what their next statement says."""
 
 
 class Transaction(ABC):
@@ -118,8 +122,14 @@ class Transaction(ABC):
     def cut(self) -> None:
         """Give the connection up while somebody else still works on it: the server undoes everything, and they fail."""
         self._unwatch()
+        _cut.add(self.connection)
         self.records.dialect.cut(self.connection)
         self._undo()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its connection was given up, by it or by a call inside it."""
+        return getattr(self, "connection", None) in _cut
 
     @abstractmethod
     def intact(self, work: SessionTransaction | None = None) -> bool:

@@ -39,6 +39,7 @@ class Verdict:
             context, and it is not this call's: a call made again inside ``except OperationalError`` is not to blame
             for that error.
         connection: the call's own, if it has one.
+        is_cut: whether that was given up because of a call inside: whatever the driver calls it, it is lost.
     """
 
     def __init__(
@@ -47,17 +48,22 @@ class Verdict:
         dialect: Dialect,
         handled: BaseException | None = None,
         connection: Connection | None = None,
+        is_cut: bool = False,
     ) -> None:
         self.error = error
         self._dialect = dialect
         self._handled = handled
         self._connection = connection
+        self._is_cut = is_cut
 
     @cached_property
     def faults(self) -> frozenset[Fault]:
         """What the error and all that led to it mean."""
-        found = (self._dialect.fault(one) for one in chain(self.error, self._handled) if not self._is_foreign(one))
-        return frozenset(fault for fault in found if fault is not None)
+        own = [one for one in chain(self.error, self._handled) if not self._is_foreign(one)]
+        found = {fault for one in own if (fault := self._dialect.fault(one)) is not None}
+        if self._is_cut and any(map(self._is_a_databases, own)):
+            found.add(Fault.UNKNOWN)
+        return frozenset(found)
 
     def _is_foreign(self, error: BaseException) -> bool:
         """Say whether an error is of another connection than the call's own, which says nothing of its transaction."""
@@ -108,7 +114,10 @@ class Verdict:
         The driver's own too: PyMySQL's 2013 reaches the caller unwrapped when an isolation level is set on a dead
         pooled connection.
         """
-        return isinstance(self.error, SQLAlchemyError) or self._dialect.is_driver_error(self.error)
+        return self._is_a_databases(self.error)
+
+    def _is_a_databases(self, error: BaseException) -> bool:
+        return isinstance(error, SQLAlchemyError) or self._dialect.is_driver_error(error)
 
     @property
     def is_the_functions(self) -> bool:

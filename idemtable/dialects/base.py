@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -57,6 +57,30 @@ def _commits_by_itself(connection: Connection) -> bool:
     if isinstance(told := getattr(raw, "autocommit", None), bool):  # psycopg, psycopg2
         return told
     return getattr(driver, "isolation_level", None) == "autocommit"  # asyncpg, as SQLAlchemy has adapted it
+
+
+@contextmanager
+def lent(connection: Connection, put_back: Callable[[], object]) -> Iterator[None]:
+    """Change a setting of the session inside, and put it back however that ends.
+
+    What is being raised goes on, whatever becomes of the setting; and nobody may find ours on a connection of the pool.
+    """
+    try:
+        yield
+    except BaseException:
+        if not connection.invalidated:
+            try:
+                put_back()
+            except BaseException:
+                with suppress(Exception):
+                    connection.invalidate()
+        raise
+    try:
+        put_back()
+    except BaseException:
+        if not connection.invalidated:
+            connection.invalidate()
+        raise
 
 
 class Dialect(Definition):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
 from math import ceil
 from time import monotonic
@@ -15,7 +15,7 @@ from sqlalchemy.dialects import mysql
 
 from ..errors import SchemaError
 from ..model import Status
-from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault
+from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, lent
 from .definition import Driver, Types
 from .statement import Answer, Statement
 
@@ -175,25 +175,9 @@ class MySQL(Dialect):
     @contextmanager
     def _lent(self, connection: Connection, wait: Any) -> Iterator[None]:
         """Set the session's lock time-out meanwhile; MySQL has no SET STATEMENT."""
-        try:
+        with lent(connection, lambda: self._give_wait_back(connection)):
             self._lend_wait(connection, {"wait": wait})
             yield
-        except BaseException:
-            # What is being raised goes on, whatever becomes of the setting.
-            if not connection.invalidated:
-                try:
-                    self._give_wait_back(connection)
-                except BaseException:
-                    with suppress(Exception):
-                        connection.invalidate()
-            raise
-        try:
-            self._give_wait_back(connection)
-        except BaseException:
-            # Nobody may find our time-out on a connection of the pool.
-            if not connection.invalidated:
-                connection.invalidate()
-            raise
 
     def delete_expired(self, connection: Connection, batch: int) -> int:
         # By primary key, in two steps: MySQL refuses LIMIT in a subquery of DELETE, and a DELETE by range would wait
@@ -307,9 +291,10 @@ class MySQL(Dialect):
         connection.rollback()
         if not got:
             raise SchemaError(f"another program has been upgrading for more than {wait} seconds; run the command again")
-        try:
-            with connection.begin():
-                yield
-        finally:
+
+        def release() -> None:
             connection.execute(select(func.release_lock(lock)))
             connection.rollback()
+
+        with lent(connection, release), connection.begin():
+            yield

@@ -16,7 +16,7 @@ from sqlalchemy import SingletonThreadPool, StaticPool, event, false, update
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
 from ..errors import SessionNotUsableError
-from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, asks_autocommit
+from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, asks_autocommit, lent
 from .definition import Driver
 from .origin import root
 from .statement import send
@@ -142,11 +142,9 @@ def _busy_timeout(connection: Connection, wait: int) -> Iterator[None]:
     if usual * 0.95 <= wait <= usual:  # with the defaults of driver and library, five seconds, there is nothing to set
         yield
         return
-    send(connection, f"PRAGMA busy_timeout = {wait}")
-    try:
+    with lent(connection, lambda: send(connection, f"PRAGMA busy_timeout = {usual}")):
+        send(connection, f"PRAGMA busy_timeout = {wait}")
         yield
-    finally:
-        send(connection, f"PRAGMA busy_timeout = {usual}")
 
 
 def _attached_in_wal(connection: Connection) -> str | None:
@@ -338,15 +336,17 @@ class SQLite(Dialect):
     @contextmanager
     def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
         before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait * 1000}")
-        connection.rollback()
-        try:
+
+        def put_back() -> None:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
+            connection.rollback()
+
+        with lent(connection, put_back):
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait * 1000}")
+            connection.rollback()
             with connection.begin():
                 if _inside(connection.connection.driver_connection):
                     # An engine that begins explicitly has just begun, but not for writing.
                     connection.exec_driver_sql("ROLLBACK")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield
-        finally:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
-            connection.rollback()

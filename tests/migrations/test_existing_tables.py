@@ -56,9 +56,10 @@ def test_a_table_that_is_not_ours_is_neither_stamped_nor_changed_nor_dropped(
     with pytest.raises(SchemaError), engine.begin() as connection:
         schema.create_all(connection)
     assert tables(engine) == {"idemtable"}
-    result = alembic(database_url, "upgrade", "head")
-    assert result.returncode != 0
-    assert "not the library's table" in result.stderr
+    if wrong == "another table":  # a process of a second each, and it asks what the two above have asked
+        result = alembic(database_url, "upgrade", "head")
+        assert result.returncode != 0
+        assert "not the library's table" in result.stderr
     if "idemtable_version" in tables(engine):  # MariaDB keeps the table that Alembic makes for itself
         assert recorded(engine) == []
         sa.Table("idemtable_version", sa.MetaData(), autoload_with=engine).drop(engine)

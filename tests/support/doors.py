@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from unittest.mock import patch
+from weakref import WeakSet
 
 import sqlalchemy as sa
 
@@ -75,9 +77,25 @@ def checked_out(engine: Any) -> int:
     return int(getattr(engine, "sync_engine", engine).pool.checkedout())
 
 
-def frames() -> int:
-    """How many calls somebody still knows of."""
-    return sum(type(thing) is nesting.Frame for thing in gc.get_objects())
+@contextmanager
+def followed() -> Iterator[WeakSet[Any]]:
+    """Yield the calls that somebody still knows of; in the end it may be nobody."""
+    known: WeakSet[Any] = WeakSet()
+
+    class Followed(nesting.Frame):
+        __slots__ = ("__weakref__",)
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            known.add(self)
+
+    gc.freeze()  # what was there before is none of it, and need not be looked through
+    try:
+        with patch.object(nesting, "Frame", Followed):
+            yield known
+        until(lambda: not known or (gc.collect() and False), "somebody still knows of a call that has ended")
+    finally:
+        gc.unfreeze()
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
@@ -146,13 +164,8 @@ def on_a_loop(db: Database, work: Callable[[Tasks], Awaitable[Any]]) -> Any:
         finally:
             await engine.dispose()
 
-    before = frames()
-    with _unlogged():
-        answer = contextvars.Context().run(asyncio.run, main())
-    if frames() > before:
-        gc.collect()
-    assert frames() <= before, "somebody still knows of a call that has ended"
-    return answer
+    with followed(), _unlogged():
+        return contextvars.Context().run(asyncio.run, main())
 
 
 async def so(condition: Callable[[], object]) -> None:
@@ -179,8 +192,8 @@ async def queued(door: Door, count: int = 1) -> None:
 class Threads:
     """The same for a sync table."""
 
-    def __init__(self, db: Database, engine: Any) -> None:
-        self.db, self.engine = db, engine
+    def __init__(self, db: Database, engine: Any, known: WeakSet[Any]) -> None:
+        self.db, self.engine, self.known = db, engine, known
         self.idem = IdemTable(engine)
         self.keys = Keys()
         self._beside: list[Beside] = []
@@ -207,6 +220,7 @@ class Threads:
     def join(self) -> None:
         for beside in self._beside:
             until(lambda beside=beside: beside.over, "a thread never came back")
+        self._beside.clear()  # they know the contexts that they inherited, and those know of calls
 
     def probe(self) -> None:
         for scope, key in sorted(self.keys.seen):
@@ -228,12 +242,12 @@ class Threads:
 def in_threads(db: Database, work: Callable[[Threads], Any]) -> Any:
     """Run on an engine of its own; afterwards no thread, connection, lock or frame of a call may be left."""
 
-    def main() -> Any:
+    def main(known: WeakSet[Any]) -> Any:
         options: dict[str, Any] = {"pool_size": 10, "max_overflow": 0, "poolclass": sa.QueuePool}
         if db.kind == "mariadb":
             options["connect_args"] = {"ssl_disabled": True}  # PyMySQL reads the machine's certificates each time
         engine = sa.create_engine(db.url, **options)
-        threads = Threads(db, engine)
+        threads = Threads(db, engine, known)
         try:
             with steps.listening(threads.keys):
                 answer = work(threads)
@@ -244,11 +258,8 @@ def in_threads(db: Database, work: Callable[[Threads], Any]) -> Any:
         finally:
             engine.dispose()
 
-    before = frames()
-    with _unlogged():
-        answer = contextvars.Context().run(main)
-    until(lambda: frames() <= before or (gc.collect() and False), "somebody still knows of a call that has ended")
-    return answer
+    with followed() as known, _unlogged():
+        return contextvars.Context().run(main, known)
 
 
 def at_door(door: Door, count: int = 1) -> None:
