@@ -260,16 +260,55 @@ def test_what_a_name_costs(shop: Shop) -> None:
     )
 
 
-def test_a_name_does_not_stop_claims(server_shop: Shop) -> None:
+@pytest.mark.parametrize("wait", [None, NOW], ids=["unbounded", "at once"])
+def test_a_name_does_not_stop_claims(server_shop: Shop, wait: timedelta | None) -> None:
     shop = server_shop
     with shop.db.session() as holder:
         for number in range(20):
-            shop.call(holder, partial(name, named(shop)), f"n:{number}")
+            shop.call(holder, partial(name, named(shop)), f"n:{number}", wait=wait)
         for number in range(50):
             with shop.db.idem.transaction("s", f"k-{number}", wait=NOW) as claim:
                 claim.result = number
         holder.commit()
     assert shop.db.idem.stats().rows == 50
+
+
+def test_a_held_name_is_refused_at_once_in_the_middle_of_a_transaction(server_shop: Shop) -> None:
+    shop = server_shop
+    with (
+        shop.db.other_engine(isolation_level="READ COMMITTED") as engine,
+        shop.db.session() as holder,
+        shop.db.session(engine) as held,
+    ):
+        shop.call(holder, partial(name, named(shop)), "payout:7")
+        held.run(lambda session: session.execute(sa.insert(Order).values(number=7)))
+        began = time.monotonic()
+        with pytest.raises(RowLockedError):
+            shop.call(held, partial(name, named(shop)), "payout:7", wait=NOW)
+        assert time.monotonic() - began < 1
+        assert shop.call(held, partial(name, named(shop)), "payout:8", wait=NOW) is None
+        with shop.db.idem.transaction("s", "k", wait=NOW) as claim:  # nothing was locked by looking
+            claim.result = 1
+        held.commit()
+    assert shop.value(Order.number) == 7
+
+
+def test_what_the_caller_is_handling_is_not_taken_for_the_guards(shop: Shop) -> None:
+    if shop.db.kind not in INNODB:
+        pytest.skip("their drivers' deadlocks are not made by hand")
+    shop.add(Order(number=7))
+    driver = getattr(shop.db.engine, "sync_engine", shop.db.engine).dialect.dbapi
+
+    def grab(session: Any) -> None:
+        try:
+            raise sa.exc.OperationalError(None, None, driver.OperationalError(1213, "of an earlier transaction"))
+        except sa.exc.OperationalError:
+            lock(session, Order, 7, wait=NOW)
+
+    with shop.db.session() as holder, shop.db.session() as held:
+        shop.call(holder, lock, Order, 7)
+        with pytest.raises(RowLockedError):
+            held.run(grab)
 
 
 @pytest.mark.parametrize("bad", [None, "", "  ", "a\nb", "ä" * 128, 7])
