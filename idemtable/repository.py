@@ -171,14 +171,21 @@ class Records:
         """Delete at most `batch` expired rows that nobody holds; say how many."""
         return self.dialect.delete_expired(connection, batch)
 
-    def lock_name(self, connection: Connection, name: str, wait: float | None) -> bool:
+    def lock_name(self, connection: Connection, name: str, wait: float | None, *, alone: bool = False) -> bool:
         """Hold a lock by name until the transaction ends, waiting at most `wait` seconds; ``None``: as the database does.
+
+        Args:
+            connection: in whose transaction.
+            name: of the lock.
+            wait: seconds.
+            alone: whether nothing was done in the transaction before.
 
         Returns:
             Whether it was free. Where the database says that by an error, it is left to rise.
         """
         # The table is part of the name: PostgreSQL keeps these locks apart by a number alone, whatever table they mean.
-        return self.dialect.lock_name(connection, digest(None, f"\x00lock {self.dialect.table}", name), wait)
+        id = digest(None, f"\x00lock {self.dialect.table}", name)
+        return self.dialect.lock_name(connection, id, wait, alone=alone)
 
     def lease(self, connection: Connection, owner: bytes, ttl: int) -> bool:
         """Become the one purge runner; say whether this owner is it now. The row is committed by the caller."""

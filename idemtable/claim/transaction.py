@@ -341,7 +341,11 @@ class Joined(Transaction):
         # Also one that a failed flush has undone already: until it is left the caller's session refuses everything.
         if self.held():
             assert self._savepoint is not None
-            self._savepoint.rollback()
+            try:
+                self._savepoint.rollback()
+            except Exception as error:  # it is gone, and the transaction with it
+                self.records.dialect.give_up(self.connection, error)
+                raise
 
 
 def _stands(session: Session, savepoint: SessionTransaction) -> bool:

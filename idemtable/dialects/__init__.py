@@ -25,6 +25,7 @@ __all__ = [
     "Types",
     "configure_sqlite",
     "find",
+    "is_stale",
     "known",
     "named",
     "origin_of",
@@ -62,6 +63,12 @@ def find(dialect: SQLAlchemyDialect, table: str, schema: str | None) -> Dialect:
     if cls is None:
         raise ValueError(f"idemtable knows {', '.join(sorted(known))}, not {dialect.name}")
     return cls(dialect, table, schema)
+
+
+def is_stale(error: BaseException) -> bool:
+    """Say whether a database, whichever it is, refused a statement since its row has changed after the snapshot."""
+    orig = getattr(error, "orig", None)
+    return orig is not None and any(cls.code(orig) in cls.stale for cls in known.values())
 
 
 def named(name: str) -> type[Dialect]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -101,9 +101,13 @@ class Dialect(Definition):
     """A minute ago."""
     expires: ClassVar[str]
     """When a row expires: its column, and for a key's result what the call took besides."""
+    begins_unasked: ClassVar[bool] = False
+    """Whether the statement after an error that ended the transaction begins another one, of which nobody is told."""
     busy: ClassVar[str] = "the first call with this key is still running"
     """What it means that somebody held the claim for longer than it might wait."""
     faults: ClassVar[Mapping[Any, Fault]]
+    stale: ClassVar[Collection[Any]] = ()
+    """Codes that say that a row was changed since the transaction's snapshot."""
 
     CLAIM: ClassVar[str]
     TAKE_OVER: ClassVar[str] = f"""
@@ -234,6 +238,16 @@ class Dialect(Definition):
         """Say whether the server still is in a transaction, as far as the driver tells; ``True`` if it does not."""
         return True
 
+    def give_up(self, connection: Connection, error: Exception) -> None:
+        """Keep a session from going on where an error has ended its transaction, until it rolls back.
+
+        Where the next statement begins another transaction COMMIT would keep what comes after the error without what came
+        before it, and nobody would know.
+        """
+        if self.begins_unasked and not connection.invalidated:
+            with suppress(Exception):  # what is being raised matters more
+                connection.invalidate(error)
+
     def cut(self, connection: Connection) -> None:
         """Keep what somebody else may be in the middle of sending from being done, and the connection from further use.
 
@@ -275,13 +289,21 @@ class Dialect(Definition):
         """Take what must be held before rows of a table can be locked."""
 
     @abstractmethod
-    def lock_name(self, connection: Connection, id: UUID, wait: float | None) -> bool:
-        """Hold a lock that has no row until the transaction ends; say whether it was free, or raise `Fault.BUSY`."""
+    def lock_name(self, connection: Connection, id: UUID, wait: float | None, *, alone: bool) -> bool:
+        """Hold a lock that has no row until the transaction ends; say whether it was free, or raise `Fault.BUSY`.
+
+        Args:
+            connection: in whose transaction.
+            id: of the lock.
+            wait: seconds, or ``None`` for as long as the database waits.
+            alone: whether nothing was done in the transaction before: nobody would notice if it began again.
+        """
 
     # --- errors -------------------------------------------------------------------------------------------------------
 
+    @classmethod
     @abstractmethod
-    def code(self, error: BaseException) -> Any:
+    def code(cls, error: BaseException) -> Any:
         """Return the driver's code of an error."""
 
     def is_driver_error(self, error: BaseException) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from math import ceil
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -24,10 +25,17 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
 _SERVER_STATUS_IN_TRANS = 1
+_GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
 
 
 def _is_mariadb(connection: Connection) -> bool:
     return bool(getattr(connection.dialect, "is_mariadb", False))
+
+
+def _level(connection: Connection) -> str | None:
+    options, dialect = connection.get_execution_options(), connection.dialect
+    level = options.get("isolation_level") or getattr(dialect, "_on_connect_isolation_level", None)
+    return level or dialect.default_isolation_level
 
 
 class MySQL(Dialect):
@@ -43,6 +51,7 @@ class MySQL(Dialect):
 
     # At REPEATABLE READ a transaction with an older snapshot does not see the row that its INSERT collided with.
     reads_in_place = False
+    begins_unasked = True  # after a deadlock or 1020
     locks_gaps = True  # at REPEATABLE READ, which is what most servers run at
 
     # UTC_TIMESTAMP and not NOW: NOW is in the session's time zone, and the column has none.
@@ -84,6 +93,8 @@ class MySQL(Dialect):
         2055: Fault.UNKNOWN,
         4031: Fault.UNKNOWN,
     }
+
+    stale = (1020,)
 
     # Plain INSERT, and only 1062 means taken. INSERT IGNORE cuts long values and swallows other errors; ON DUPLICATE
     # KEY UPDATE reports one row for the winner and one for the loser.
@@ -142,9 +153,7 @@ class MySQL(Dialect):
 
     def find(self, connection: Connection, values: Mapping[str, Any]) -> Any:
         # At READ UNCOMMITTED a plain SELECT shows what somebody else is about to roll back.
-        options, dialect = connection.get_execution_options(), connection.dialect
-        level = options.get("isolation_level") or getattr(dialect, "_on_connect_isolation_level", None)
-        if (level or dialect.default_isolation_level) != "READ UNCOMMITTED":
+        if _level(connection) != "READ UNCOMMITTED":
             return super().find(connection, values)
         return self._bounded(connection, values, self._find_held_in_time, self._find_held)
 
@@ -206,7 +215,30 @@ class MySQL(Dialect):
         # At REPEATABLE READ a plain SELECT looks into the snapshot, where the row may still be as the caller believes.
         return rows.with_for_update()
 
-    def lock_name(self, connection: Connection, id: UUID, wait: float | None) -> bool:
+    def lock_name(self, connection: Connection, id: UUID, wait: float | None, *, alone: bool) -> bool:
+        alone = alone and not self.in_transaction(connection)
+        until = None if wait is None else monotonic() + wait
+        while True:
+            try:
+                self._take_name(connection, id, wait, alone)
+                return True
+            except Exception as error:
+                # When the holder rolls back, its row vanishes under the waiters. InnoDB leaves each of them a lock on the
+                # gap, which keeps all others from inserting: a deadlock, of which one is spared, at any isolation level
+                # and with a SELECT … FOR UPDATE before it too. The transaction is gone with it. Where there was nothing in
+                # it, whoever was not spared goes to the end of the queue, and its caller has only waited.
+                if not alone or self.fault(error) is not Fault.RESTART:
+                    raise
+            if until is not None:
+                wait = max(0, until - monotonic())
+
+    def _take_name(self, connection: Connection, id: UUID, wait: float | None, alone: bool) -> None:
+        # Above READ COMMITTED the look locks the gap where the row would be, and claims would wait for it: it is possible
+        # only where the transaction can end with it, and elsewhere MySQL waits for a second.
+        if wait == 0 and (alone or _level(connection) in _GAPLESS):
+            looked = self.refuse_held(connection, id)
+            if looked and alone:
+                self.statement("ROLLBACK")(connection)
         plain = self.statement(self.LOCK_NAME)
         values: dict[str, Any] = {"id": self.id(id)}
         if wait is None:
@@ -215,9 +247,9 @@ class MySQL(Dialect):
             bounded = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {self.LOCK_NAME}")
             self._bounded(connection, values | {"wait": self.wait(wait)}, bounded, plain)
         self.statement("DELETE FROM {table} WHERE id = :id")(connection, values)
-        return True
 
-    def code(self, error: BaseException) -> Any:
+    @classmethod
+    def code(cls, error: BaseException) -> Any:
         return error.args[0] if error.args else None
 
     # --- the table ----------------------------------------------------------------------------------------------------

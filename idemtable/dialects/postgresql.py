@@ -90,6 +90,8 @@ class PostgreSQL(Dialect):
         "lost": Fault.UNKNOWN,
     }
 
+    stale = ("40001",)
+
     # The conflict target is named: without it a violation of any other unique constraint would pass for a duplicate.
     CLAIM = f"""INSERT INTO {{table}} ({COLUMNS})
         VALUES (:id, :tenant, :scope, :key, :fingerprint, {_CLAIMED}, :owner, {{now}}, {{later}})
@@ -164,7 +166,7 @@ class PostgreSQL(Dialect):
             yield
             self.statement(_SET_WAIT)(connection, {"wait": before})
 
-    def lock_name(self, connection: Connection, id: UUID, wait: float | None) -> bool:
+    def lock_name(self, connection: Connection, id: UUID, wait: float | None, *, alone: bool) -> bool:
         number = {"number": int.from_bytes(id.bytes[:8], "big", signed=True)}
         if wait == 0:
             sql = "SELECT pg_try_advisory_xact_lock(CAST(:number AS bigint))"
@@ -173,7 +175,8 @@ class PostgreSQL(Dialect):
             self.statement("SELECT pg_advisory_xact_lock(CAST(:number AS bigint))")(connection, number)
         return True
 
-    def code(self, error: BaseException) -> Any:
+    @classmethod
+    def code(cls, error: BaseException) -> Any:
         state = getattr(error, "sqlstate", None)
         if state is None and type(error).__name__ in ("OperationalError", "InterfaceError"):
             # psycopg has no sqlstate where no server said anything: the connection broke or never was.

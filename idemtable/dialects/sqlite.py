@@ -184,6 +184,8 @@ class SQLite(Dialect):
         _NO_SAVEPOINT: Fault.DEAD,
     }
 
+    stale = (sqlite3.SQLITE_BUSY_SNAPSHOT,)
+
     variables = 32_766 if sqlite3.sqlite_version_info >= (3, 32) else 999
 
     CLAIM = f"INSERT INTO {{table}} ({COLUMNS}) VALUES ({VALUES})"
@@ -302,16 +304,17 @@ class SQLite(Dialect):
         column = next(iter(table.primary_key))
         connection.execute(update(table).values({column: column}).where(false()))
 
-    def lock_name(self, connection: Connection, id: UUID, wait: float | None) -> bool:
+    def lock_name(self, connection: Connection, id: UUID, wait: float | None, *, alone: bool) -> bool:
         with self.waiting(connection, wait):
             self._lock(connection)
         return True
 
-    def code(self, error: BaseException) -> Any:
+    @classmethod
+    def code(cls, error: BaseException) -> Any:
         code = getattr(error, "sqlite_errorcode", None)
         if code == sqlite3.SQLITE_ERROR and str(error).startswith("no such savepoint"):
             return _NO_SAVEPOINT
-        return code if code is None or code in self.faults else code & 0xFF
+        return code if code is None or code in cls.faults else code & 0xFF
 
     # --- on the command line ------------------------------------------------------------------------------------------
 

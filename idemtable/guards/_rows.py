@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Table, and_, inspect
+from sqlalchemy import Column, ColumnElement, Connection, Table, and_, inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import set_committed_value
@@ -15,7 +15,7 @@ from ..binding import is_async, sync_session, unscoped
 from ..dialects import Dialect, find
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, CursorResult, Select
+    from sqlalchemy import CursorResult, Select
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
     from sqlalchemy.sql.dml import Update
 
@@ -39,6 +39,14 @@ def dispatch(session: Any, work: Callable[[Session], T]) -> T | Awaitable[T]:
 def dialect_of(dialect: SQLAlchemyDialect) -> Dialect:
     """Return the ways of a connection's database; the guards on rows need no table of keys."""
     return find(dialect, "idemtable", None)
+
+
+def is_untouched(session: Session) -> bool:
+    """Say whether nothing can have been done in the session's transaction, since it has no connection yet."""
+    root = session.get_transaction()
+    if session.in_nested_transaction() or isinstance(session.get_bind(), Connection):
+        return False
+    return root is None or not root._connections
 
 
 class Rows:
@@ -156,7 +164,7 @@ class Rows:
 
     def connection(self, session: Session) -> Connection:
         """Return the session's connection for these rows."""
-        return session.connection(bind_arguments=self.bind)
+        return session.connection(bind_arguments=self.bind or {"clause": self.table})
 
     def refresh(self, session: Session, ident: tuple[Any, ...]) -> None:
         """Read the columns of an object that the session already holds: one SELECT if it does, none if not."""

@@ -19,6 +19,7 @@ from ..errors import IllegalTransitionError
 from ..fingerprint import fingerprint
 from ..keys import MAX_BYTES, checked_key
 from ._diagram import diagram
+from ._endings import endings
 from ._rows import Rows, dispatch
 
 if TYPE_CHECKING:
@@ -169,8 +170,9 @@ class StateMachine:
             IllegalTransitionError: the state found does not lead there; ``None`` when the row is gone. The event is not
                 remembered.
             FingerprintMismatchError: the same event asked for another state before.
-            InProgressError, RetryTransactionError, SessionNotUsableError, SchemaError: as `IdemTable.claim`, with an
-                event only.
+            RetryTransactionError: the transaction cannot go on, for a deadlock or because the row was changed after it
+                began to read: roll it back and begin again.
+            InProgressError, SessionNotUsableError, SchemaError: as `IdemTable.claim`, with an event only.
             ValueError: no such state; the event is no usable key; the state of the session's object was changed and not
                 flushed, which a flush would write from any state.
             TypeError: an event without a table to remember it in.
@@ -211,6 +213,10 @@ class StateMachine:
             )
 
     def _move(self, session: Session, rows: Rows, key: tuple[Any, ...], to: Any) -> Advance:
+        with endings(rows.connection(session), rows.dialect(session), rows.spell(key)):
+            return self._moved(session, rows, key, to)
+
+    def _moved(self, session: Session, rows: Rows, key: tuple[Any, ...], to: Any) -> Advance:
         column = rows.column(self._column, "column")
         sources = [state for state, targets in self._steps.items() if to in targets]
         dialect = rows.dialect(session)

@@ -10,7 +10,9 @@ import tenacity
 from sqlalchemy import Table, select, update
 from sqlalchemy.orm.exc import StaleDataError
 
-from ..errors import StaleVersionError
+from ..dialects import is_stale
+from ..errors import RetryTransactionError, StaleVersionError
+from ._endings import endings
 from ._rows import Rows, dispatch
 
 if TYPE_CHECKING:
@@ -25,7 +27,16 @@ _NAMES: Final = ("version", "version_id")
 
 # Those who lost against each other are done within milliseconds: start near, and let jitter part them.
 _WAIT: Final = tenacity.wait_random_exponential(multiplier=0.01, max=1)
-_RETRY: Final = tenacity.retry_if_exception_type((StaleVersionError, StaleDataError))
+
+
+def _is_stale(error: BaseException) -> bool:
+    if isinstance(error, RetryTransactionError):
+        return not error.final
+    # Where the database minds its snapshots a flush never gets so far as to count the rows of its UPDATE.
+    return isinstance(error, StaleVersionError | StaleDataError) or is_stale(error)
+
+
+_RETRY: Final = tenacity.retry_if_exception(_is_stale)
 
 
 @overload
@@ -76,7 +87,10 @@ def compare_and_set(
 
     Raises:
         StaleVersionError: the row has another version (``found``), or is gone (``None``); an object that the session
-            holds is expired, so that reading it reads the row.
+            holds is expired, so that reading it reads the row. Where the database has ended the transaction over it
+            (MariaDB with ``innodb_snapshot_isolation``) the session refuses everything until it is rolled back.
+        RetryTransactionError: the transaction cannot go on, for a deadlock or because the row was changed after it began
+            to read, and nobody can say whether that changed the version: roll it back and begin again.
         ValueError: a name is no column; `values` holds the key or the version; or the session's object has changes that
             are not flushed, which a flush would write over whatever version there is.
         TypeError: there is no such version column, or it does not hold integers that the program counts.
@@ -97,20 +111,32 @@ def compare_and_set(
                 f"put them into values=, or flush or refresh the object and pass the version it has then"
             )
         session.flush()
-        with session.no_autoflush:
-            if rows.execute(session, statement).rowcount == 1:
-                rows.refresh(session, key)
-                return version + 1
-            look = rows.dialect(session).latest(select(column).where(rows.where(key)))
+        dialect = rows.dialect(session)
+        look = select(column).where(rows.where(key))
+
+        def newer() -> StaleVersionError | None:
+            # An older version, or none, may be what is left after this transaction's own writes were undone.
             found = rows.execute(session, look).scalar_one_or_none()
+            return stale(found) if found is not None and found > version else None
+
+        def stale(found: Any) -> StaleVersionError:
             rows.expire(session, key)
             fate = "is gone" if found is None else f"has version {found}"
-            raise StaleVersionError(
+            return StaleVersionError(
                 f"{rows.spell(key)} {fate}, not version {version}: read it again, decide again, and try again "
                 f"(@retry_stale does)",
                 expected=version,
                 found=found,
             )
+
+        with (
+            session.no_autoflush,
+            endings(rows.connection(session), dialect, rows.spell(key), instead=newer),
+        ):
+            if rows.execute(session, statement).rowcount == 1:
+                rows.refresh(session, key)
+                return version + 1
+            raise stale(rows.execute(session, dialect.latest(look)).scalar_one_or_none())
 
     return dispatch(session, work)
 
@@ -156,16 +182,18 @@ def retry_stale(*, attempts: int = 5) -> Callable[[Callable[P, R]], Callable[P, 
 def retry_stale(function: Any = None, /, *, attempts: int = 5) -> Any:
     """Decorate a function, sync or async, to be called again when what it read was stale.
 
-    Retries on StaleVersionError and on SQLAlchemy's own StaleDataError, with backoff and jitter. The function is called
-    again from the top, so it reads again; for what it then sees to be new it must begin its transaction itself
+    Retries on StaleVersionError and RetryTransactionError, on SQLAlchemy's own StaleDataError, and on what the database
+    says in its place where it minds its snapshots, with backoff and jitter. The function is called again from the top, so
+    it reads again; for what it then sees to be new it must begin its transaction itself
     (``with Session.begin() as session:`` inside, or ``@retry_stale()`` above ``@idem.transactional(…)``). In a
-    transaction that began before it, StaleDataError leaves the session failed, and MySQL shows the same old snapshot.
+    transaction that began before it the session has failed by then, or MySQL shows the same old snapshot.
 
     Args:
         attempts: how often the function may be called in all.
 
     Raises:
-        StaleVersionError, StaleDataError: the last call's own, after so many attempts.
+        StaleVersionError, RetryTransactionError, StaleDataError, OperationalError: the last call's own, after so many
+            attempts.
         ValueError, TypeError: at decoration.
     """
     if function is None or not callable(function):

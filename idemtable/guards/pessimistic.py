@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sqlalchemy import and_, inspect, or_, select
-from sqlalchemy.exc import DBAPIError, NoResultFound
+from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import selectinload
 
-from ..claim.verdict import Verdict, explained
-from ..dialects import Dialect
-from ..errors import RowLockedError, SessionNotUsableError
+from ..claim.verdict import explained
+from ..errors import SessionNotUsableError
 from ..keys import checked_key
 from ..settings import checked_wait
-from ._rows import Rows, dispatch
+from ._endings import endings, refused
+from ._rows import Rows, dispatch, is_untouched
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
@@ -63,6 +62,9 @@ def lock(session: Session | AsyncSession, model: type[Any], ident: Any, *, wait:
 
     Raises:
         RowLockedError: somebody else holds a row for longer than `wait`.
+        RetryTransactionError: the transaction cannot go on, for a deadlock or because the row was changed after it began
+            to read (MariaDB with ``innodb_snapshot_isolation``, PostgreSQL at REPEATABLE READ and above, SQLite): roll it
+            back and begin again.
         NoResultFound: SQLAlchemy's own; a row does not exist. The message names which.
         SessionNotUsableError: the session is in AUTOCOMMIT, where no lock lasts.
         ValueError, TypeError: the key is none of this class, or `wait` is negative or longer than an hour.
@@ -107,7 +109,7 @@ def _locked(session: Session, rows: Rows, keys: list[Key], wait: float | None) -
     if why := dialect.unlockable(connection):
         raise SessionNotUsableError(f"the session cannot hold a lock: {why}")
     names = ", ".join(map(rows.spell, unique[:3])) + (", …" if len(unique) > 3 else "")
-    with _refusals(dialect, names), dialect.waiting(connection, wait):
+    with endings(connection, dialect, names, waits=True), dialect.waiting(connection, wait):
         dialect.lock_writes(connection, rows.table)
         locking = dialect.for_update(connection, statement, wait, rows.table if wide else None)
         fresh = locking.execution_options(populate_existing=True)
@@ -130,20 +132,23 @@ def lock_name(
 
     PostgreSQL: a transaction-level advisory lock, numbered by 64 bits of a SHA-256 of the table's name and this one.
     MariaDB and MySQL: a row of the table, inserted and deleted again in the same transaction, so that nothing is left
-    behind; when its holder rolls back, some of several waiters may get a deadlock (1213), which is worth a new
-    transaction. SQLite: the database's one write lock. Locking twice in one transaction is harmless.
+    behind. SQLite: the database's one write lock. Locking twice in one transaction is harmless.
 
-    Take it first: at REPEATABLE READ and above what the transaction reads may be as old as its first statement.
+    Take it first: at REPEATABLE READ and above what the transaction reads may be as old as its first statement. On MariaDB
+    and MySQL all waiters but one get a deadlock when the holder rolls back; they wait on by themselves if there was
+    nothing before it in their transactions.
 
     Args:
         settings: of the table.
         session: in whose transaction. An AsyncSession makes the result awaitable.
         name: 1 to 255 bytes of UTF-8, or a ``uuid.UUID``, as a key is.
-        wait: ``None`` waits as long as the database would; zero fails at once; else at most so long, in whole seconds
-            on MariaDB and MySQL, rounded up.
+        wait: ``None`` waits as long as the database would; zero fails at once, on MySQL after a second unless it is the
+            first in the transaction or this is at READ COMMITTED; else at most so long, in whole seconds on MariaDB and
+            MySQL, rounded up.
 
     Raises:
         RowLockedError: somebody else holds the name for longer than `wait`.
+        RetryTransactionError: the transaction cannot go on, for a deadlock: roll it back and begin again.
         ValueError, TypeError: the name or `wait` is out of range.
         SessionNotUsableError: the session is in AUTOCOMMIT, where no lock lasts. SchemaError: there is no table.
     """
@@ -154,32 +159,17 @@ def lock_name(
 
     def work(session: Session) -> None:
         session.flush()
+        alone = is_untouched(session)
         connection: Connection = session.connection()
         records = settings.records_of(connection)
         if why := records.dialect.unlockable(connection):
             raise SessionNotUsableError(f"the session cannot hold a lock: {why}")
         with (
             explained(settings, "lock_name", records.dialect),
-            _refusals(records.dialect, "this name"),
+            endings(connection, records.dialect, "this name", waits=True),
         ):
-            free = records.lock_name(connection, text, seconds)
+            free = records.lock_name(connection, text, seconds, alone=alone)
         if not free:
-            raise _refusal("this name")
+            raise refused("this name")
 
     return dispatch(session, work)
-
-
-@contextmanager
-def _refusals(dialect: Dialect, what: str) -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        if Verdict(error, dialect).is_busy:
-            raise _refusal(what) from error
-        raise
-
-
-def _refusal(what: str) -> RowLockedError:
-    return RowLockedError(
-        f"another transaction holds {what}: try again later, or allow a longer wait=", retry_after=1.0
-    )

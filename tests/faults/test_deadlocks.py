@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session
 
 from idemtable import LostClaimError, RetryTransactionError
@@ -171,6 +171,34 @@ def test_a_deadlock_in_a_joined_call_asks_the_caller_to_begin_again(db: Database
 
     assert rival.deadlocks == 1
     assert sorted(orders(db)) == ["k", "mine"]
+
+
+def test_a_caller_that_goes_on_after_a_deadlock_commits_no_half_of_its_work(db: Database) -> None:
+    with rival_of(db) as rival, db.session() as mine:
+
+        @db.idem.transactional("order", key="key", wait=WAIT)
+        def order(session: Any, key: str) -> str:
+            effect(session, key)
+            run_into_a_deadlock(db, rival, session)
+            return "ran"
+
+        def go_on(session: Session) -> None:
+            effect(session, "second half")
+            session.commit()
+
+        mine.run(lambda session: effect(session, "first half"))
+        with pytest.raises(RetryTransactionError):
+            order.join(mine.session, "k")
+        if db.kind in INNODB:  # the server has undone all of it, and would begin anew with whatever comes next
+            with pytest.raises(PendingRollbackError):
+                mine.run(go_on)
+            mine.rollback()
+        else:
+            mine.run(go_on)
+
+    assert rival.deadlocks == 1
+    assert orders(db) == ([] if db.kind in INNODB else ["first half", "second half"])
+    assert db.rows() == []
 
 
 def test_a_deadlock_in_a_block_asks_to_enter_it_again(db: Database) -> None:

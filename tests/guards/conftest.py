@@ -11,17 +11,13 @@ from tests.support.database import Database
 from tests.support.guards import Shop, empty_shop
 from tests.support.newest import NEWEST
 
-_NOT_YET = ("mariadb11", "mysql", "mysql-async")
-"""MariaDB 11.8 refuses with 1020 what waited for a row, and MySQL's locks by name can deadlock: neither is promised."""
-GUARDED = [name for name in NEWEST if name not in _NOT_YET]
 
-
-@pytest.fixture(params=GUARDED)
+@pytest.fixture(params=NEWEST)
 def db(request: pytest.FixtureRequest) -> Database:
     return db_of(request.param)
 
 
-@pytest.fixture(params=[name for name in GUARDED if not name.startswith("sqlite")])
+@pytest.fixture(params=[name for name in NEWEST if not name.startswith("sqlite")])
 def server_db(request: pytest.FixtureRequest) -> Database:
     return db_of(request.param)
 
