@@ -17,6 +17,7 @@ from sqlalchemy.exc import (
 )
 
 from ..errors import SessionNotUsableError
+from .quiet import quiet
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -96,17 +97,9 @@ class Transaction(ABC):
         self._undo()
 
     def release(self, savepoint: SessionTransaction) -> None:
-        """End a savepoint of ours, and keep what was done in it.
-
-        To the session's listeners the COMMIT is one, at the end: ``after_commit`` at a savepoint would send the mail for an
-        order that is rolled back.
-        """
-        dispatch = self.session.dispatch
-        self.session.dispatch = _Quiet(dispatch)  # type: ignore[assignment]
-        try:
+        """End a savepoint of ours, and keep what was done in it."""
+        with quiet(self.session):
             savepoint.commit()
-        finally:
-            self.session.dispatch = dispatch
 
     def second_connection(self) -> str | None:
         """Say that the session holds another connection, which cannot be committed together with this one."""
@@ -196,21 +189,6 @@ class Transaction(ABC):
         except OSError as error:
             # From asyncpg's connecting. SQLAlchemy has a name of its own for it with every other driver.
             raise OperationalError(None, None, error, connection_invalidated=True) from error
-
-
-class _Quiet:
-    """A session's events, but for those of a COMMIT."""
-
-    def __init__(self, dispatch: Any) -> None:
-        self._dispatch = dispatch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._dispatch, name)
-
-    def before_commit(self, session: Session) -> None:
-        """Tell nobody."""
-
-    after_commit = before_commit
 
 
 class Own(Transaction):
