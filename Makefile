@@ -67,7 +67,7 @@ bench: $(VENV)/.test ## what a claim costs, as ratios within one run
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	@rm -rf site; test ! -d .cache || find .cache -maxdepth 1 -type f -delete # --clean would take the test servers too
-	@$(BIN)/zensical build --strict
+	@$(BIN)/python -m tests.docs.site
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .venv-lowest $(NEWER:%=.venv-%) .cache site build dist
