@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class IdemTable(BaseTable[Engine | sessionmaker[Any], Tokens]):
+class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | sessionmaker[Any]], Tokens]):
     """The table of keys, bound to an Engine or a sessionmaker.
 
     Args:

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncIdemTable(BaseTable["AsyncEngine | async_sessionmaker[Any]", AsyncTokens]):
+class AsyncIdemTable(
+    BaseTable[
+        "AsyncEngine | async_sessionmaker[Any] | Callable[[], AsyncEngine | async_sessionmaker[Any]]", AsyncTokens
+    ]
+):
     """The table of keys, bound to an AsyncEngine or an async_sessionmaker: the same names, awaited.
 
     Async all the way, through SQLAlchemy's own ``run_sync``: no thread, no second event loop. Arguments and errors are
