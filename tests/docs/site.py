@@ -46,7 +46,9 @@ def fetch_mermaid(folder: Path) -> None:
         raise SystemExit(f"{MERMAID} is not the file that was looked at: its hash differs")
     folder.mkdir(exist_ok=True)
     (folder / "mermaid.LICENSE.txt").write_bytes(licence)
-    script.write_bytes(content)
+    draft = folder / f".{SCRIPT}.{os.getpid()}"  # two test processes may want it at once
+    draft.write_bytes(content)
+    draft.replace(script)
 
 
 def build(root: Path) -> None:

@@ -112,6 +112,17 @@ def test_errors_are_listed_with_their_status(name: str) -> None:
             assert listed.get(error) == str(cls.http_status), error
 
 
+def test_the_home_page_and_the_readme_begin_with_the_same_program_and_commands() -> None:
+    """Some ten lines of code, and two commands."""
+    pages = PARSED["docs/index.md"], PARSED["README.md"]
+    assert len([line for line in pages[0].python[1].lines if line.strip()]) <= 12
+    starts = [next(block for block in page.blocks if block.language == "console") for page in pages]
+    assert [len(block.lines) for block in starts] == [2, 2]
+    assert pages[0].python[0].text == pages[1].python[0].text
+    assert pages[0].python[1].text == pages[1].python[1].text
+    assert starts[0].text == starts[1].text
+
+
 def test_make_targets_in_the_text_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     for name, page in PARSED.items():
