@@ -25,7 +25,7 @@ $(VENV)/.%: pyproject.toml $(VENV)/.run
 demo: $(VENV)/.run ## run a recorded day of payments through it: SQLite, or URL=postgresql+psycopg://…
 	@$(BIN)/idemtable demo $(if $(URL),--url '$(URL)')
 
-test: $(VENV)/.test $(VENV)/.lint $(VENV)/.docs ## every promise, on real servers that the tests bring themselves
+test: $(VENV)/.test $(VENV)/.lint $(VENV)/.docs $(VENV)/.recipes ## every promise, on real servers that the tests bring themselves
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-lowest: $(BIN)/python ## the contract suite and the features on the lowest versions that pyproject.toml allows
@@ -67,7 +67,7 @@ bench: $(VENV)/.test ## what a claim costs, as ratios within one run
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	@rm -rf site; test ! -d .cache || find .cache -maxdepth 1 -type f -delete # --clean would take the test servers too
-	@$(BIN)/zensical build --strict
+	@$(BIN)/python -m tests.docs.site
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .venv-lowest $(NEWER:%=.venv-%) .cache site build dist

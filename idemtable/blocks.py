@@ -24,18 +24,17 @@ T = TypeVar("T")
 
 
 class _BaseClaim(Generic[SessionT, T]):
-    """A claimed key while its block runs.
-
-    Attributes:
-        session: the transaction's session; the business writes through it.
-        replayed: whether the block ran before. Then `result` is what it gave, and the body has nothing to do:
-            whatever it writes is rolled back.
-        record: the row that is replayed; ``None`` on the first run.
-    """
+    """A claimed key while its block runs."""
 
     session: SessionT
+    """The transaction's session; the business writes through it."""
+
     replayed: bool
+    """Whether the block ran before. Then `result` is what it gave, and the body has nothing to do: whatever it writes is
+    rolled back."""
+
     record: Record | None
+    """The row that is replayed; ``None`` on the first run."""
 
     def __init__(self, settings: Settings, call: Call, session: Any) -> None:
         self._settings = settings

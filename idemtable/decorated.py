@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+SessionT = TypeVar("SessionT", bound="Session")
+AsyncSessionT = TypeVar("AsyncSessionT", bound="AsyncSession")
 
 
 class Transactional(Protocol[P, R_co]):
@@ -189,12 +191,20 @@ class _NamesAsyncSession(Protocol[R_co]):
 
 
 class Decorator(Protocol):
-    """What makes a decorated function of a function, wherever its session stands."""
+    """What makes a decorated function of a function, wherever its session stands.
+
+    A session class of the program's own comes second: with it alone a checker complains of a type variable where there is
+    no session at all.
+    """
 
     @overload
     def __call__(self, function: Callable[Concatenate[Session, P], R], /) -> Transactional[P, R]: ...
     @overload
+    def __call__(self, function: Callable[Concatenate[SessionT, P], R], /) -> Transactional[P, R]: ...
+    @overload
     def __call__(self, function: Callable[Concatenate[Any, Session, P], R], /) -> Method[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, SessionT, P], R], /) -> Method[P, R]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[Any, Any, Session, P], R], /) -> Method[..., R]: ...
     @overload
@@ -211,7 +221,15 @@ class AsyncDecorator(Protocol):
         self, function: Callable[Concatenate[AsyncSession, P], Awaitable[R]], /
     ) -> AsyncTransactional[P, R]: ...
     @overload
+    def __call__(
+        self, function: Callable[Concatenate[AsyncSessionT, P], Awaitable[R]], /
+    ) -> AsyncTransactional[P, R]: ...
+    @overload
     def __call__(self, function: Callable[Concatenate[Any, AsyncSession, P], Awaitable[R]], /) -> AsyncMethod[P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Any, AsyncSessionT, P], Awaitable[R]], /
+    ) -> AsyncMethod[P, R]: ...
     @overload
     def __call__(
         self, function: Callable[Concatenate[Any, Any, AsyncSession, P], Awaitable[R]], /

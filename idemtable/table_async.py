@@ -12,10 +12,10 @@ from .blocks import AsyncClaim
 from .claim.call import identity
 from .decorated import AsyncDecorator
 from .guards import lock_name
-from .model import PurgeReport, Record, Stats
+from .model import ALL, PurgeReport, Record, Stats
 from .table_base import BaseTable, BlockOptions
 from .tokens import AsyncTokens
-from .transactional import Options, Spec, decorate_keys
+from .transactional import Options, Remember, Spec, decorate_keys
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncIdemTable(BaseTable["AsyncEngine | async_sessionmaker[Any]", AsyncTokens]):
+class AsyncIdemTable(
+    BaseTable[
+        "AsyncEngine | async_sessionmaker[Any] | Callable[[], AsyncEngine | async_sessionmaker[Any]]", AsyncTokens
+    ]
+):
     """The table of keys, bound to an AsyncEngine or an async_sessionmaker: the same names, awaited.
 
     Async all the way, through SQLAlchemy's own ``run_sync``: no thread, no second event loop. Arguments and errors are
@@ -34,14 +38,34 @@ class AsyncIdemTable(BaseTable["AsyncEngine | async_sessionmaker[Any]", AsyncTok
     _binding = AsyncBinding
     _tokens = AsyncTokens
 
-    def transactional(self, scope: str, *, key: Spec, **options: Unpack[Options]) -> AsyncDecorator:
+    def transactional(
+        self,
+        scope: str,
+        *,
+        key: Spec,
+        tenant: Spec | None = None,
+        payload: Any = ALL,
+        ttl: timedelta | None = None,
+        wait: timedelta | None = None,
+        remember: Remember = (),
+        returns: Any = None,
+        isolation_level: str | None = None,
+        share_scope: bool = False,
+    ) -> AsyncDecorator:
         """Decorate an async function so that its effect is committed at most once for each key.
 
-        Args:
-            scope, key: those of `IdemTable.transactional`.
-            options: ``tenant``, ``payload``, ``ttl``, ``wait``, ``remember``, ``returns``, ``isolation_level`` and
-                ``share_scope``, with the same meanings and defaults.
+        The arguments are those of `IdemTable.transactional`.
         """
+        options: Options = {
+            "tenant": tenant,
+            "payload": payload,
+            "ttl": ttl,
+            "wait": wait,
+            "remember": remember,
+            "returns": returns,
+            "isolation_level": isolation_level,
+            "share_scope": share_scope,
+        }
         return decorate_keys(self._settings, scope, key, options)
 
     @overload

@@ -33,6 +33,12 @@ from idemtable.blocks import AsyncClaim, Claim
 from idemtable.tokens import AsyncTokens
 
 
+class OwnSession(Session): ...
+
+
+class OwnAsyncSession(AsyncSession): ...
+
+
 @dataclass
 class Receipt:
     order_id: int
@@ -56,6 +62,8 @@ def sync(
 ) -> None:
     idem = IdemTable(engine)
     assert_type(IdemTable(maker, ttl=timedelta(days=1), wait=timedelta(0), store_keys=False, schema="app"), IdemTable)
+    assert_type(IdemTable(lambda: engine), IdemTable)
+    IdemTable(lambda: async_engine)  # type: ignore[arg-type, return-value] # pyright: ignore[reportArgumentType]
     IdemTable(async_engine)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     IdemTable(engine, ttl=5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     IdemTable(engine, nonsense=1)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
@@ -159,6 +167,14 @@ def sync(
     shop.pay("k")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     Shop.static(5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
+    # A session class of the program's own.
+    @idem.transactional("own", key="key")
+    def own(session: OwnSession, key: str) -> Receipt:
+        return Receipt(1)
+
+    assert_type(own("k"), Receipt)
+    own(5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
     # There is a session, of this colour.
     @idem.transactional("without", key="key")  # type: ignore[arg-type] # pyright: ignore
     def without(key: str, item: str) -> None: ...
@@ -231,6 +247,7 @@ async def twins(
 ) -> None:
     idem = AsyncIdemTable(engine)
     assert_type(AsyncIdemTable(maker, attempts=3), AsyncIdemTable)
+    assert_type(AsyncIdemTable(lambda: engine), AsyncIdemTable)
     AsyncIdemTable(sync_engine)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
     @idem.transactional("orders.create", key="request_id")
@@ -243,6 +260,12 @@ async def twins(
     assert_type(await create.join(session, "r", "tea"), Receipt)
     assert_type(await create.join_outcome(session, "r", "tea"), Outcome[Receipt])
     assert_type(await create.join(registry, "r", "tea"), Receipt)
+
+    @idem.transactional("own", key="key")
+    async def own(session: OwnAsyncSession, key: str) -> Receipt:
+        return Receipt(1)
+
+    assert_type(await own("k"), Receipt)
 
     class Shop:
         @idem.transactional("shop.pay", key="key")
