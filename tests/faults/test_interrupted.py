@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from idemtable import AsyncIdemTable, IdemTable, LostClaimError, Status
-from tests.support.backends import BACKENDS, db_of
+from tests.support.backends import db_of
 from tests.support.database import Database, Effect, effect
+from tests.support.newest import NEWEST
 
 
 class Cancelling:
@@ -53,7 +54,7 @@ async def others_done() -> None:
         await asyncio.wait(others)
 
 
-@pytest.fixture(params=[name for name in BACKENDS if "async" in name and "16" not in name])
+@pytest.fixture(params=[name for name in NEWEST if "async" in name])
 def db(request: pytest.FixtureRequest) -> Database:
     return db_of(request.param)
 

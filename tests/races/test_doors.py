@@ -22,20 +22,21 @@ from idemtable import (
     RetryTransactionError,
 )
 from idemtable.claim.steps import Moment, Step
-from tests.support.backends import BACKENDS, db_of
+from tests.support.backends import db_of
 from tests.support.database import Database
 from tests.support.doors import LONG, SHORT, Declined, Tasks, checked_out, closed, door, on_a_loop, queued, so
 from tests.support.guards import Order, empty_shop
+from tests.support.newest import NEWEST
 
-NEWEST = [name for name in BACKENDS if "async" in name and not name.startswith("postgresql16")]
+ASYNC = [name for name in NEWEST if "async" in name]
 
 
-@pytest.fixture(params=NEWEST)
+@pytest.fixture(params=ASYNC)
 def db(request: pytest.FixtureRequest) -> Database:
     return db_of(request.param)
 
 
-@pytest.fixture(params=[name for name in NEWEST if not name.startswith("sqlite")])
+@pytest.fixture(params=[name for name in ASYNC if not name.startswith("sqlite")])
 def server_db(request: pytest.FixtureRequest) -> Database:
     return db_of(request.param)
 

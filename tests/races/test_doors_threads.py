@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from idemtable import InProgressError, LostClaimError, ReentrantCallError, RetryTransactionError
 from idemtable.claim import nesting
 from idemtable.claim.steps import Moment
-from tests.support.backends import BACKENDS, db_of
+from tests.support.backends import db_of
 from tests.support.database import Database
 from tests.support.doors import (
     HANG,
@@ -36,16 +36,17 @@ from tests.support.doors import (
     is_closed,
     wait_for,
 )
+from tests.support.newest import NEWEST
 
-NEWEST = [name for name in BACKENDS if "async" not in name and not name.startswith("postgresql16")]
+SYNC = [name for name in NEWEST if "async" not in name]
 
 
-@pytest.fixture(params=NEWEST)
+@pytest.fixture(params=SYNC)
 def db(request: pytest.FixtureRequest) -> Database:
     return db_of(request.param)
 
 
-@pytest.fixture(params=[name for name in NEWEST if not name.startswith("sqlite")])
+@pytest.fixture(params=[name for name in SYNC if not name.startswith("sqlite")])
 def server_db(request: pytest.FixtureRequest) -> Database:
     return db_of(request.param)
 

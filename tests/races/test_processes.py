@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.backends import BACKENDS, db_of
+from tests.support.backends import db_of
 from tests.support.crowd import is_locked
 from tests.support.database import Database
+from tests.support.newest import NEWEST
 from tests.support.processes import Callers, callers
 
 COUNT = 3
 
 
-@pytest.fixture(params=[name for name in BACKENDS if "16" not in name])
+@pytest.fixture(params=NEWEST)
 def db(request: pytest.FixtureRequest) -> Database:
     """Every driver; processes take their time to start, and a second version of one server is no other driver."""
     return db_of(request.param)

@@ -21,7 +21,6 @@ _ALL = {
     "sqlite": ("sqlite", "sqlite"),
     "sqlite-async": ("sqlite", "sqlite+aiosqlite"),
     "postgresql16": ("postgresql16", "postgresql+psycopg"),
-    "postgresql16-asyncpg": ("postgresql16", "postgresql+asyncpg"),
     "postgresql18": ("postgresql18", "postgresql+psycopg"),
     "postgresql18-async": ("postgresql18", "postgresql+psycopg_async"),
     "postgresql18-asyncpg": ("postgresql18", "postgresql+asyncpg"),

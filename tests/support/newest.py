@@ -1,4 +1,8 @@
-"""The fixtures for features that ask nothing of a server that the contract suite does not: one version of each database."""
+"""The fixtures for features that ask nothing of a server that the contract suite does not: one version of each database.
+
+Of MariaDB that is the older one: 11.8 differs in what it says to a snapshot that is too old, and the contract, the races of
+one key and the guards ask it that.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ import pytest
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database
 
-NEWEST = [name for name in BACKENDS if not name.startswith("postgresql16")]
+SECOND = ("postgresql16", "mariadb11")
+NEWEST = [name for name in BACKENDS if name not in SECOND]
 
 
 @pytest.fixture(params=NEWEST)
