@@ -243,6 +243,8 @@ class Attempt:
             self._abandon()
             raise
         is_lost = self._abandon() is not None or self._is_left_over()
+        if verdict.is_lost:
+            self._tx.let_go()
         scope = self._call.request.scope
         if is_lost and isinstance(error, Exception) and not isinstance(error, RetryTransactionError):
             # The savepoint is gone, and with it all that the caller had done: whoever handles the error would commit what

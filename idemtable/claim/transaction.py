@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from weakref import WeakSet
 
@@ -118,6 +119,13 @@ class Transaction(ABC):
         _cut.add(self.connection)
         self.records.dialect.cut(self.connection)
         self._undo()
+
+    def let_go(self) -> None:
+        """Give up a connection that was lost. SQLAlchemy does not notice every loss: the rollback would raise."""
+        connection = getattr(self, "connection", None)
+        if connection is not None and not self.is_cut and not connection.closed:
+            with suppress(Exception):
+                connection.invalidate()  # does nothing a second time
 
     @property
     def is_cut(self) -> bool:

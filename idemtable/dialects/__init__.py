@@ -57,11 +57,19 @@ def find(dialect: SQLAlchemyDialect, table: str, schema: str | None) -> Dialect:
     """Return the ways of an engine's database for one table.
 
     Raises:
-        ValueError: the database is not supported; the message lists those that are.
+        ValueError: the database or its driver is not supported; the message lists those that are.
     """
     cls = known.get(dialect.name)
     if cls is None:
         raise ValueError(f"idemtable knows {', '.join(sorted(known))}, not {dialect.name}")
+    drivers = {driver.name for driver in cls.drivers if driver.works}
+    # What another one calls a deadlock, a duplicate or a lost connection nobody here has seen.
+    if not drivers & {dialect.driver, dialect.driver.removesuffix("_async")}:
+        usual = cls.drivers[0].name
+        raise ValueError(
+            f"idemtable has not been tried on {dialect.name}+{dialect.driver}: it works on {', '.join(sorted(drivers))}. "
+            f"Write {dialect.name}+{usual}:// in the URL"
+        )
     return cls(dialect, table, schema)
 
 

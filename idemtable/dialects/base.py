@@ -45,20 +45,6 @@ def asks_autocommit(connection: Connection) -> bool:
     return (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
 
 
-def _commits_by_itself(connection: Connection) -> bool:
-    """Say whether the driver was told to commit each statement, in ``connect_args`` or by somebody who had hold of it."""
-    driver: Any = connection.connection.dbapi_connection
-    detect = getattr(connection.dialect, "detect_autocommit_setting", None)  # since SQLAlchemy 2.0.43
-    if detect is not None:
-        return bool(detect(driver))
-    raw: Any = connection.connection.driver_connection
-    if callable(tells := getattr(raw, "get_autocommit", None)):  # PyMySQL, asyncmy, mysqlclient
-        return bool(tells())
-    if isinstance(told := getattr(raw, "autocommit", None), bool):  # psycopg, psycopg2
-        return told
-    return getattr(driver, "isolation_level", None) == "autocommit"  # asyncpg, as SQLAlchemy has adapted it
-
-
 @contextmanager
 def lent(connection: Connection, put_back: Callable[[], object]) -> Iterator[None]:
     """Change a setting of the session inside, and put it back however that ends.
@@ -230,9 +216,22 @@ class Dialect(Definition):
 
     def unusable(self, connection: Connection) -> str | None:
         """Say why a session's connection cannot carry a claim, with the cure; ``None`` if it can."""
-        if asks_autocommit(connection) or _commits_by_itself(connection):
+        if asks_autocommit(connection) or self.commits_by_itself(connection):
             return "it is in AUTOCOMMIT: nothing would be atomic. Use an engine or session without that isolation level"
         return None
+
+    def commits_by_itself(self, connection: Connection) -> bool:
+        """Say whether the driver was told to commit each statement, in ``connect_args`` or later."""
+        driver: Any = connection.connection.dbapi_connection
+        detect = getattr(connection.dialect, "detect_autocommit_setting", None)  # since SQLAlchemy 2.0.43
+        if detect is not None:
+            return bool(detect(driver))
+        raw: Any = connection.connection.driver_connection
+        if callable(tells := getattr(raw, "get_autocommit", None)):  # PyMySQL, asyncmy, mysqlclient
+            return bool(tells())
+        if isinstance(told := getattr(raw, "autocommit", None), bool):  # psycopg, psycopg2
+            return told
+        return getattr(driver, "isolation_level", None) == "autocommit"  # asyncpg, as SQLAlchemy has adapted it
 
     def in_transaction(self, connection: Connection) -> bool:
         """Say whether the server still is in a transaction, as far as the driver tells; ``True`` if it does not."""

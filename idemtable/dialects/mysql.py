@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
 _SERVER_STATUS_IN_TRANS = 1
+_UNNUMBERED = -1
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
 
 
@@ -39,14 +40,16 @@ def _level(connection: Connection) -> str | None:
 
 
 class MySQL(Dialect):
-    """MariaDB 10.6 and later and MySQL 8, through PyMySQL and asyncmy; aiomysql needs PyMySQL below 1.2."""
+    """MariaDB 10.6 and later and MySQL 8, through PyMySQL, asyncmy, mysqlclient and MySQL's own connector."""
 
     names = ("mysql", "mariadb")
     drivers = (
         Driver("pymysql", "pymysql", 'pip install "idemtable[mysql]"'),
         Driver("asyncmy", "asyncmy", 'pip install "idemtable[asyncio]"'),
-        Driver("aiomysql", "aiomysql", "pip install aiomysql"),
-        Driver("mysqldb", "MySQLdb", 'write mysql+pymysql:// and pip install "idemtable[mysql]"', works=False),
+        Driver(
+            "mysqldb", "MySQLdb", 'write mysql+pymysql:// and pip install "idemtable[mysql]"'
+        ),  # where a URL names none
+        Driver("mysqlconnector", "mysql", "pip install mysql-connector-python"),
     )
 
     # At REPEATABLE READ a transaction with an older snapshot does not see the row that its INSERT collided with.
@@ -193,9 +196,16 @@ class MySQL(Dialect):
         size = self.statement(self.BYTES)(connection, {"table": table, "schema": schema}).scalar()
         return None if size is None else int(size)
 
+    def commits_by_itself(self, connection: Connection) -> bool:
+        # MySQL's own connector would ask the server each time.
+        told = getattr(connection.connection.driver_connection, "_autocommit", None)
+        return told if isinstance(told, bool) else super().commits_by_itself(connection)
+
     def in_transaction(self, connection: Connection) -> bool:
-        status = getattr(connection.connection.driver_connection, "server_status", None)
-        return True if status is None else bool(status & _SERVER_STATUS_IN_TRANS)
+        driver = connection.connection.driver_connection
+        if (status := getattr(driver, "server_status", None)) is not None:
+            return bool(status & _SERVER_STATUS_IN_TRANS)
+        return bool(getattr(driver, "in_transaction", True))  # MySQL's own connector; mysqlclient does not tell
 
     @contextmanager
     def waiting(self, connection: Connection, wait: float | None) -> Iterator[None]:
@@ -250,7 +260,10 @@ class MySQL(Dialect):
 
     @classmethod
     def code(cls, error: BaseException) -> Any:
-        return error.args[0] if error.args else None
+        code = error.args[0] if error.args else None
+        if code == _UNNUMBERED and type(error).__name__ in ("OperationalError", "InterfaceError"):
+            return 2013  # MySQL's own connector, which finds its connection gone before it sends anything
+        return code
 
     # --- the table ----------------------------------------------------------------------------------------------------
 

@@ -40,16 +40,15 @@ _SET_WAIT = "SELECT current_setting('lock_timeout'), set_config('lock_timeout', 
 
 
 class PostgreSQL(Dialect):
-    """PostgreSQL 14 and later, through psycopg and asyncpg."""
+    """PostgreSQL 14 and later, through psycopg, asyncpg and psycopg2."""
 
     names = ("postgresql",)
     mistaken = ("postgres",)
     drivers = (
         Driver("psycopg", "psycopg", 'pip install "idemtable[postgresql]"'),
         Driver("asyncpg", "asyncpg", 'pip install "idemtable[asyncio]"'),
-        Driver(
-            "psycopg2", "psycopg2", 'write postgresql+psycopg:// and pip install "idemtable[postgresql]"', works=False
-        ),
+        # SQLAlchemy before 2.1 takes it where a URL names none.
+        Driver("psycopg2", "psycopg2", 'write postgresql+psycopg:// and pip install "idemtable[postgresql]"'),
     )
 
     # ON CONFLICT DO NOTHING leaves the transaction usable, and where its snapshot could not see the winner's row (at
@@ -146,7 +145,7 @@ class PostgreSQL(Dialect):
 
     def in_transaction(self, connection: Connection) -> bool:
         driver = connection.connection.driver_connection
-        if (info := getattr(driver, "info", None)) is not None:  # psycopg
+        if (info := getattr(driver, "info", None)) is not None:  # psycopg, psycopg2
             return bool(info.transaction_status != 0)
         if (inside := getattr(driver, "is_in_transaction", None)) is not None:  # asyncpg
             return bool(inside())
@@ -177,9 +176,9 @@ class PostgreSQL(Dialect):
 
     @classmethod
     def code(cls, error: BaseException) -> Any:
-        state = getattr(error, "sqlstate", None)
+        state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)  # psycopg2
         if state is None and type(error).__name__ in ("OperationalError", "InterfaceError"):
-            # psycopg has no sqlstate where no server said anything: the connection broke or never was.
+            # There is none where no server said anything: the connection broke or never was.
             return "lost"
         return state
 

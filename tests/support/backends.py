@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ from tests.support.database import Database
 _ALL = {
     "sqlite": ("sqlite", "sqlite"),
     "sqlite-async": ("sqlite", "sqlite+aiosqlite"),
-    "postgresql16": ("postgresql16", "postgresql+psycopg"),
+    "postgresql16": ("postgresql16", "postgresql+psycopg2"),
     "postgresql18": ("postgresql18", "postgresql+psycopg"),
     "postgresql18-async": ("postgresql18", "postgresql+psycopg_async"),
     "postgresql18-asyncpg": ("postgresql18", "postgresql+asyncpg"),
@@ -29,12 +30,15 @@ _ALL = {
     "mariadb11": ("mariadb11.8", "mysql+pymysql"),
     "mysql": ("mysql", "mysql+pymysql"),
     "mysql-async": ("mysql", "mysql+asyncmy"),
+    "mysql-connector": ("mysql", "mysql+mysqlconnector"),
 }
+if find_spec("MySQLdb"):  # mysqlclient is built where it is installed, which takes a compiler and the headers
+    _ALL["mariadb-mysqlclient"] = ("mariadb", "mysql+mysqldb")
 _OFF: tuple[str, ...] = ()
 """Those that the library does not keep its promises on yet."""
 
 BACKENDS = {name: backend for name, backend in _ALL.items() if name not in _OFF}
-"""Every database in both colours: the server, and SQLAlchemy's name of dialect and driver."""
+"""Every database and driver: the server, and SQLAlchemy's name of dialect and driver."""
 
 # A module that makes a database known, whose backends take these ones' place.
 if others := os.environ.get("IDEMTABLE_TEST_BACKENDS"):

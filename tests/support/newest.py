@@ -11,7 +11,7 @@ import pytest
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database
 
-SECOND = ("postgresql16", "mariadb11")
+SECOND = ("postgresql16", "mariadb11", "mysql-connector", "mariadb-mysqlclient")
 NEWEST = [name for name in BACKENDS if name not in SECOND]
 
 
