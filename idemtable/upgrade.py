@@ -24,7 +24,7 @@ from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 
 from idemtable import schema as steps
-from idemtable.dialects import named
+from idemtable.dialects import known, named
 from idemtable.schema import STEP, check_names
 
 if TYPE_CHECKING:
@@ -229,13 +229,28 @@ def _written(project: ScriptDirectory, table: str, schema: str | None) -> int:
 
 
 def make_url(url: sa.URL | str) -> sa.URL:
-    """Parse a URL; ``ValueError`` without the URL's text when it cannot be."""
+    """Parse a URL; ``ValueError``, without its text, when it cannot be or a piece of a password would go astray."""
     try:
-        return sa.make_url(url)
+        parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
         # SQLAlchemy's own error may repeat a piece of a password in which a character was not escaped.
         text = "this is not a database URL; @, : and / in a password must be written as %40, %3A and %2F"
         raise ValueError(text) from None
+    database = known.get(parsed.get_backend_name())
+    if isinstance(url, str) and (database is None or not database.is_file) and _is_astray(url):
+        # The rest of the password is taken for the host, the database or an option, and whoever looks for those repeats it.
+        text = "an @ in the password must be written as %40, and so must one in the name of a database or in an option"
+        raise ValueError(text)
+    return parsed
+
+
+def _is_astray(url: str) -> bool:
+    """Say whether an @ stands behind the one that SQLAlchemy takes for the end of the password."""
+    rest = url.partition("://")[2]
+    who = re.match(r"[^:/]*(:[^@]*)?@", rest)
+    where, _, options = rest[who.end() if who else 0 :].partition("?")
+    # Without a user before the host, one may stand in the options: user=me@corp.
+    return "@" in where or any("@" in option for option in options.split("&") if who or "=" not in option)
 
 
 def connected(bind: Bind, work: Callable[[sa.Connection], T]) -> T:

@@ -7,6 +7,7 @@ import socket
 import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
+from urllib.parse import quote, quote_plus
 
 import click
 import sqlalchemy as sa
@@ -22,6 +23,8 @@ _CONNECTING: Final = (sa.exc.OperationalError, sa.exc.InterfaceError)
 
 # Greedy up to the last @: one that was not escaped belongs to the password.
 _IN_URL: Final = re.compile(r"(://[^\s:/@]*:)\S*@")
+_A_URL: Final = re.compile(r"\w[\w+]*://[^\s,].*?(?=['\")]*\.?$)", re.DOTALL)
+_SECRET_OPTION: Final = re.compile("pas|pw|key|secret|token", re.IGNORECASE)
 
 
 class Failure(click.ClickException):
@@ -50,8 +53,11 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            # click repeats an argument that it did not expect, and somebody's URL may be that argument.
-            vars(error)["message"] = masked(error.message, ctx.meta.get(URL))
+            text = error.message
+            if isinstance(error, click.UsageError):
+                # click repeats a word that it did not expect, and somebody's URL may be that word.
+                text = _A_URL.sub("***", text)
+            vars(error)["message"] = masked(text, ctx.meta.get(URL))
             raise
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
@@ -64,7 +70,7 @@ class Commands(click.Group):
 def failure(error: Exception, url: sa.URL | None) -> Failure:
     """Say what an error means to the person who typed the command."""
     kind, text = _explained(error, url)
-    return kind(masked(" ".join(text.split()), url))
+    return kind(" ".join(masked(text, url).split()))
 
 
 def _explained(error: Exception, url: sa.URL | None) -> tuple[type[Failure], str]:
@@ -111,7 +117,7 @@ def _cure(module: str) -> str | None:
 def _said(cause: BaseException) -> str:
     # PyMySQL's errors are a number and a text; str() would show a tuple.
     text = str(cause.args[-1] if cause.args else cause) or type(cause).__name__
-    return " ".join(text.split()).rstrip(".?")
+    return text.rstrip(".? \n")
 
 
 def place(url: sa.URL) -> str:
@@ -132,6 +138,11 @@ def _secrets(url: sa.URL | None) -> Iterable[str]:
     if url is None:
         return ()
     words = [str(url.password or "")]
-    words += [str(value) for name, value in url.query.items() if "pass" in name.lower() or "key" in name.lower()]
-    # Two letters would tear holes in every sentence and hide nothing.
-    return [word for word in words if len(word) > 2]
+    for name, value in url.query.items():
+        if _SECRET_OPTION.search(name):
+            words += [value] if isinstance(value, str) else value
+    # As it was typed, too, and as a traceback shows it. Two letters would tear holes in every sentence and hide nothing.
+    forms = {
+        form for word in words for form in (word, quote(word), quote(word, safe=""), quote_plus(word), repr(word)[1:-1])
+    }
+    return sorted((form for form in forms if len(form) > 2), key=len, reverse=True)

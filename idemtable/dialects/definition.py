@@ -56,6 +56,9 @@ class Definition(ABC):
     drivers: ClassVar[tuple[Driver, ...]]
     """The first one is sync, and taken where a URL names none or a sync one is needed in an async one's place."""
 
+    is_file: ClassVar[bool] = False
+    """Whether a URL names a file, so that there are no users, no passwords and no roles."""
+
     @classmethod
     def missing_file(cls, url: URL) -> str | None:
         """Return the name of a URL's file if there is none yet, where connecting would make one."""
