@@ -12,8 +12,9 @@ from urllib.parse import quote, quote_plus
 import click
 import sqlalchemy as sa
 
-from ..dialects import Driver, known
+from ..dialects import Driver, Fault, find, known
 from ..errors import IdempotencyError, SchemaError
+from .target import place
 
 URL: Final = "idemtable.url"
 DEBUG: Final = "idemtable.debug"
@@ -75,7 +76,7 @@ def failure(error: Exception, url: sa.URL | None) -> Failure:
 
 def _explained(error: Exception, url: sa.URL | None) -> tuple[type[Failure], str]:
     if isinstance(error, SchemaError):
-        return Unusable, str(error)
+        return Unusable, str(error) if url is None else f"{place(url)}: {error}"
     if isinstance(error, sa.exc.NoSuchModuleError):
         *names, last = (f"{name}://" for name in known)
         return Wrong, f"no such database; a URL begins with {', '.join(names)} or {last}"
@@ -87,7 +88,10 @@ def _explained(error: Exception, url: sa.URL | None) -> tuple[type[Failure], str
         said = _said(getattr(error, "orig", None) or error)
         where = f" at {place(url)}" if url is not None else ""
         unreached = not isinstance(error, sa.exc.DBAPIError) or isinstance(error, _CONNECTING)
-        cure = ". Check --url or IDEMTABLE_URL, and that it is up" if unreached else ""
+        if url is not None and find(url.get_dialect()(), "idemtable", None).fault(error) is Fault.DENIED:
+            cure = ". `idemtable db sql --grants` prints what each role needs"
+        else:
+            cure = ". Check --url or IDEMTABLE_URL, and that it is up" if unreached else ""
         return Unusable, f"the database{where} says: {said}{cure}"
     if isinstance(error, ValueError | TypeError):
         return Wrong, str(error)
@@ -118,12 +122,6 @@ def _said(cause: BaseException) -> str:
     # PyMySQL's errors are a number and a text; str() would show a tuple.
     text = str(cause.args[-1] if cause.args else cause) or type(cause).__name__
     return text.rstrip(".? \n")
-
-
-def place(url: sa.URL) -> str:
-    """Tell a database from others without its user, password or options."""
-    bare = sa.URL.create(url.get_backend_name(), host=url.host, port=url.port, database=url.database)
-    return bare.render_as_string()
 
 
 def masked(text: str, url: sa.URL | None) -> str:
