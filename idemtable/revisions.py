@@ -62,7 +62,9 @@ def revision(
     try:
         script = project.generate_revision(uuid.uuid4().hex[-12:], f"idemtable step {to or STEP}", **text)
     except CommandError as error:
-        raise CommandError(f"{error}. `idemtable db revision --print` prints the revision instead") from error
+        raise CommandError(
+            f"{str(error).rstrip('.')}. `idemtable db revision --print` prints the revision instead"
+        ) from error
     assert script is not None
     return Path(script.path)
 
@@ -146,7 +148,7 @@ def _calls(frm: int, to: int | None, table: str, schema: str | None, create_sche
             f"nothing to write from step {frm} to {to}: this version of idemtable has the steps 1 to {STEP}"
         )
     if frm >= to:
-        raise NothingToWrite(f"nothing to write: step {to} does not come after step {frm}")
+        raise NothingToWrite(f"nothing to write: the revisions go to step {frm} already")
     names = "" if table == "idemtable" else f', table="{table}"'
     names += "" if schema is None else f', schema="{schema}"'
     start = f", frm={frm}" if to > 1 else ""

@@ -143,5 +143,5 @@ def revision(directory: Path, frm: int | None, only_print: bool, **options: Any)
         else:
             click.echo(steps.revision(directory=directory, frm=frm, **options))
     except steps.NothingToWrite as nothing:
-        table = full_name(options["table"], options["schema"])
-        click.echo(f"nothing to do for the table {table} in {directory}: {nothing}", err=True)
+        table = f"{full_name(options['table'], options['schema'])} in {directory}"
+        click.echo(f"nothing to do for the table {table}: {nothing}", err=True)

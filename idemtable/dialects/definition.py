@@ -61,8 +61,16 @@ class Job(StrEnum):
         return self
 
     MIGRATE = "migrate", "SELECT", "For whoever runs `idemtable db upgrade`, before that."
-    APP = "app", "SELECT, INSERT, UPDATE", "For the application, after it. It needs DELETE too if it calls {deleting}."
-    PURGE = "purge", "SELECT, INSERT, UPDATE, DELETE", "For `idemtable purge` and `idemtable forget`, after it."
+    APP = (
+        "app",
+        "SELECT, INSERT, UPDATE",
+        "For the application, once the table is there. It needs DELETE too if it calls {deleting}.",
+    )
+    PURGE = (
+        "purge",
+        "SELECT, INSERT, UPDATE, DELETE",
+        "For `idemtable purge` and `idemtable forget`, once the table is there.",
+    )
 
 
 def full_name(table: str, schema: str | None) -> str:

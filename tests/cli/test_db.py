@@ -90,6 +90,7 @@ def test_revision_writes_into_the_applications_project(run: Run, tmp_path: Path)
     again = run("db", "revision", "--directory", str(tmp_path))
     assert (again.code, again.out) == (0, "")
     assert "nothing to do for the table idemtable in" in again.err
+    assert "the revisions go to step 1 already" in again.err
     assert "schema.upgrade(to=1)" in run("db", "revision", "--print").out
     assert run("db", "revision", "--print", "--from", "1").code == 0
     assert run("db", "revision", "--print", "--from", "7").code == 2
