@@ -142,6 +142,8 @@ class Definition(ABC):
     did: a stricter level still shows the time before."""
     transactional_ddl: ClassVar[bool | None] = None
     """Whether DDL is part of a printed script's transaction; ``None`` where Alembic knows."""
+    changing: ClassVar[int | None] = None
+    """The driver's number of the error that a look at the table gets while somebody else changes it."""
     before_ddl: ClassVar[tuple[str, ...]] = ()
     """Statements that bound what DDL may wait for locks; they also make sense in a printed script."""
     after_ddl: ClassVar[tuple[str, ...]] = ()

@@ -290,6 +290,7 @@ class MySQL(Dialect):
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 
+    changing = 1684  # "was skipped since its definition is being modified by concurrent DDL statement"; MySQL alone
     before_ddl = (
         "SET @idemtable_lock_wait = @@SESSION.lock_wait_timeout",
         "SET SESSION lock_wait_timeout = 10",
