@@ -91,6 +91,18 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which records somebody looks for: those for which all of it is true."""
+
+    scope: str | None = None
+    tenant: str | None = None
+    statuses: frozenset[Status] = frozenset()
+    """One of these; empty for any."""
+    expired: bool = False
+    unfinished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """One row, as the library needs it: whose it is, what it holds, and the database's time when it was read."""
 

@@ -8,10 +8,10 @@ from uuid import UUID
 from .dialects import Dialect
 from .dialects.base import MORTAL
 from .keys import digest
-from .model import Record, Request, Stats, Status, Stored
+from .model import Record, Request, Stats, Status, Stored, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -27,19 +27,15 @@ _RENEW: Final = f"""
 
 _FORGET: Final = "DELETE FROM {table} WHERE id = :id"
 
+_EXPIRED: Final = f"{{expires}} <= {{now}} AND status IN ({MORTAL})"
+
 _STATS: Final = f"""
-    SELECT scope, status, count(*), sum(CASE WHEN {{expires}} <= {{now}} AND status IN ({MORTAL})
-        THEN 1 ELSE 0 END), min(created_at)
+    SELECT scope, status, count(*), sum(CASE WHEN {_EXPIRED} THEN 1 ELSE 0 END), min(created_at)
     FROM {{table}} WHERE status <> {Status.LOCK.code} GROUP BY scope, status"""
 
-_LIST: Final = f"""
-    SELECT tenant, scope, {{key}}, status, fingerprint, codec, length(result), created_at, completed_at, expires_at
-    FROM {{table}} WHERE status <> {Status.LOCK.code} AND {{which}} ORDER BY created_at DESC LIMIT :count"""
-
-_TOKENS: Final = f"""
-    SELECT tenant, scope, {{key}}, status, fingerprint, codec, length(result), created_at, completed_at, expires_at
-    FROM {{table}} WHERE scope = :scope AND status IN ({Status.ISSUED.code}, {Status.SPENT.code})
-    ORDER BY created_at DESC LIMIT :count"""
+_LIST: Final = """
+    SELECT tenant, scope, {key}, status, fingerprint, codec, length(result), created_at, completed_at, expires_at
+    FROM {table} WHERE {which} ORDER BY created_at DESC LIMIT :count"""
 
 _LASTING: Final = frozenset({Status.COMPLETED, Status.FAILED})
 
@@ -222,16 +218,30 @@ class Records:
         size = self.dialect.table_bytes(connection, self._table, self._schema)
         return Stats(sum(by_scope.values()), dict(sorted(by_scope.items())), by_status, expired, oldest, size)
 
-    def latest(self, connection: Connection, scope: str | None, count: int) -> list[Record]:
-        """Return the newest records, of one scope or of all."""
-        # Two texts and not ":scope IS NULL OR …": PostgreSQL cannot tell the type of a parameter that is only compared
-        # with NULL.
-        which = "scope IS NOT NULL" if scope is None else "scope = :scope"
-        statement = self.dialect.statement(_LIST.replace("{which}", which))
-        rows: Any = statement(connection, {"scope": scope, "count": count})
+    def latest(self, connection: Connection, wanted: Wanted, count: int) -> list[Record]:
+        """Return the newest of the records that are wanted, at most `count`."""
+        # A text of its own for each, and not ":scope IS NULL OR …": PostgreSQL cannot tell the type of a parameter that is
+        # only compared with NULL.
+        which = [f"status <> {Status.LOCK.code}"]
+        values: dict[str, Any] = {"count": count}
+        for column, value in (("scope", wanted.scope), ("tenant", wanted.tenant)):
+            if value is not None:
+                which.append(self.dialect.EXACTLY.format(column=column))
+                values |= {column: value, f"{column}_length": len(value)}
+        if wanted.statuses:
+            which.append(_any_of(wanted.statuses))
+        if wanted.expired:
+            which.append(_EXPIRED)
+        if wanted.unfinished:
+            which.append(f"status = {Status.IN_PROGRESS.code}")
+        rows: Any = self.dialect.statement(_LIST.replace("{which}", " AND ".join(which)))(connection, values)
         return [self._record(*row) for row in rows]
 
-    def tokens(self, connection: Connection, scope: str, count: int) -> list[Record]:
-        """Return the newest tokens of a scope, issued and spent."""
-        rows: Any = self.dialect.statement(_TOKENS)(connection, {"scope": scope, "count": count})
-        return [self._record(*row) for row in rows]
+
+def _any_of(statuses: Collection[Status]) -> str:
+    """Return the condition that a row has one of the statuses; one that this version does not know has any other number."""
+    codes = [str(status.code) for status in statuses if status is not Status.UNKNOWN]
+    known = [str(status.code) for status in Status if status is not Status.UNKNOWN]
+    either = [f"status IN ({', '.join(codes)})"] if codes else []
+    either += [f"status NOT IN ({', '.join(known)})"] if Status.UNKNOWN in statuses else []
+    return f"({' OR '.join(either)})"

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
-from idemtable.dialects import named
+from idemtable.dialects import full_name, named
 from idemtable.errors import SchemaError
 from idemtable.tables import build, check_names, key_table, metadata, untranslated, version_table
 
@@ -64,7 +64,9 @@ class State:
     recorded: int | None = None
     """What the version table says."""
     curable: bool = True
-    """Whether upgrading takes the problems away; otherwise the table is not one of ours and is left alone."""
+    """Whether upgrading takes the problems away; otherwise the table is not known to be one of ours and is left alone."""
+    unread: bool = False
+    """Whether this role lacks the right to see what there is."""
 
 
 def _where_it_is(look: Callable[[sa.Connection, str, str | None], T]) -> Callable[..., T]:
@@ -83,14 +85,18 @@ def _where_it_is(look: Callable[[sa.Connection, str, str | None], T]) -> Callabl
 def state(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> State:
     """Look at the table and its version table without changing anything.
 
-    A step newer than this version of the library is no problem: the database is upgraded before the programs are.
+    A step newer than this version of the library is no problem: the database is upgraded before the programs are. Where
+    this role may not read the version table, a table that is as it should be is taken for what it looks like.
     """
-    inspector = sa.inspect(connection)
+    inspector, database = sa.inspect(connection), named(connection.dialect.name)
+    name, version = full_name(table, schema), f"{table}_version"
+    if database.unreadable(connection, table, schema):
+        return State(None, (f"this role has no right to SELECT from {name}",), curable=False, unread=True)
     recorded = None
-    if inspector.has_table(f"{table}_version", schema=schema):
+    unread = database.unreadable(connection, version, schema)
+    if not unread and inspector.has_table(version, schema=schema):
         rows = connection.execute(sa.select(version_table(sa.MetaData(), table, schema).c.version_num)).scalars()
         recorded = max((int(number) for number in rows), default=None)
-    name = table if schema is None else f"{schema}.{table}"
     if not inspector.has_table(table, schema=schema):
         return State(None, (f"the table {name} is missing",), recorded)
     if recorded is not None and recorded > STEP:
@@ -102,6 +108,10 @@ def state(connection: sa.Connection, table: str = "idemtable", schema: str | Non
         return State(step, (f"the table {name} is at step {step}, this version needs {STEP}",), recorded)
     differences = _differences(connection, inspector, table, schema)
     problems = tuple(f"the table {name}: {text}" for _, text in differences)
+    if unread and problems:
+        # It may be that of a newer version of the library, which the version table would tell.
+        said = f"this role has no right to SELECT from {full_name(version, schema)}, which tells the step"
+        return State(step, (*problems, said), curable=False, unread=True)
     return State(step, problems, recorded, curable=all(kind == "add_index" for kind, _ in differences))
 
 
@@ -286,6 +296,10 @@ def cure(found: State, table: str, schema: str | None) -> str:
     for option, value, default in (("table", table, "idemtable"), ("schema", schema, None)):
         if value != default:
             command, call = f"{command} --{option} {value}", f'{call}, {option}="{value}"'
+    if found.unread:
+        return (
+            f"Let this role read {table} and {table}_version: `idemtable db sql --grants` prints what each role needs."
+        )
     text = f"Run `{command}`, or call `{call})` in a revision of your own (`idemtable db revision` writes it)."
     if not found.curable:
         text = f"It is not the library's table and was left alone: rename it or choose another name. Then: {text}"

@@ -23,6 +23,8 @@ LONGEST_TTL: Final = timedelta(days=3650)
 """Ten years. Past the year 9999 a driver cannot read the timestamp back; nobody retries a request for a decade."""
 LONGEST_WAIT: Final = timedelta(hours=1)
 """A duplicate holds a connection while it waits."""
+LONGEST_LIST: Final = 100_000
+"""Records that a look at the table may give: they are all held in memory."""
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -54,11 +56,19 @@ def checked_wait(wait: object, name: str = "wait") -> float:
     return wait.total_seconds()
 
 
-def _checked_count(value: object, name: str, lowest: int = 1) -> int:
+def checked_count(value: object, name: str, highest: int | None = None) -> int:
+    """Return a number of one or more.
+
+    Raises:
+        TypeError: not an ``int``.
+        ValueError: less than one, or more than `highest`.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}= takes an int, not {value!r}")
-    if value < lowest:
-        raise ValueError(f"{name} must be at least {lowest}, not {value}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+    if highest is not None and value > highest:
+        raise ValueError(f"{name} must be at most {highest}, not {value}")
     return value
 
 
@@ -216,8 +226,8 @@ def validated(
         binding=binding,
         ttl=checked_ttl(ttl),
         wait=checked_wait(wait),
-        attempts=_checked_count(attempts, "attempts"),
-        max_result_bytes=_checked_count(max_result_bytes, "max_result_bytes"),
+        attempts=checked_count(attempts, "attempts"),
+        max_result_bytes=checked_count(max_result_bytes, "max_result_bytes"),
         store_keys=bool(store_keys),
         table=table,
         schema=schema,

@@ -17,7 +17,7 @@ from .decorated import AsyncDecorator, Decorator
 from .guards import lock_name
 from .model import ALL, PurgeReport, Record, Stats
 from .table_async import AsyncIdemTable
-from .table_base import BaseTable, BlockOptions
+from .table_base import BaseTable, BlockOptions, Statuses
 from .tokens import Tokens
 from .transactional import Options, Remember, Spec, decorate_keys
 
@@ -184,12 +184,37 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
         """Remove the record of a key, so that its next use runs again; say whether there was one."""
         return self._run(self._forget(identity(scope, key, tenant)), writes=True)
 
-    def records(self, scope: str | None = None, *, limit: int = 20) -> list[Record]:
-        """Return the newest records, of one scope or of all, at most `limit`: for a look at the table, not for programs.
+    def stored_result(self, scope: str, key: Any, *, tenant: Any = None) -> bytes | None:
+        """Return the stored result of a key as its codec wrote it, to look at; ``None`` without a record or a result.
 
-        They are sorted without an index, which takes its time on a table of millions.
+        Raises:
+            ResultUnreadableError: the table's seal does not open it.
         """
-        return self._run(self._listing(scope, limit))
+        return self._run(self._stored_result(scope, key, tenant))
+
+    def records(
+        self,
+        scope: str | None = None,
+        *,
+        tenant: Any = None,
+        status: Statuses = None,
+        expired: bool = False,
+        unfinished: bool = False,
+        limit: int = 20,
+    ) -> list[Record]:
+        """Return the newest records for which all of this is true: for a look at the table, not for programs.
+
+        They are looked for and sorted without an index, which takes its time on a table of millions.
+
+        Args:
+            scope: of this scope; of all by default.
+            tenant: of this tenant; of all, and of none, by default.
+            status: of this status, or one of these: members of `Status` or their values.
+            expired: those whose time is over, by the database's clock.
+            unfinished: those that a function left without a result, which never run again until they are forgotten.
+            limit: how many at most, 1 to 100,000.
+        """
+        return self._run(self._listing(scope, tenant, status, expired, unfinished, limit))
 
     def purge(
         self,

@@ -13,7 +13,7 @@ from .claim.call import identity
 from .decorated import AsyncDecorator
 from .guards import lock_name
 from .model import ALL, PurgeReport, Record, Stats
-from .table_base import BaseTable, BlockOptions
+from .table_base import BaseTable, BlockOptions, Statuses
 from .tokens import AsyncTokens
 from .transactional import Options, Remember, Spec, decorate_keys
 
@@ -137,9 +137,22 @@ class AsyncIdemTable(
         """Remove the record of a key, so that its next use runs again; say whether there was one."""
         return await self._run(self._forget(identity(scope, key, tenant)), writes=True)
 
-    async def records(self, scope: str | None = None, *, limit: int = 20) -> list[Record]:
-        """Return the newest records, of one scope or of all; see `IdemTable.records`."""
-        return await self._run(self._listing(scope, limit))
+    async def stored_result(self, scope: str, key: Any, *, tenant: Any = None) -> bytes | None:
+        """Return the stored result of a key as its codec wrote it; see `IdemTable.stored_result`."""
+        return await self._run(self._stored_result(scope, key, tenant))
+
+    async def records(
+        self,
+        scope: str | None = None,
+        *,
+        tenant: Any = None,
+        status: Statuses = None,
+        expired: bool = False,
+        unfinished: bool = False,
+        limit: int = 20,
+    ) -> list[Record]:
+        """Return the newest records for which all of this is true; see `IdemTable.records`."""
+        return await self._run(self._listing(scope, tenant, status, expired, unfinished, limit))
 
     async def purge(
         self,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, TypedDict, TypeVar, cast
 
 from . import schema as schemas
 from .claim.call import Keys
 from .claim.verdict import explained
+from .codecs import opened
+from .dialects import full_name
 from .guards import StateMachine
-from .settings import validated
+from .keys import checked_scope, checked_tenant
+from .model import Status, Wanted
+from .settings import LONGEST_LIST, checked_count, validated
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -34,6 +38,19 @@ class BlockOptions(TypedDict, total=False):
     payload: Any
     ttl: timedelta | None
     wait: timedelta | None
+
+
+Statuses: TypeAlias = "Status | str | Collection[Status | str] | None"
+
+_LISTED: Final[Mapping[str, Status]] = {status.value: status for status in Status if status is not Status.LOCK}
+
+
+def _statuses(given: Statuses) -> frozenset[Status]:
+    several = [given] if isinstance(given, str) else given or ()
+    for one in several:
+        if one not in _LISTED:
+            raise ValueError(f"a record's status is one of {', '.join(_LISTED)}, not {one!r}")
+    return frozenset(_LISTED[one] for one in several)
 
 
 WEEK: Final = timedelta(days=7)
@@ -74,7 +91,7 @@ class BaseTable(Generic[BindT, TokensT]):
         )
 
     def __repr__(self) -> str:
-        name = ".".join(part for part in (self._settings.schema, self._settings.table) if part)
+        name = full_name(self._settings.table, self._settings.schema)
         where = "bound later" if self._settings.binding.is_late else repr(self._settings.engine.url)
         return f"{type(self).__name__}({where}, table={name!r})"
 
@@ -127,8 +144,29 @@ class BaseTable(Generic[BindT, TokensT]):
     def _forget(self, id: UUID) -> Callable[[Connection], bool]:
         return lambda connection: self._settings.records.forget(connection, id)
 
-    def _listing(self, scope: str | None, limit: int) -> Callable[[Connection], list[Record]]:
-        return lambda connection: self._settings.records.latest(connection, scope, limit)
+    def _stored_result(self, scope: str, key: Any, tenant: Any) -> Callable[[Connection], bytes | None]:
+        request, seal = Keys(self._settings, scope).block(key, tenant, None).request, self._settings.seal
+
+        def work(connection: Connection) -> bytes | None:
+            stored = self._settings.records.find(connection, request.id)
+            if stored is None:
+                return None
+            return stored.result if seal is None else opened(seal, stored, request)
+
+        return work
+
+    def _listing(
+        self, scope: str | None, tenant: Any, status: Statuses, expired: bool, unfinished: bool, limit: int
+    ) -> Callable[[Connection], list[Record]]:
+        wanted = Wanted(
+            None if scope is None else checked_scope(scope),
+            None if tenant is None else checked_tenant(tenant),
+            _statuses(status),
+            expired,
+            unfinished,
+        )
+        count = checked_count(limit, "limit", LONGEST_LIST)
+        return lambda connection: self._settings.records.latest(connection, wanted, count)
 
     def _create_all(self, connection: Connection) -> None:
         schemas.create_all(connection, self._settings.table, self._settings.schema)

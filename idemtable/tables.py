@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 
-from idemtable.dialects import Types, known
+from idemtable.dialects import Types, full_name, known
 
 Type: TypeAlias = sa.types.TypeEngine[Any]
 
@@ -109,7 +109,7 @@ def build(metadata: sa.MetaData, table: str = "idemtable", schema: str | None = 
     Raises ``ValueError`` for a name that is not a plain identifier.
     """
     check_names(table, schema)
-    known = metadata.tables.get(table if schema is None else f"{schema}.{table}")
+    known = metadata.tables.get(full_name(table, schema))
     if known is not None:
         return known
     version_table(metadata, table, schema)

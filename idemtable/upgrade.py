@@ -10,33 +10,44 @@ import asyncio
 import io
 import re
 import threading
-import uuid
-from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from alembic.script import ScriptDirectory
 
 from idemtable import schema as steps
-from idemtable.dialects import named
+from idemtable.dialects import Job, known, named
+from idemtable.revisions import NothingToWrite, revision, revision_text
 from idemtable.schema import STEP, check_names
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["check", "connected", "downgrade", "locked", "revision", "revision_text", "sql", "upgrade"]
+__all__ = [
+    "NothingToWrite",
+    "check",
+    "connected",
+    "downgrade",
+    "grants",
+    "locked",
+    "make_url",
+    "revision",
+    "revision_text",
+    "sql",
+    "upgrade",
+]
 
 T = TypeVar("T")
 Bind: TypeAlias = "sa.Engine | AsyncEngine | sa.URL | str"
 
 WAIT: Final = 30
 """Seconds to wait for another program that is upgrading; a step takes far less."""
+
+# What would end the quotes round a role's name, or the statement.
+_UNSPEAKABLE: Final = re.compile(r"[\x00-\x1f\x7f'\"`\\;]")
 
 # Alembic's ``op`` is one name for the whole process, so two threads would run on each other's connection.
 _process: Final = threading.RLock()
@@ -65,7 +76,13 @@ def upgrade(
         return (found.recorded or 0) >= number and not (number == STEP and found.problems)
 
     def work(connection: sa.Connection) -> tuple[int, ...]:
-        done = reached(connection, newest)
+        try:
+            done = reached(connection, newest)
+        except sa.exc.DBAPIError as error:
+            orig: Any = error.orig
+            if named(connection.dialect.name).changing not in orig.args[:1]:
+                raise
+            done = False  # whoever is changing it holds the lock, and has done so when it is our turn
         connection.rollback()
         if done:
             return ()
@@ -121,7 +138,7 @@ def sql(
     ``dialect`` is SQLAlchemy's name of a database, such as ``postgresql``, or a URL of one.
     """
     check_names(table, schema)
-    name = dialect if isinstance(dialect, str) and dialect.isalpha() else make_url(dialect).get_backend_name()
+    name = _backend(dialect)
     transactional_ddl = named(name).transactional_ddl
     to = STEP if to is None else to
     out = io.StringIO()
@@ -138,6 +155,45 @@ def sql(
     return out.getvalue()
 
 
+def grants(
+    dialect: sa.URL | str, roles: Collection[tuple[str, str]], *, table: str = "idemtable", schema: str | None = None
+) -> str:
+    """Give the script that lets roles of the database do their jobs, without connecting.
+
+    Args:
+        dialect: SQLAlchemy's name of a database, such as ``postgresql``, or a URL of one.
+        roles: pairs of a job (``"migrate"``, ``"app"`` or ``"purge"``) and the role's name in the database; on MySQL and
+            MariaDB ``name@host`` if it may not come from everywhere.
+        table: the table's name.
+        schema: the table's schema.
+
+    Raises:
+        ValueError: a job or a name that cannot be, or a database without roles.
+    """
+    check_names(table, schema)
+    database = named(_backend(dialect))
+    jobs = {job.value: job for job in Job}
+    asked: dict[Job, list[str]] = {job: [] for job in Job}
+    for name, role in roles:
+        if (job := jobs.get(name)) is None:
+            raise ValueError(f"the job of a role is {', '.join(jobs)}, not {name!r}")
+        if not role or role != role.strip() or _UNSPEAKABLE.search(role):
+            raise ValueError(f"{role!r} is not the name of a role: give it without quotes")
+        asked[job] += database.grants(job, role, table, schema)
+    deleting = database.deleting
+    parts = (
+        [f"-- {job.note.format(deleting=deleting)}", *(f"{line};" for line in lines)]
+        for job, lines in asked.items()
+        if lines
+    )
+    return "\n\n".join(map("\n".join, parts)) + "\n" if roles else ""
+
+
+def _backend(dialect: sa.URL | str) -> str:
+    is_name = isinstance(dialect, str) and dialect.isalpha()
+    return str(dialect) if is_name else make_url(dialect).get_backend_name()
+
+
 def check(bind: Bind, *, table: str = "idemtable", schema: str | None = None) -> list[str]:
     """Give what keeps this version of the library from working with the table, and last the cure; or nothing."""
     check_names(table, schema)
@@ -145,97 +201,29 @@ def check(bind: Bind, *, table: str = "idemtable", schema: str | None = None) ->
     return [*found.problems, steps.cure(found, table, schema)] if found.problems else []
 
 
-def revision(
-    *,
-    directory: str | Path = ".",
-    to: int | None = None,
-    frm: int | None = None,
-    table: str = "idemtable",
-    schema: str | None = None,
-    create_schema: bool = False,
-) -> Path:
-    """Write a revision with the missing steps into the application's own Alembic project, on top of its head.
-
-    ``directory`` has its ``alembic.ini`` or ``pyproject.toml``. ``frm`` is by default the step that the project's
-    revisions already go to. Raises ``ValueError`` when there is no project or nothing to write; Alembic's own
-    ``CommandError`` when the project has several heads.
-    """
-    folder = Path(directory)
-    ini, toml = folder / "alembic.ini", folder / "pyproject.toml"
-    quiet = Namespace(quiet=True)  # standard output is for the path
-    config = Config(ini if ini.is_file() else None, toml if toml.is_file() else None, cmd_opts=quiet)
-    if not ini.is_file() and config.get_alembic_option("script_location") is None:
-        raise ValueError("no Alembic project here: no alembic.ini and no [tool.alembic] in pyproject.toml")
-    project = ScriptDirectory.from_config(config)
-    if frm is None:
-        frm = _written(project, table, schema)
-    up, down = _calls(frm, to, table, schema, create_schema)
-    text: dict[str, Any] = {"imports": "from idemtable import schema", "upgrades": up, "downgrades": down}
-    script = project.generate_revision(uuid.uuid4().hex[-12:], f"idemtable step {to or STEP}", config=config, **text)
-    assert script is not None
-    return Path(script.path)
-
-
-def revision_text(
-    *,
-    to: int | None = None,
-    frm: int = 0,
-    table: str = "idemtable",
-    schema: str | None = None,
-    create_schema: bool = False,
-) -> str:
-    """Give the text of such a revision, for a project that `revision` cannot write into."""
-    up, down = _calls(frm, to, table, schema, create_schema)
-    return f'''"""idemtable step {to or STEP}."""
-
-from idemtable import schema
-
-revision = "{uuid.uuid4().hex[-12:]}"
-down_revision = None  # the id of the revision before
-branch_labels = None
-depends_on = None
-
-
-def upgrade() -> None:
-    {up}
-
-
-def downgrade() -> None:
-    {down}
-'''
-
-
-def _calls(frm: int, to: int | None, table: str, schema: str | None, create_schema: bool) -> tuple[str, str]:
-    check_names(table, schema)
-    to = STEP if to is None else to
-    if not 0 <= frm < to <= STEP:
-        raise ValueError(f"nothing to write: step {to} does not come after step {frm}")
-    names = "" if table == "idemtable" else f', table="{table}"'
-    names += "" if schema is None else f', schema="{schema}"'
-    start = f", frm={frm}" if to > 1 else ""
-    create = ", create_schema=True" if create_schema and frm == 0 else ""
-    return f"schema.upgrade(to={to}{start}{names}{create})", f"schema.downgrade(frm={to}, to={frm}{names})"
-
-
-def _written(project: ScriptDirectory, table: str, schema: str | None) -> int:
-    newest = 0
-    for script in project.walk_revisions():
-        text = Path(script.path).read_text(encoding="utf-8")
-        for call in re.findall(r"\bupgrade\(([^()]*\bto=[^()]*)\)", text) if "idemtable" in text else ():
-            said = dict(re.findall(r"(\w+)=[\"']?(\w+)", call))
-            if (said.get("table", "idemtable"), said.get("schema")) == (table, schema):
-                newest = max(newest, int(said["to"]))
-    return newest
-
-
 def make_url(url: sa.URL | str) -> sa.URL:
-    """Parse a URL; ``ValueError`` without the URL's text when it cannot be."""
+    """Parse a URL; ``ValueError``, without its text, when it cannot be or a piece of a password would go astray."""
     try:
-        return sa.make_url(url)
+        parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
         # SQLAlchemy's own error may repeat a piece of a password in which a character was not escaped.
         text = "this is not a database URL; @, : and / in a password must be written as %40, %3A and %2F"
         raise ValueError(text) from None
+    database = known.get(parsed.get_backend_name())
+    if isinstance(url, str) and (database is None or not database.is_file) and _is_astray(url):
+        # The rest of the password is taken for the host, the database or an option, and whoever looks for those repeats it.
+        text = "an @ in the password must be written as %40, and so must one in the name of a database or in an option"
+        raise ValueError(text)
+    return parsed
+
+
+def _is_astray(url: str) -> bool:
+    """Say whether an @ stands behind the one that SQLAlchemy takes for the end of the password."""
+    rest = url.partition("://")[2]
+    who = re.match(r"[^:/]*(:[^@]*)?@", rest)
+    where, _, options = rest[who.end() if who else 0 :].partition("?")
+    # Without a user before the host, one may stand in the options: user=me@corp.
+    return "@" in where or any("@" in option for option in options.split("&") if who or "=" not in option)
 
 
 def connected(bind: Bind, work: Callable[[sa.Connection], T]) -> T:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..dialects import Fault, origin_of
+from ..dialects import Fault, full_name, origin_of
 from ..errors import (
     IdempotencyError,
     InProgressError,
@@ -140,7 +140,7 @@ class Verdict:
         faults = self.faults
         if Fault.NO_TABLE in faults:
             return SchemaError(
-                f"the table {settings.table} is missing or outdated. "
+                f"the table {full_name(settings.table, settings.schema)} is missing or outdated. "
                 f"{cure(State(None, ()), settings.table, settings.schema)}"
             )
         if self.is_elsewhere:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..dialects import known
+from ..dialects import full_name, known
+from ..schema import STEP
 from .failure import Failure
 from .options import EPILOG, names, on_database, sure, url_option, yes_option
-from .target import Target
+from .target import Target, place
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -38,7 +39,7 @@ def upgrade(target: Target, to: int | None, create_schema: bool) -> None:
     from .. import upgrade as steps
 
     ran = steps.upgrade(target.url, to=to, create_schema=create_schema, **target.names)
-    click.echo(f"ran {_steps(ran)}" if ran else "nothing to do")
+    click.echo(f"ran {_steps(ran)} on {target.place}" if ran else f"nothing to do: {target.place} is up to date")
 
 
 @db.command(epilog=EPILOG)
@@ -50,12 +51,10 @@ def downgrade(target: Target, to: int, yes: bool) -> None:
     from .. import upgrade as steps
 
     if to == 0:
-        sure(f"Drop the table {target.table}, and let every request in it run again?", yes)
-    if target.no_file is not None:
-        click.echo("nothing to do")
-        return
-    ran = steps.downgrade(target.url, to=to, **target.names)
-    click.echo(f"took back {_steps(ran)}" if ran else "nothing to do")
+        sure(f"Drop {target.place}, and let every request in it run again?", yes)
+    ran = () if target.no_file is not None else steps.downgrade(target.url, to=to, **target.names)
+    none = "does not exist" if to == 0 else f"is not above step {to}"
+    click.echo(f"took back {_steps(ran)} of {target.place}" if ran else f"nothing to do: {target.place} {none}")
 
 
 def _steps(ran: tuple[int, ...]) -> str:
@@ -67,15 +66,45 @@ def _steps(ran: tuple[int, ...]) -> str:
 @from_option(default=0, show_default=True, help="The step the table is at.")
 @to_option(help="The step to go to, up or down; the newest by default.")
 @create_schema_option
+@click.option("--grants", "roles", multiple=True, is_flag=False, flag_value="", metavar="[JOB=]ROLE",
+              help="Print instead what a role needs for its job: app (the default), purge or migrate.")  # fmt: skip
 @url_option(required=False)
 @names
-def sql(url: sa.URL | None, dialect: str | None, frm: int, to: int | None, create_schema: bool, **where: Any) -> None:
-    """Print the script of the steps, without connecting."""
+def sql(
+    url: sa.URL | None,
+    dialect: str | None,
+    frm: int,
+    to: int | None,
+    create_schema: bool,
+    roles: tuple[str, ...],
+    **where: Any,
+) -> None:
+    """Print the script of the steps, or of the roles' rights, without connecting.
+
+    --grants may be given several times; alone, it prints the rights of a role for each job, with names to be replaced.
+    """
     from .. import upgrade as steps
 
-    if dialect is None and url is None:
+    database: Any = dialect or url
+    if database is None:
         raise click.UsageError("give --dialect, or a database by --url or IDEMTABLE_URL")
-    click.echo(steps.sql(dialect or url, frm=frm, to=to, create_schema=create_schema, **where), nl=False)  # type: ignore[arg-type]
+    if roles:
+        asked = [job for role in roles for job in ([_job(role)] if role else _EXAMPLES)]
+        click.echo(steps.grants(database, asked, **where), nl=False)
+        return
+    script = steps.sql(database, frm=frm, to=to, create_schema=create_schema, **where)
+    if frm == (STEP if to is None else to):
+        click.echo(f"nothing to do from step {frm} to step {frm}", err=True)
+    else:
+        click.echo(script, nl=False)
+
+
+_EXAMPLES: Final = (("migrate", "idemtable_migrate"), ("app", "idemtable_app"), ("purge", "idemtable_purge"))
+
+
+def _job(role: str) -> tuple[str, str]:
+    job, given, name = role.partition("=")
+    return (job, name) if given else ("app", role)
 
 
 @db.command(epilog=EPILOG)
@@ -91,23 +120,28 @@ def check(target: Target) -> None:
         raise Failure(missing)
     problems = steps.check(target.url, **target.names)
     if problems:
-        raise Failure(". ".join(["; ".join(problems[:-1]), problems[-1]]))
-    click.echo("the table is as it should be")
+        raise Failure(f"{place(target.url)}: {'; '.join(problems[:-1])}. {problems[-1]}")
+    click.echo(f"{target.place} is as it should be")
 
 
 @db.command(epilog=EPILOG)
 @click.option("--directory", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".",
-              show_default=True, help="Your project, with its alembic.ini or pyproject.toml.")  # fmt: skip
+              show_default=True, help="Your project: where alembic.ini, pyproject.toml or migrations is.")  # fmt: skip
+@click.option("--head", metavar="REV", help="The head to go on from, in a project that has several.")
 @from_option(help="The step your revisions go to already; found in them by default.")
 @to_option(help="The step to go up to; the newest by default.")
 @click.option("--print", "only_print", is_flag=True, help="Print the revision instead of writing it.")
 @create_schema_option
 @names
-def revision(directory: Path, frm: int | None, to: int | None, only_print: bool, **options: Any) -> None:
-    """Write a revision with the missing steps into your own Alembic project."""
+def revision(directory: Path, frm: int | None, only_print: bool, **options: Any) -> None:
+    """Write a revision with the missing steps into your own Alembic project; Flask-Migrate's is one too."""
     from .. import upgrade as steps
 
-    if only_print:
-        click.echo(steps.revision_text(to=to, frm=frm or 0, **options), nl=False)
-    else:
-        click.echo(steps.revision(directory=directory, to=to, frm=frm, **options))
+    try:
+        if only_print:
+            click.echo(steps.revision_text(frm=frm or 0, **options), nl=False)
+        else:
+            click.echo(steps.revision(directory=directory, frm=frm, **options))
+    except steps.NothingToWrite as nothing:
+        table = f"{full_name(options['table'], options['schema'])} in {directory}"
+        click.echo(f"nothing to do for the table {table}: {nothing}", err=True)

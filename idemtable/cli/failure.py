@@ -7,12 +7,14 @@ import socket
 import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
+from urllib.parse import quote, quote_plus
 
 import click
 import sqlalchemy as sa
 
-from ..dialects import Driver, known
+from ..dialects import Driver, Fault, find, known
 from ..errors import IdempotencyError, SchemaError
+from .target import place
 
 URL: Final = "idemtable.url"
 DEBUG: Final = "idemtable.debug"
@@ -22,6 +24,8 @@ _CONNECTING: Final = (sa.exc.OperationalError, sa.exc.InterfaceError)
 
 # Greedy up to the last @: one that was not escaped belongs to the password.
 _IN_URL: Final = re.compile(r"(://[^\s:/@]*:)\S*@")
+_A_URL: Final = re.compile(r"\w[\w+]*://[^\s,].*?(?=['\")]*\.?$)", re.DOTALL)
+_SECRET_OPTION: Final = re.compile("pas|pw|key|secret|token", re.IGNORECASE)
 
 
 class Failure(click.ClickException):
@@ -50,8 +54,11 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            # click repeats an argument that it did not expect, and somebody's URL may be that argument.
-            vars(error)["message"] = masked(error.message, ctx.meta.get(URL))
+            text = error.message
+            if isinstance(error, click.UsageError):
+                # click repeats a word that it did not expect, and somebody's URL may be that word.
+                text = _A_URL.sub("***", text)
+            vars(error)["message"] = masked(text, ctx.meta.get(URL))
             raise
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
@@ -64,12 +71,12 @@ class Commands(click.Group):
 def failure(error: Exception, url: sa.URL | None) -> Failure:
     """Say what an error means to the person who typed the command."""
     kind, text = _explained(error, url)
-    return kind(masked(" ".join(text.split()), url))
+    return kind(" ".join(masked(text, url).split()))
 
 
 def _explained(error: Exception, url: sa.URL | None) -> tuple[type[Failure], str]:
     if isinstance(error, SchemaError):
-        return Unusable, str(error)
+        return Unusable, str(error) if url is None else f"{place(url)}: {error}"
     if isinstance(error, sa.exc.NoSuchModuleError):
         *names, last = (f"{name}://" for name in known)
         return Wrong, f"no such database; a URL begins with {', '.join(names)} or {last}"
@@ -81,7 +88,10 @@ def _explained(error: Exception, url: sa.URL | None) -> tuple[type[Failure], str
         said = _said(getattr(error, "orig", None) or error)
         where = f" at {place(url)}" if url is not None else ""
         unreached = not isinstance(error, sa.exc.DBAPIError) or isinstance(error, _CONNECTING)
-        cure = ". Check --url or IDEMTABLE_URL, and that it is up" if unreached else ""
+        if url is not None and find(url.get_dialect()(), "idemtable", None).fault(error) is Fault.DENIED:
+            cure = ". `idemtable db sql --grants` prints what each role needs"
+        else:
+            cure = ". Check --url or IDEMTABLE_URL, and that it is up" if unreached else ""
         return Unusable, f"the database{where} says: {said}{cure}"
     if isinstance(error, ValueError | TypeError):
         return Wrong, str(error)
@@ -111,13 +121,7 @@ def _cure(module: str) -> str | None:
 def _said(cause: BaseException) -> str:
     # PyMySQL's errors are a number and a text; str() would show a tuple.
     text = str(cause.args[-1] if cause.args else cause) or type(cause).__name__
-    return " ".join(text.split()).rstrip(".?")
-
-
-def place(url: sa.URL) -> str:
-    """Tell a database from others without its user, password or options."""
-    bare = sa.URL.create(url.get_backend_name(), host=url.host, port=url.port, database=url.database)
-    return bare.render_as_string()
+    return text.rstrip(".? \n")
 
 
 def masked(text: str, url: sa.URL | None) -> str:
@@ -132,6 +136,11 @@ def _secrets(url: sa.URL | None) -> Iterable[str]:
     if url is None:
         return ()
     words = [str(url.password or "")]
-    words += [str(value) for name, value in url.query.items() if "pass" in name.lower() or "key" in name.lower()]
-    # Two letters would tear holes in every sentence and hide nothing.
-    return [word for word in words if len(word) > 2]
+    for name, value in url.query.items():
+        if _SECRET_OPTION.search(name):
+            words += [value] if isinstance(value, str) else value
+    # As it was typed, too, and as a traceback shows it. Two letters would tear holes in every sentence and hide nothing.
+    forms = {
+        form for word in words for form in (word, quote(word), quote(word, safe=""), quote_plus(word), repr(word)[1:-1])
+    }
+    return sorted((form for form in forms if len(form) > 2), key=len, reverse=True)

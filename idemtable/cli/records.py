@@ -12,13 +12,14 @@ from typing import Any
 
 import click
 
-from ..model import Record
+from ..model import Record, Status
 from ..table import IdemTable
 from . import runner, text
 from .failure import Failure, failure
 from .options import EPILOG, as_json, on_database, sure, yes_option
 from .target import Target
 
+_STATUSES = [status.value for status in Status if status is not Status.LOCK]
 tenant_option = click.option("--tenant", help="The key's tenant.")
 
 
@@ -48,10 +49,10 @@ def purge(target: Target, every: timedelta | None, batch: int, limit: int | None
         if as_json:
             click.echo(text.line(asdict(report) | {"stopped": stop.asked}))
         elif report.busy:
-            click.echo("another purge is at work: nothing deleted")
+            click.echo(f"another purge is at work: nothing deleted from {target.place}")
         else:
             how = f"in {report.batches} batch{'es' if report.batches != 1 else ''}, {report.seconds:.2f} s"
-            click.echo(f"deleted {report.deleted:,} expired records {how}")
+            click.echo(f"deleted {report.deleted:,} expired records {how}, from {target.place}")
 
     with runner.Stop() as stop:
         if every is None:
@@ -72,24 +73,33 @@ def _bar(idem: IdemTable, limit: int | None) -> Iterator[Any]:
 
 @click.command(epilog=EPILOG)
 @click.argument("scope", required=False)
+@click.option("--tenant", help="Only this tenant's.")
+@click.option(
+    "--status", type=click.Choice(_STATUSES), multiple=True, help="Only those of this status, or one of these."
+)
+@click.option("--expired", is_flag=True, help="Only those whose time is over.")
+@click.option("--unfinished", is_flag=True, help="Only those that a function left without a result.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many.")
 @as_json
 @on_database
-def ls(target: Target, scope: str | None, limit: int, as_json: bool) -> None:
+def ls(target: Target, scope: str | None, as_json: bool, **wanted: Any) -> None:
     """List the newest records, of one scope or of all."""
-    text.show(target.keys().records(scope, limit=limit), as_json, "no records")
+    text.show(target.keys().records(scope, **wanted), as_json, f"no such records in {target.place}")
 
 
 @click.command(epilog=EPILOG)
 @click.argument("scope")
 @click.argument("key")
 @tenant_option
+@click.option("--result", is_flag=True, help="Show the stored result too.")
 @as_json
 @on_database
-def show(target: Target, scope: str, key: str, tenant: str | None, as_json: bool) -> None:
+def show(target: Target, scope: str, key: str, tenant: str | None, result: bool, as_json: bool) -> None:
     """Show the record of one key; exit code 1 if there is none."""
-    record = _found(target.keys(), scope, key, tenant)
-    click.echo(text.record_line(record) if as_json else text.record_facts(record))
+    idem = target.keys()
+    record = _found(target, idem, scope, key, tenant)
+    stored = text.result(record, idem.stored_result(scope, key, tenant=tenant)) if result else {}
+    click.echo(text.record_line(record, stored) if as_json else text.record_facts(record, stored))
 
 
 @click.command(epilog=EPILOG)
@@ -101,18 +111,18 @@ def show(target: Target, scope: str, key: str, tenant: str | None, as_json: bool
 def forget(target: Target, scope: str, key: str, tenant: str | None, yes: bool) -> None:
     """Remove the record of one key, so that its next use runs again; asks first on a terminal."""
     idem = target.keys()
-    record = _found(idem, scope, key, tenant)
-    sure(f"{text.record_facts(record)}\nForget it, and let this request run again?", yes)
+    record = _found(target, idem, scope, key, tenant)
+    sure(f"{text.record_facts(record, {})}\nForget it, and let this request run again?", yes)
     if not idem.forget(scope, key, tenant=tenant):
-        raise Failure("somebody else removed it first")
-    click.echo("forgotten")
+        raise Failure(f"somebody else removed it first from {target.place}")
+    click.echo(f"forgotten: removed from {target.place}")
 
 
-def _found(idem: IdemTable, scope: str, key: str, tenant: str | None) -> Record:
+def _found(target: Target, idem: IdemTable, scope: str, key: str, tenant: str | None) -> Record:
     record = idem.get(scope, key, tenant=tenant)
     if record is None:
         hint = "with this tenant" if tenant is not None else "without a tenant (--tenant names one)"
-        raise Failure(f"there is no record of this key in the scope {scope} {hint}")
+        raise Failure(f"there is no record of this key in the scope {scope} {hint}, in {target.place}")
     return record
 
 
@@ -122,4 +132,4 @@ def _found(idem: IdemTable, scope: str, key: str, tenant: str | None) -> Record:
 def stats(target: Target, as_json: bool) -> None:
     """Count the records by scope and status."""
     found = target.keys().stats()
-    click.echo(text.stats_line(found) if as_json else text.stats_facts(found))
+    click.echo(text.stats_line(found) if as_json else text.stats_facts(found, target.place))

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from ..dialects import known, named
+from ..dialects import full_name, known, named
 from ..errors import SchemaError
 from ..table import IdemTable
 
@@ -28,6 +28,11 @@ class Target:
     def names(self) -> dict[str, Any]:
         """The table's and the schema's name, as functions take them."""
         return {"table": self.table, "schema": self.schema}
+
+    @property
+    def place(self) -> str:
+        """The table and its database, for people."""
+        return f"the table {full_name(self.table, self.schema)} in {place(self.url)}"
 
     @property
     def no_file(self) -> str | None:
@@ -52,6 +57,12 @@ class Target:
     def engine(self) -> sa.Engine:
         """An engine with a sync driver, in the async one's place if need be."""
         return sa.create_engine(_sync(self.url), pool_pre_ping=True, pool_size=1)
+
+
+def place(url: sa.URL) -> str:
+    """Tell a database from others without its user, password or options."""
+    bare = sa.URL.create(url.get_backend_name(), host=url.host, port=url.port, database=url.database)
+    return bare.render_as_string()
 
 
 def driven(url: sa.URL) -> sa.URL:

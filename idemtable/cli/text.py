@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -13,6 +13,10 @@ import click
 
 from ..model import Record, Stats
 
+_JSON: Final = ("json", "exception")
+"""The codecs of the library itself: what they wrote is JSON, or was sealed."""
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""What no text holds, and what would change a terminal."""
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -79,8 +83,26 @@ def record_rows(records: Sequence[Record]) -> str:
     return table(head, rows, right={4})
 
 
-def record_facts(record: Record) -> str:
-    """Lay out one record."""
+def result(record: Record, stored: bytes | None) -> dict[str, str | None]:
+    """Give a record's stored result as text, or say why it is none."""
+    if stored is None:
+        return {"content": None, "content_note": "there is no result"}
+    try:
+        text = stored.decode()
+        if record.codec in _JSON:
+            json.loads(text)
+            text = _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # the same JSON
+    except ValueError:
+        text = "\0"
+    if _UNPRINTABLE.search(text):
+        note = f"not text: it was sealed, or the codec {record.codec} writes none"
+        return {"content": None, "content_note": note}
+    return {"content": text}
+
+
+def record_facts(record: Record, stored: Mapping[str, str | None]) -> str:
+    """Lay out one record, and its result if it was asked for."""
+    content = {"content": stored["content"] or f"- ({stored['content_note']})"} if stored else {}
     return pairs({
         "tenant": record.tenant or "-",
         "scope": record.scope,
@@ -91,17 +113,18 @@ def record_facts(record: Record) -> str:
         "created": moment(record.created_at),
         "completed": moment(record.completed_at),
         "expires": moment(record.expires_at),
-    })  # fmt: skip
+    } | content)  # fmt: skip
 
 
-def record_line(record: Record) -> str:
-    """Give one record as a line of JSON."""
-    return line(asdict(record))
+def record_line(record: Record, stored: Mapping[str, str | None]) -> str:
+    """Give one record as a line of JSON, with its result if it was asked for."""
+    return line(asdict(record) | dict(stored))
 
 
-def stats_facts(stats: Stats) -> str:
-    """Lay out the table's numbers."""
+def stats_facts(stats: Stats, place: str) -> str:
+    """Lay out the numbers of a table."""
     facts = {
+        "of": place,
         "rows": f"{stats.rows:,}",
         "expired": f"{stats.expired:,}",
         "oldest": moment(stats.oldest),
@@ -122,7 +145,7 @@ def show(records: Sequence[Record], as_json: bool, none: str) -> None:
     """Print records for people or for programs; `none` tells people that there are none."""
     if as_json:
         for record in records:
-            click.echo(record_line(record))
+            click.echo(record_line(record, {}))
     elif records:
         click.echo(record_rows(records))
     else:

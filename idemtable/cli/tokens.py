@@ -36,8 +36,8 @@ def issue(target: Target, scope: str, subject: str | None, ttl: timedelta) -> No
 def revoke(target: Target, scope: str, token: str) -> None:
     """Remove a token, used or not; exit code 1 if there is none in this scope."""
     if not _tokens(target, scope).revoke(token):
-        raise Failure(f"there is no such token in the scope {scope}")
-    click.echo("revoked")
+        raise Failure(f"there is no such token in the scope {scope}, in {target.place}")
+    click.echo(f"revoked: removed from {target.place}")
 
 
 @tokens.command(epilog=EPILOG)
@@ -47,7 +47,7 @@ def revoke(target: Target, scope: str, token: str) -> None:
 @on_database
 def ls(target: Target, scope: str, limit: int, as_json: bool) -> None:
     """List the newest tokens of a scope, issued and spent; the tenant column is the subject."""
-    text.show(_tokens(target, scope).records(limit=limit), as_json, "no tokens")
+    text.show(_tokens(target, scope).records(limit=limit), as_json, f"no such tokens in {target.place}")
 
 
 def _tokens(target: Target, scope: str) -> Tokens:

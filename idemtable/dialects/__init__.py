@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from .base import Dialect, Fault
-from .definition import Driver, Types
+from .definition import Driver, Job, Types, full_name
 from .mysql import MySQL
 from .origin import origin_of
 from .postgresql import PostgreSQL
@@ -21,10 +21,12 @@ __all__ = [
     "Dialect",
     "Driver",
     "Fault",
+    "Job",
     "Statement",
     "Types",
     "configure_sqlite",
     "find",
+    "full_name",
     "is_stale",
     "known",
     "named",

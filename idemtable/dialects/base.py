@@ -37,6 +37,8 @@ class Fault(Enum):
     DEAD = auto()
     """The transaction, or the savepoint asked for, is no longer there."""
     NO_TABLE = auto()
+    DENIED = auto()
+    """The role lacks a right."""
 
 
 def asks_autocommit(connection: Connection) -> bool:
@@ -113,6 +115,8 @@ class Dialect(Definition):
     """The most variables of one statement; asyncpg counts them in a signed 16-bit integer, PostgreSQL in an unsigned."""
     EXPIRED: ClassVar[str]
     """Selects or deletes at most `batch` expired rows; in-progress rows never expire."""
+    EXACTLY: ClassVar[str] = "{column} = :{column}"
+    """Compares a column of names with a value; ``:{column}_length`` is the value's number of characters."""
     BYTES: ClassVar[str] = "SELECT NULL"
 
     def __init__(self, dialect: SQLAlchemyDialect, table: str, schema: str | None) -> None:

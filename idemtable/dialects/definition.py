@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -43,6 +44,40 @@ class Types:
     """Date and time with microseconds, as `Dialect.time` reads them."""
 
 
+class Job(StrEnum):
+    """What a role of the database is for, in the order in which rights are given."""
+
+    rights: str
+    """What it does to rows of the table of keys. A lock on rows needs more than SELECT everywhere, and the purge makes,
+    renews and removes a row that is its lease."""
+    note: str
+    """What the script tells whoever reads it; ``{deleting}`` as `Definition.deleting` says."""
+
+    def __new__(cls, value: str, rights: str, note: str) -> Job:
+        """Make a member of its name and its facts."""
+        self = str.__new__(cls, value)
+        self._value_ = value
+        self.rights, self.note = rights, note
+        return self
+
+    MIGRATE = "migrate", "SELECT", "For whoever runs `idemtable db upgrade`, before that."
+    APP = (
+        "app",
+        "SELECT, INSERT, UPDATE",
+        "For the application, once the table is there. It needs DELETE too if it calls {deleting}.",
+    )
+    PURGE = (
+        "purge",
+        "SELECT, INSERT, UPDATE, DELETE",
+        "For `idemtable purge` and `idemtable forget`, once the table is there.",
+    )
+
+
+def full_name(table: str, schema: str | None) -> str:
+    """Return the name of a table as people write it, with its schema."""
+    return table if schema is None else f"{schema}.{table}"
+
+
 class Definition(ABC):
     """The half of a database's class that needs no instance."""
 
@@ -55,6 +90,9 @@ class Definition(ABC):
     """Names that people write in a URL and SQLAlchemy does not take."""
     drivers: ClassVar[tuple[Driver, ...]]
     """The first one is sync, and taken where a URL names none or a sync one is needed in an async one's place."""
+
+    is_file: ClassVar[bool] = False
+    """Whether a URL names a file, so that there are no users, no passwords and no roles."""
 
     @classmethod
     def missing_file(cls, url: URL) -> str | None:
@@ -77,6 +115,23 @@ class Definition(ABC):
         """Say what of a table, beside its columns, would break a promise."""
         return []
 
+    @classmethod
+    def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:
+        """Say whether the connection's role may not read a table that is there, or not even know whether it is."""
+        return False
+
+    deleting: ClassVar[str] = "forget or tokens.revoke"
+    """The verbs of an application that delete rows of the table."""
+
+    @classmethod
+    def grants(cls, job: Job, role: str, table: str, schema: str | None) -> list[str]:
+        """Return the statements that let a role do its job.
+
+        Raises:
+            ValueError: the database has no roles.
+        """
+        raise ValueError(f"{cls.names[0]} has no roles: whoever may write to the file may do everything")
+
     many_programs: ClassVar[tuple[str, ...]] = ()
     """Statements that fit a new database for many programs at once, outside of any transaction."""
 
@@ -87,6 +142,8 @@ class Definition(ABC):
     did: a stricter level still shows the time before."""
     transactional_ddl: ClassVar[bool | None] = None
     """Whether DDL is part of a printed script's transaction; ``None`` where Alembic knows."""
+    changing: ClassVar[int | None] = None
+    """The driver's number of the error that a look at the table gets while somebody else changes it."""
     before_ddl: ClassVar[tuple[str, ...]] = ()
     """Statements that bound what DDL may wait for locks; they also make sense in a printed script."""
     after_ddl: ClassVar[tuple[str, ...]] = ()

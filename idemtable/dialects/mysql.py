@@ -10,13 +10,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
+from sqlalchemy import table as table_named
 from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError
 
 from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, lent
-from .definition import Driver, Types
+from .definition import Driver, Job, Types
 from .statement import Answer, Statement
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class MySQL(Dialect):
     """MariaDB 10.6 and later and MySQL 8, through PyMySQL, asyncmy, mysqlclient and MySQL's own connector."""
 
     names = ("mysql", "mariadb")
+    deleting = "forget, tokens.revoke or lock_name"
     drivers = (
         Driver("pymysql", "pymysql", 'pip install "idemtable[mysql]"'),
         Driver("asyncmy", "asyncmy", 'pip install "idemtable[asyncio]"'),
@@ -80,6 +83,9 @@ class MySQL(Dialect):
         1792: Fault.READ_ONLY,
         1836: Fault.READ_ONLY,
         1305: Fault.DEAD,  # SAVEPOINT does not exist: a deadlock or an implicit COMMIT took it
+        1044: Fault.DENIED,  # to the database
+        1142: Fault.DENIED,  # to the table
+        1143: Fault.DENIED,  # to a column
         1054: Fault.NO_TABLE,  # unknown column
         1146: Fault.NO_TABLE,
         1049: Fault.NO_TABLE,  # unknown database
@@ -112,6 +118,8 @@ class MySQL(Dialect):
         VALUES (:id, 'idemtable.lock', {Status.LOCK.code}, :id, {{now}}, {{now}}) ON DUPLICATE KEY UPDATE owner = :id"""
     EXPIRED = f"""SELECT id FROM {{table}} WHERE {EXPIRED_WHERE}
         ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED"""
+    # Its collation takes "a" and "a " for one name.
+    EXACTLY = "{column} = :{column} AND CHAR_LENGTH({column}) = :{column}_length"
     BYTES = """SELECT data_length + index_length FROM information_schema.tables
         WHERE table_name = :table AND table_schema = COALESCE(:schema, DATABASE())"""
 
@@ -276,6 +284,29 @@ class MySQL(Dialect):
     options = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
 
     @classmethod
+    def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:
+        # A role without any right to a table is not told whether it is there, and SQLAlchemy's own look would fail.
+        look = select(text("1")).select_from(table_named(table, schema=schema)).limit(0)
+        try:
+            connection.execute(look, execution_options={"skip_user_error_events": True})
+        except DBAPIError as error:
+            orig: Any = error.orig
+            return cls.faults.get(cls.code(orig)) is Fault.DENIED
+        return False
+
+    @classmethod
+    def grants(cls, job: Job, role: str, table: str, schema: str | None) -> list[str]:
+        words = mysql.dialect().identifier_preparer
+        name, at, host = role.partition("@")
+        who = f"'{name}'@'{host}'" if at else f"'{name}'"  # a role of MariaDB's has no host
+        keys, version = (words.format_table(table_named(one, schema=schema)) for one in (table, f"{table}_version"))
+        migrates = job is Job.MIGRATE  # CREATE among them lets a table be named that is not there yet
+        return [
+            f"GRANT {job.rights}{', CREATE, ALTER, INDEX, DROP' if migrates else ''} ON {keys} TO {who}",
+            f"GRANT SELECT{', INSERT, DELETE, CREATE, DROP' if migrates else ''} ON {version} TO {who}",
+        ]
+
+    @classmethod
     def column_flaw(cls, found: TypeEngine[Any], wanted: TypeEngine[Any]) -> str | None:
         return None if getattr(found, "fsp", 6) == getattr(wanted, "fsp", 6) else "has no microseconds"
 
@@ -288,6 +319,7 @@ class MySQL(Dialect):
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 
+    changing = 1684  # "was skipped since its definition is being modified by concurrent DDL statement"; MySQL alone
     before_ddl = (
         "SET @idemtable_lock_wait = @@SESSION.lock_wait_timeout",
         "SET SESSION lock_wait_timeout = 10",

@@ -8,12 +8,13 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
+from sqlalchemy import table as table_named
 from sqlalchemy.dialects import postgresql
 
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect, Fault
-from .definition import Driver, Types
+from .definition import Driver, Job, Types
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -36,6 +37,13 @@ _CLAIMED = f"""CASE WHEN set_config('idemtable.lock_timeout', current_setting('l
 _BOUNDED = """WITH before AS MATERIALIZED (
         SELECT current_setting('lock_timeout') AS timeout, set_config('lock_timeout', CAST(:wait AS text), true))"""
 
+_READABLE = text("""SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relname = CAST(:table AS text) AND CASE
+        WHEN CAST(:schema AS text) IS NOT NULL THEN n.nspname = CAST(:schema AS text)
+        WHEN has_schema_privilege(n.oid, 'USAGE') THEN pg_table_is_visible(c.oid)
+        ELSE n.nspname = ANY(string_to_array(replace(current_setting('search_path'), ' ', ''), ',')) END
+    ORDER BY 1 DESC LIMIT 1""")
 _SET_WAIT = "SELECT current_setting('lock_timeout'), set_config('lock_timeout', CAST(:wait AS text), true)"
 
 
@@ -71,6 +79,7 @@ class PostgreSQL(Dialect):
         "25P02": Fault.DEAD,  # in_failed_sql_transaction
         "3B001": Fault.DEAD,  # invalid_savepoint_specification
         "25P01": Fault.DEAD,  # no_active_sql_transaction: SAVEPOINT after a COMMIT sent as text
+        "42501": Fault.DENIED,  # insufficient_privilege
         "42P01": Fault.NO_TABLE,
         "42703": Fault.NO_TABLE,  # undefined_column
         "3F000": Fault.NO_TABLE,  # invalid_schema_name
@@ -185,6 +194,24 @@ class PostgreSQL(Dialect):
     # --- the table ----------------------------------------------------------------------------------------------------
 
     types = Types(id=postgresql.UUID(as_uuid=True), text=lambda length: postgresql.TEXT())
+
+    @classmethod
+    def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:
+        # Asked for and not tried: a refusal would end the transaction.
+        return connection.execute(_READABLE, {"table": table, "schema": schema}).scalar() is False
+
+    @classmethod
+    def grants(cls, job: Job, role: str, table: str, schema: str | None) -> list[str]:
+        words = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+        who, where = words.quote(role).replace("%%", "%"), words.quote(schema or "public")
+        if job is Job.MIGRATE:  # the tables that it makes are its own
+            return [f"GRANT USAGE, CREATE ON SCHEMA {where} TO {who}"]
+        keys, version = (words.format_table(table_named(one, schema=schema)) for one in (table, f"{table}_version"))
+        return [
+            f"GRANT USAGE ON SCHEMA {where} TO {who}",
+            f"GRANT {job.rights} ON {keys} TO {who}",
+            f"GRANT SELECT ON {version} TO {who}",
+        ]
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 

@@ -162,6 +162,7 @@ class SQLite(Dialect):
     names = ("sqlite",)
     drivers = (Driver("pysqlite", "sqlite3"), Driver("aiosqlite", "aiosqlite", 'pip install "idemtable[asyncio]"'))
 
+    is_file = True
     reads_in_place = True
     busy = "the database is busy: another connection is writing"
 

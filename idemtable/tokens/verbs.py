@@ -13,7 +13,8 @@ from ..claim.transaction import Joined
 from ..claim.verdict import explained
 from ..decorated import AsyncDecorator, Decorator
 from ..keys import checked_scope
-from ..settings import Settings, checked_ttl
+from ..model import Status, Wanted
+from ..settings import LONGEST_LIST, Settings, checked_count, checked_ttl
 from ..transactional import CommonOptions, Spec, decorate
 from .redemption import Redemptions, checked_subject, checked_token, holder, identity, new_token
 from .redis import RedisTokenStore
@@ -118,7 +119,9 @@ class BaseTokens:
         return lambda records, connection: records.forget(connection, id)
 
     def _listing(self, limit: int) -> Callable[[Connection], list[Record]]:
-        return lambda connection: self._settings.records.tokens(connection, self._scope, limit)
+        wanted = Wanted(self._scope, statuses=frozenset({Status.ISSUED, Status.SPENT}))
+        count = checked_count(limit, "limit", LONGEST_LIST)
+        return lambda connection: self._settings.records.latest(connection, wanted, count)
 
     def _issued_by(self, store: RedisTokenStore, count: int, subject: Any, session: Any) -> tuple[list[str], Any]:
         """Return tokens and what the store's client returned."""

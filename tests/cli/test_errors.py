@@ -53,6 +53,88 @@ def test_a_url_that_cannot_be(url: str, said: str, run: Run) -> None:
     assert said in ended.err
 
 
+ASTRAY = [
+    f"postgresql://app:first@{SECRET}/{SECRET}@127.0.0.1:1/shop",
+    f"mysql://app:first/{SECRET}@{SECRET}/{SECRET}@127.0.0.1:1/shop",
+    f"postgresql://app:first@{SECRET}@127.0.0.1:1/{SECRET}",
+    f"postgresql+asyncpg://app:first@{SECRET}:{SECRET}@127.0.0.1:1/shop",
+    f"mariadb://app:first@{SECRET}?{SECRET}@127.0.0.1:1/shop",
+    f"mysql+pymysql://app:first@{SECRET}?{SECRET}={SECRET}@127.0.0.1:1/shop",
+    f"postgresql://us/er:{SECRET}@127.0.0.1:1/shop",
+    f"postgresql:///app:{SECRET}@127.0.0.1:1/shop",
+    f"postgres://app:first@{SECRET}/{SECRET}@127.0.0.1:1/shop",
+    f"oracle://app:first@{SECRET}/{SECRET}@127.0.0.1:1/shop",
+]
+"""Passwords with characters that were not escaped, so that a piece of each is taken for something else."""
+
+
+@pytest.mark.parametrize("verb", [("ls", "--debug"), ("db", "upgrade"), ("db", "sql"), ("demo",), ("purge", "--json")])
+@pytest.mark.parametrize("url", ASTRAY)
+def test_no_piece_of_a_wrongly_escaped_password_is_printed(
+    verb: tuple[str, ...], url: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IDEMTABLE_URL", url)
+    ended = run(*verb)
+    assert ended.code == 2
+    assert "%40" in ended.err
+
+
+def test_an_at_sign_that_belongs_there_is_taken(tmp_path: Path, run: Run) -> None:
+    assert run("db", "upgrade", "--url", f"sqlite:///{tmp_path}/a@b.db").code == 0
+    for url in (
+        "postgresql://me%40corp:p%40ss@127.0.0.1:1/shop",
+        "postgresql://me@corp:pass@127.0.0.1:1/shop",
+        "postgresql://127.0.0.1:1/shop?user=me@corp",
+        "mysql+pymysql://app:a%2Fb@127.0.0.1:1/shop%40home",
+    ):
+        assert run("stats", "--url", url).code == 3
+
+
+@pytest.mark.parametrize("form", ["'", "%27", " ", "%20", "a/", "%5C", "%25"])
+def test_a_password_is_masked_however_it_is_written(form: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the library's own words, in a driver's and in a traceback; `run` looks for what stands behind the odd sign."""
+    url = f"postgresql+psycopg://app:{form}{SECRET}@127.0.0.1:1/shop"
+
+    def fail(*args: object, **options: object) -> None:
+        parsed = sa.make_url(url)
+        raise RuntimeError(
+            f"{url} {parsed.password} {parsed.password!r} {parsed.render_as_string(hide_password=False)}"
+        )
+
+    monkeypatch.setattr("psycopg.connect", fail)
+    assert run("stats", "--debug", "--url", url).code == 1
+
+
+@pytest.mark.parametrize("option", ["password", "sslpassword", "pasword", "PWD", "token"])
+def test_the_value_of_an_option_that_sounds_secret_is_masked(
+    option: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError(str(options))
+
+    monkeypatch.setattr("psycopg.connect", fail)
+    again = f"&{option}={SECRET}2"
+    for more in ("", again):
+        assert run("stats", "--debug", "--url", f"postgresql+psycopg://127.0.0.1:1/shop?{option}={SECRET}{more}").code
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (f"postgresql://127.0.0.1:1/shop?password={SECRET}",),
+        ("stats", f"postgresql://127.0.0.1:1/shop?password={SECRET}"),
+        ("stats", f"postgresql://app:my {SECRET}@127.0.0.1/shop", "more"),
+        ("ls", "--limit", f"postgresql://127.0.0.1:1/shop?password={SECRET}"),
+        ("purge", "--every", NOWHERE),
+        ("db", NOWHERE),
+        ("db", "revision", "--directory", f"postgresql://a/shop?password={SECRET}"),
+        ("db", "sql", "--dialect", NOWHERE),
+    ],
+)
+def test_a_url_in_the_wrong_place_is_not_repeated(args: tuple[str, ...], run: Run) -> None:
+    assert run(*args).code == 2
+
+
 @pytest.mark.parametrize(
     "args",
     [

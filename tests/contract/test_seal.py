@@ -117,3 +117,17 @@ def test_tokens_blocks_and_joined_calls_are_sealed_too(db: Database) -> None:
 def test_what_is_no_seal_is_refused(sync_db: Database) -> None:
     with pytest.raises(TypeError, match="seal= takes an object"):
         IdemTable(sync_db.engine, seal="secret")  # type: ignore[arg-type]
+
+
+def test_a_stored_result_is_looked_at_through_the_seal(db: Database) -> None:
+    give, _ = functions(db, seal=Mask())
+    give("k", "t")
+    assert SECRET in db.table(seal=Mask()).stored_result("give", "k", tenant="t").decode()
+    assert SECRET.encode() not in db.idem.stored_result("give", "k", tenant="t")
+
+    class Other(Mask):
+        def open(self, data: bytes, context: SealContext) -> bytes:
+            raise ValueError("another key")
+
+    with pytest.raises(ResultUnreadableError, match="seal"):
+        db.table(seal=Other()).stored_result("give", "k", tenant="t")

@@ -65,12 +65,13 @@ else:
         missing = run("db", "check", *at)
         assert missing.exit_code == 1
         assert "there is no file" in missing.output
-        assert run("db", "upgrade", *at).output == "ran step 1\n"
-        assert run("db", "upgrade", *at).output == "nothing to do\n"
-        assert run("db", "check", *at).output == "the table is as it should be\n"
+        where = f"the table idemtable in {url}"
+        assert run("db", "upgrade", *at).output == f"ran step 1 on {where}\n"
+        assert run("db", "upgrade", *at).output == f"nothing to do: {where} is up to date\n"
+        assert run("db", "check", *at).output == f"{where} is as it should be\n"
         for verb in (("stats",), ("ls",), ("tokens", "ls", "scope"), ("purge",)):
             assert run(*verb, *at).exit_code == 0
-        assert run("db", "downgrade", "--yes", *at).output == "took back step 1\n"
+        assert run("db", "downgrade", "--yes", *at).output == f"took back step 1 of {where}\n"
 
     def test_the_printed_script_is_the_databases_own(url: str) -> None:
         script = run("db", "sql", "--dialect", "toy").output

@@ -20,6 +20,9 @@ def test_the_password_is_never_in_an_error(tmp_path: Path) -> None:
         f"mariadb+pymysql://u:{secret}@127.0.0.1:1/x",
         f"mariadb+asyncmy://u:{secret}%25@127.0.0.1:1/x",
         f"u:{secret}@127.0.0.1",
+        f"postgresql+psycopg://u:a@{secret}/{secret}@127.0.0.1:1/x",
+        f"mysql+pymysql://u:a/{secret}@{secret}/{secret}@127.0.0.1:1/x",
+        f"postgresql+psycopg://u:a@{secret}?{secret}@127.0.0.1:1/x",
     ):
         for call in (steps.upgrade, steps.downgrade, steps.check):
             with pytest.raises(Exception) as caught:
@@ -28,7 +31,11 @@ def test_the_password_is_never_in_an_error(tmp_path: Path) -> None:
             while seen is not None:
                 assert secret not in f"{seen} {seen!r}", url
                 seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    for url in (f"postgresql+psycopg://u:{secret}@127.0.0.1:1/x", f"u:{secret}@127.0.0.1"):  # a process each
+    for url in (  # a process each
+        f"postgresql+psycopg://u:{secret}@127.0.0.1:1/x",
+        f"u:{secret}@127.0.0.1",
+        f"postgresql+psycopg://u:a@{secret}/{secret}@127.0.0.1:1/x",
+    ):
         result = alembic(url, "upgrade", "head")
         assert result.returncode != 0
         assert secret not in result.stdout + result.stderr

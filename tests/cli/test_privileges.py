@@ -1,0 +1,238 @@
+"""Each role of the database does its job with the rights that are printed for it, and with no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from idemtable import IdemTable, SchemaError
+from idemtable import upgrade as steps
+from tests.support.backends import BACKENDS, server
+from tests.support.cli import Run
+from tests.support.migrations import ASYNC, kind
+
+SERVERS = [
+    name
+    for name in ("postgresql16", "postgresql18", "mariadb", "mariadb11.8", "mysql")
+    if name in {where for where, _ in BACKENDS.values()}
+]
+OLD = "'2020-01-01 00:00:00'"
+
+
+class Roles:
+    """A database of its own, and roles in it that have nothing but what they were given."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.kind = sa.make_url(url), kind(url)
+        self.owner = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+        self._made: list[str] = []
+        self._engines: list[sa.Engine] = []
+
+    def execute(self, script: str) -> None:
+        with self.owner.connect() as connection:
+            for statement in script.split(";\n"):
+                if lines := [line for line in statement.splitlines() if not line.startswith("--")]:
+                    connection.exec_driver_sql("\n".join(lines).replace("%", "%%"))
+
+    def new(self) -> str:
+        name = f"r_{uuid4().hex[:12]}"
+        if self.kind == "postgresql":
+            self.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'field'")
+            # The default of PostgreSQL before 15, and what an application's own role would lack as well.
+            self.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        else:
+            self.execute(f"CREATE USER {name}")
+        self._made.append(name)
+        return name
+
+    def url_of(self, name: str) -> sa.URL:
+        return self.url.set(username=name, password="field" if self.kind == "postgresql" else None)
+
+    def hired(self, job: str, **names: Any) -> sa.Engine:
+        """A new role with what is printed for its job, as an engine."""
+        name = self.new()
+        self.execute(steps.grants(self.url, [(job, name)], **names))
+        return self.engine(name)
+
+    def engine(self, name: str) -> sa.Engine:
+        self._engines.append(sa.create_engine(self.url_of(name)))
+        return self._engines[-1]
+
+    def expire(self) -> None:
+        self.execute(
+            f"UPDATE idemtable SET created_at = {OLD}, completed_at = {OLD}, expires_at = {OLD} WHERE status = 1"
+        )
+
+    def close(self) -> None:
+        for engine in self._engines:
+            engine.dispose()
+        for name in self._made:
+            if self.kind == "postgresql":
+                self.execute(f"DROP OWNED BY {name}")
+                self.execute(f"DROP ROLE {name}")
+            else:
+                self.execute(f"DROP USER {name}")
+
+
+@pytest.fixture(params=SERVERS)
+def roles(request: pytest.FixtureRequest) -> Iterator[Roles]:
+    found = server(request.param)
+    name = f"t_{uuid4().hex[:16]}"
+    found.create_database(name)
+    roles = Roles(found.url(name))
+    yield roles
+    roles.close()
+    found.drop_database(name)
+
+
+def serve(engine: sa.Engine, expire: Callable[[], None]) -> None:
+    """Do what an application does."""
+    idem = IdemTable(engine, wait=timedelta(seconds=1))
+    idem.check_schema()
+
+    @idem.transactional("pay", key="key", remember=(ValueError,), share_scope=True)
+    def pay(session: Session, key: str) -> str:
+        if key == "bad":
+            raise ValueError("declined")
+        return key
+
+    assert [pay.outcome("k").replayed for _ in range(2)] == [False, True]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="declined"):
+            pay("bad")
+    expire()
+    assert pay.outcome("k").replayed is False
+    with idem.transaction("pay", "block", wait=timedelta(0)) as claim:
+        claim.result = 1
+    with Session(engine) as session, session.begin():
+        assert pay.join(session, "joined") == "joined"
+        assert pay.join(session, "k") == "k"
+    tokens = idem.tokens("page", ttl=timedelta(minutes=5))
+    token = tokens.issue()
+    with Session(engine) as session, session.begin(), tokens.redeem(session, token) as claim:
+        claim.result = 1
+    assert idem.get("pay", "k") is not None
+    assert idem.stored_result("pay", "k") == b'"k"'
+    assert len(idem.records()) == idem.stats().rows == 5
+    assert idem.stats().table_bytes
+
+
+def look_after(engine: sa.Engine, expire: Callable[[], None]) -> None:
+    """Do what an operator and the purge do."""
+    idem = IdemTable(engine)
+    assert steps.check(engine) == []
+    assert idem.forget("pay", "block")
+    expire()
+    assert idem.purge().deleted > 0
+    assert idem.stats().expired == 0
+    with Session(engine) as session, session.begin():
+        idem.lock_name(session, "night")
+
+
+def test_each_role_does_its_job_with_what_is_printed_for_it(roles: Roles) -> None:
+    migrator = roles.hired("migrate")
+    assert steps.upgrade(migrator) == (1,)
+    assert steps.upgrade(migrator) == ()
+    assert steps.downgrade(migrator) == (1,)
+    assert steps.upgrade(migrator) == (1,)
+    assert steps.check(migrator) == []
+    serve(roles.hired("app"), roles.expire)
+    look_after(roles.hired("purge"), roles.expire)
+    for name in ASYNC[roles.kind]:
+        app = roles.hired("app")
+        assert steps.check(app.url.set(drivername=name)) == []
+
+
+def test_under_another_name_too(roles: Roles) -> None:
+    names = {"table": "Other_Keys"}
+    if roles.kind == "postgresql":
+        roles.execute("CREATE SCHEMA ops")
+        names["schema"] = "ops"
+    assert steps.upgrade(roles.hired("migrate", **names), **names) == (1,)
+    for job in ("app", "purge"):
+        idem = IdemTable(roles.hired(job, **names), **names)
+        idem.check_schema()
+        with idem.transaction("pay", job):
+            pass
+    assert idem.forget("pay", "app")
+
+
+def test_no_right_is_printed_that_a_role_can_do_without(roles: Roles) -> None:
+    steps.upgrade(roles.owner)
+
+    def without(script: str, right: str) -> str:
+        lines = script.splitlines()
+        return (
+            "\n".join(line.replace(f", {right}", "", 1) if " ON idemtable TO" in line else line for line in lines)
+            + "\n"
+        )
+
+    jobs: dict[str, Callable[[sa.Engine, Callable[[], None]], None]] = {"app": serve, "purge": look_after}
+    for job, work in jobs.items():
+        for right in ("INSERT", "UPDATE", *(("DELETE",) if job == "purge" else ())):
+            roles.execute("DELETE FROM idemtable")
+            with IdemTable(roles.owner.execution_options(isolation_level="READ COMMITTED")).transaction("pay", "block"):
+                pass
+            name = roles.new()
+            roles.execute(without(steps.grants(roles.url, [(job, name)]), right))
+            with pytest.raises(sa.exc.DBAPIError, match="denied"):
+                work(roles.engine(name), roles.expire)
+
+
+def test_the_application_can_neither_drop_the_table_nor_remove_keys(roles: Roles, run: Run) -> None:
+    steps.upgrade(roles.owner)
+    app = roles.hired("app")
+    idem = IdemTable(app)
+    with idem.transaction("pay", "k"):
+        pass
+    with pytest.raises(sa.exc.DBAPIError, match=r"denied|must be owner"):
+        steps.downgrade(app)
+    with pytest.raises(sa.exc.DBAPIError, match="denied"):
+        idem.forget("pay", "k")
+    assert idem.get("pay", "k") is not None
+    refused = run("forget", "pay", "k", "--yes", "--url", app.url.render_as_string(hide_password=False))
+    assert refused.code == 3
+    assert "denied" in refused.err
+    assert "idemtable db sql --grants" in refused.err
+
+
+def test_check_schema_says_which_table_it_may_not_read(roles: Roles) -> None:
+    steps.upgrade(roles.owner)
+    name = roles.new()
+    roles.execute(f"GRANT SELECT ON idemtable_version TO {name}")
+    engine = roles.engine(name)
+    with pytest.raises(SchemaError, match=r"no right to SELECT from idemtable\. .*db sql --grants"):
+        IdemTable(engine).check_schema()
+    with engine.connect() as connection:  # and leaves no broken transaction behind
+        assert connection.scalar(sa.text("SELECT count(*) FROM idemtable_version")) == 1
+
+
+def test_without_the_version_table_a_table_counts_as_what_it_looks_like(roles: Roles) -> None:
+    steps.upgrade(roles.owner)
+    name = roles.new()
+    roles.execute(f"GRANT SELECT, INSERT, UPDATE ON idemtable TO {name}")
+    IdemTable(roles.engine(name)).check_schema()
+    roles.execute("ALTER TABLE idemtable ADD COLUMN a_newer_release INTEGER")
+    with pytest.raises(SchemaError, match=r"no right to SELECT from idemtable_version, .*db sql --grants"):
+        IdemTable(roles.engine(name)).check_schema()
+    roles.execute(f"GRANT SELECT ON idemtable_version TO {name}")
+    roles.execute("UPDATE idemtable_version SET version_num = '0099'")
+    IdemTable(roles.engine(name)).check_schema()
+
+
+@pytest.mark.parametrize("roles", [name for name in SERVERS if name.startswith("postgresql")], indirect=True)
+def test_a_schema_that_may_not_be_used_is_no_missing_table(roles: Roles) -> None:
+    steps.upgrade(roles.owner)
+    steps.upgrade(roles.owner, schema="ops", create_schema=True)
+    name = roles.new()
+    roles.execute("REVOKE USAGE ON SCHEMA public FROM PUBLIC")
+    for schema, table in ((None, "idemtable"), ("ops", "ops.idemtable")):
+        roles.execute(f"GRANT SELECT, INSERT, UPDATE ON {table} TO {name}")
+        with pytest.raises(SchemaError, match=f"no right to SELECT from {table}"):
+            IdemTable(roles.engine(name), schema=schema).check_schema()
