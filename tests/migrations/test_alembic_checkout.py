@@ -6,17 +6,14 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import upgrade as steps
-from tests.support.migrations import ASYNC, SYNC, alembic, as_it_should_be, drivers, execute_script, tables
+from tests.support.migrations import ASYNC, SYNC, alembic, alembics, as_it_should_be, drivers, execute_script, tables
 
 
 @pytest.mark.parametrize("names", [SYNC, ASYNC], ids=["sync", "async"])
 def test_alembic_in_a_checkout(database_url: str, names: dict[str, list[str]], engine: sa.Engine) -> None:
     url = drivers(database_url, names)[0]
-    looks = [["check"], ["current"]] if names is SYNC else []  # a process each, and the colour is env.py's alone
-    for arguments in (["upgrade", "head"], *looks, ["downgrade", "base"], ["upgrade", "head"]):
-        result = alembic(url, *arguments)
-        assert result.returncode == 0, result.stderr
-        assert arguments != ["current"] or result.stdout == "0001 (head)\n"
+    printed = alembics(url, ["upgrade", "head"], ["check"], ["current"], ["downgrade", "base"], ["upgrade", "head"])
+    assert printed[2] == "0001 (head)"
     as_it_should_be(engine)
     assert steps.upgrade(engine) == ()
 

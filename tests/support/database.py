@@ -68,7 +68,6 @@ class Database:
         self.sync_url = url
         self.url = url.set(drivername=driver)
         # For what the test itself looks at: never the engine under test, whose pool and listeners are part of it.
-        # PyMySQL reads the machine's certificates for each connection: most of what a test would cost.
         plain = {"ssl_disabled": True} if url.get_backend_name() in INNODB else {}
         self.admin = sa.create_engine(url, poolclass=sa.NullPool, connect_args=plain)
         self.kind = kind_of(self.admin)
@@ -90,8 +89,10 @@ class Database:
             # Named, because SQLAlchemy 2.0 pools no aiosqlite connections by itself.
             pool = sa.AsyncAdaptedQueuePool if self.is_async else sa.QueuePool
             options = {"pool_size": 40, "poolclass": pool, **options}
-        if self._connect_args:
-            options = {"connect_args": self._connect_args, **options}
+        # PyMySQL reads the machine's certificates for each connection: most of what a test would cost.
+        usual = {"ssl_disabled": True} if self.url.get_driver_name() == "pymysql" else {}
+        if usual or self._connect_args:
+            options = {"connect_args": {**usual, **self._connect_args}, **options}
         if self.is_async:
             from sqlalchemy.ext.asyncio import create_async_engine
 
