@@ -13,14 +13,14 @@ from idemtable.policy import decide_token
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-REQUEST = Request(UUID(int=1), "user:7", "checkout", None, b"f", 0, b"mine")
+REQUEST = Request(UUID(int=1), "user:7", "checkout", None, b"\1f", 0, b"mine")
 
 
 def stored(
     status: Status,
     subject: str | None = "user:7",
     left: timedelta = SECOND,
-    carried: bytes | None = b"f",
+    carried: bytes | None = b"\1f",
     owner: bytes = b"",
 ) -> Stored:
     record = Record(subject, "checkout", None, status, carried, "json", 1, NOW, NOW, NOW + left)
@@ -45,7 +45,7 @@ def test_what_is_no_token_is_unknown(status: Status) -> None:
 
 @pytest.mark.parametrize("status", [Status.ISSUED, Status.SPENT, Status.FAILED])
 @pytest.mark.parametrize("left", [timedelta(), -SECOND])
-@pytest.mark.parametrize("carried", [b"f", b"other", None])
+@pytest.mark.parametrize("carried", [b"\1f", b"\1other", None])
 def test_a_token_at_the_end_of_its_time_is_expired(status: Status, left: timedelta, carried: bytes | None) -> None:
     assert decide_token(stored(status, left=left, carried=carried), REQUEST, replay=True) == Refuse(ExpiredTokenError)
 
@@ -61,7 +61,7 @@ def test_a_row_without_a_result_never_runs_again(left: timedelta) -> None:
 
 
 @pytest.mark.parametrize(("status", "answer"), [(Status.SPENT, Replay), (Status.FAILED, Reraise)])
-@pytest.mark.parametrize("carried", [b"f", None])
+@pytest.mark.parametrize("carried", [b"\1f", None])
 def test_the_same_payload_replays(status: Status, answer: type, carried: bytes | None) -> None:
     row = stored(status, carried=carried)
     assert decide_token(row, REQUEST, replay=True) == answer(row)
@@ -70,7 +70,7 @@ def test_the_same_payload_replays(status: Status, answer: type, carried: bytes |
 
 @pytest.mark.parametrize("status", [Status.SPENT, Status.FAILED])
 def test_another_payload_is_spent(status: Status) -> None:
-    assert decide_token(stored(status, carried=b"other"), REQUEST, replay=True) == Refuse(SpentTokenError)
+    assert decide_token(stored(status, carried=b"\1other"), REQUEST, replay=True) == Refuse(SpentTokenError)
 
 
 @pytest.mark.parametrize("left", [SECOND, -SECOND])
