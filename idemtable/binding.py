@@ -76,7 +76,7 @@ class BaseBinding(ABC):
         Raises:
             ValueError: the sessionmaker is bound to nothing yet. TypeError: to what is neither Engine nor Connection.
         """
-        bound = self._sessions().kw.get("bind")
+        bound = (self._maker or self._sessions()).kw.get("bind")
         if bound is None:
             raise ValueError(
                 "the sessionmaker is bound to no Engine: make it with sessionmaker(engine), or call its "
@@ -101,7 +101,7 @@ class BaseBinding(ABC):
 
     def session(self, *, inside: bool) -> Any:
         """Return a new session; inside somebody else's transaction its COMMIT and ROLLBACK are those of a savepoint."""
-        maker = self._sessions()
+        maker = self._maker or self._sessions()
         return maker(join_transaction_mode="create_savepoint") if inside else maker()
 
 

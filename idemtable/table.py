@@ -267,37 +267,13 @@ def transactional(
 def transactional(
     bind: AsyncEngine | async_sessionmaker[Any] | AsyncIdemTable, scope: str, *, key: Spec, **options: Unpack[Options]
 ) -> AsyncDecorator: ...
-def transactional(
-    bind: Any,
-    scope: str,
-    *,
-    key: Spec,
-    tenant: Spec | None = None,
-    payload: Any = ALL,
-    ttl: timedelta | None = None,
-    wait: timedelta | None = None,
-    remember: Remember = (),
-    returns: Any = None,
-    isolation_level: str | None = None,
-    share_scope: bool = False,
-) -> Any:
+def transactional(bind: Any, scope: str, *, key: Spec, **options: Unpack[Options]) -> Any:
     """Decorate a function as `IdemTable.transactional` does, without a table to name first.
 
     Args:
-        bind: an Engine or sessionmaker, an AsyncEngine or async_sessionmaker, or a table with settings of its own. The
-            other arguments are those of `IdemTable.transactional`.
+        bind: an Engine or sessionmaker, an AsyncEngine or async_sessionmaker, or a table with settings of its own.
+        scope, key, options: those of `IdemTable.transactional`.
     """
     if not isinstance(bind, IdemTable | AsyncIdemTable):
         bind = AsyncIdemTable(bind) if is_async(bind) else IdemTable(bind)
-    return bind.transactional(
-        scope,
-        key=key,
-        tenant=tenant,
-        payload=payload,
-        ttl=ttl,
-        wait=wait,
-        remember=remember,
-        returns=returns,
-        isolation_level=isolation_level,
-        share_scope=share_scope,
-    )
+    return bind.transactional(scope, key=key, **options)

@@ -12,10 +12,10 @@ from .blocks import AsyncClaim
 from .claim.call import identity
 from .decorated import AsyncDecorator
 from .guards import lock_name
-from .model import ALL, PurgeReport, Record, Stats
+from .model import PurgeReport, Record, Stats
 from .table_base import BaseTable, BlockOptions, Statuses
 from .tokens import AsyncTokens
-from .transactional import Options, Remember, Spec, decorate_keys
+from .transactional import Options, Spec, decorate_keys
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -38,34 +38,14 @@ class AsyncIdemTable(
     _binding = AsyncBinding
     _tokens = AsyncTokens
 
-    def transactional(
-        self,
-        scope: str,
-        *,
-        key: Spec,
-        tenant: Spec | None = None,
-        payload: Any = ALL,
-        ttl: timedelta | None = None,
-        wait: timedelta | None = None,
-        remember: Remember = (),
-        returns: Any = None,
-        isolation_level: str | None = None,
-        share_scope: bool = False,
-    ) -> AsyncDecorator:
+    def transactional(self, scope: str, *, key: Spec, **options: Unpack[Options]) -> AsyncDecorator:
         """Decorate an async function so that its effect is committed at most once for each key.
 
-        The arguments are those of `IdemTable.transactional`.
+        Args:
+            scope, key: those of `IdemTable.transactional`.
+            options: ``tenant``, ``payload``, ``ttl``, ``wait``, ``remember``, ``returns``, ``isolation_level`` and
+                ``share_scope``, with the same meanings and defaults.
         """
-        options: Options = {
-            "tenant": tenant,
-            "payload": payload,
-            "ttl": ttl,
-            "wait": wait,
-            "remember": remember,
-            "returns": returns,
-            "isolation_level": isolation_level,
-            "share_scope": share_scope,
-        }
         return decorate_keys(self._settings, scope, key, options)
 
     @overload

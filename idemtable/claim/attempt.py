@@ -123,7 +123,8 @@ class Attempt:
         match decision:
             case Won():
                 self._claimed = True
-                self._tell(Step.CLAIMED)
+                if steps.listeners:
+                    self._tell(Step.CLAIMED)
                 if call.remember:
                     self._work = tx.session.begin_nested()
             case Replay() | Reraise():
@@ -141,9 +142,11 @@ class Attempt:
                 course.place.nest, call.request, tx.session, self._joinable, owned=tx.owned, holder=self._holder
             )
         if self._answer is None:
-            self._tell(Step.RUNNING)
+            if steps.listeners:
+                self._tell(Step.RUNNING)
             return None
-        self._tell(Step.REPLAYED)
+        if steps.listeners:
+            self._tell(Step.REPLAYED)
         return give(course, self._answer, self._number)
 
     # --- the way out ------------------------------------------------------------------------------------------------------
@@ -166,7 +169,8 @@ class Attempt:
                 )
             if self._answer is not None:
                 return self._undo(value)
-            self._tell(Step.RAN)
+            if steps.listeners:
+                self._tell(Step.RAN)
             if isinstance(value, RollBack):
                 outcome = self._undo(value.value)
                 self._give_back()
@@ -192,7 +196,7 @@ class Attempt:
         except PendingRollbackError as error:  # an earlier flush failed and was swallowed
             raise broken_out(call.request.scope) from error
         if (work := self._work) is not None:
-            self._checked(lambda: tx.release(work))
+            self._checked(tx.release, work)
             self._work = None
         if why := tx.second_connection():
             raise SessionNotUsableError(f"{call.request.scope}: {why}", scope=call.request.scope)
@@ -210,9 +214,10 @@ class Attempt:
             data = sealed(seal, data, call.request, codec, status)
 
         def keep() -> bool:
-            kept = self._checked(lambda: call.kind.keep(tx, call.request, status, codec, data))
+            kept = self._checked(call.kind.keep, tx, call.request, status, codec, data)
             if kept:
-                self._tell(Step.STORED)
+                if steps.listeners:
+                    self._tell(Step.STORED)
                 # From here on nobody can say for sure that nothing was committed.
                 self._leaving = tx.owned
             return kept
@@ -220,7 +225,8 @@ class Attempt:
         if not tx.leave(keep):
             raise broken_out(call.request.scope)
         self._leave()
-        self._tell(Step.COMMITTED)
+        if steps.listeners:
+            self._tell(Step.COMMITTED)
 
     def fail(self, error: BaseException) -> None:
         """Undo everything, or remember the exception if it was named; return for the caller to raise it again.
@@ -307,7 +313,7 @@ class Attempt:
         if self._reserved:
             self._reserved = False
             self._call.kind.give_back(self._call.request)
-        if self._claimed:
+        if self._claimed and steps.listeners:
             self._tell(Step.GAVE_BACK)
 
     def _leave(self) -> None:
@@ -315,10 +321,10 @@ class Attempt:
             nesting.pop(self._frame)
             self._frame = None
 
-    def _checked(self, step: Callable[[], T]) -> T:
+    def _checked(self, step: Callable[..., T], *args: Any) -> T:
         """Run a step of our own after the business: a transaction that is dead by now was killed and that swallowed."""
         try:
-            return step()
+            return step(*args)
         except (InvalidRequestError, ResourceClosedError) as error:
             raise broken_out(self._call.request.scope) from error
         except SQLAlchemyError as error:
@@ -327,8 +333,7 @@ class Attempt:
             raise
 
     def _tell(self, step: Step) -> None:
-        if steps.listeners:
-            steps.tell(step, self._call.request, self._number, self._tx.owned)
+        steps.tell(step, self._call.request, self._number, self._tx.owned)
 
 
 def _nothing() -> None:

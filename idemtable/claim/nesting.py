@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -72,8 +72,8 @@ class Frame:
     door: Door
     holder: Holder | None
     """Of the block, where the call is one; functions need none."""
-    loop: asyncio.AbstractEventLoop | None = field(default_factory=asyncio._get_running_loop)
-    process: object = field(default_factory=lambda: _process)
+    loop: asyncio.AbstractEventLoop | None
+    process: object
 
     @property
     def is_over(self) -> bool:
@@ -137,7 +137,10 @@ def push(
     if owned:
         # Who was handed the session without having inherited the stack comes in by the same door, now and too late.
         session.info[_DOOR] = door
-    frame = Frame(nest, request.id, session, joinable, _live(_innermost.get()), door, holder)
+    outer = _innermost.get()
+    if outer is not None:
+        outer = _live(outer)
+    frame = Frame(nest, request.id, session, joinable, outer, door, holder, asyncio._get_running_loop(), _process)
     _innermost.set(frame)
     return frame
 

@@ -207,8 +207,8 @@ class Run(BaseRun):
         attempt.fail(error)
 
     def _shut(self, attempt: Attempt) -> None:
-        if attempt.door is not None:
-            attempt.door.shut(self.call.wait)
+        if (door := attempt.door) is not None:
+            door.shut(self.call.wait)
 
 
 class AsyncRun(BaseRun):
@@ -321,8 +321,8 @@ class AsyncRun(BaseRun):
         await session.run_sync(lambda _: attempt.fail(error))
 
     async def _shut(self, attempt: Attempt) -> None:
-        if attempt.door is not None:
-            await attempt.door.ashut(self.call.wait)
+        if (door := attempt.door) is not None:
+            await door.ashut(self.call.wait)
 
 
 def _closed(session: AsyncSession) -> Awaitable[None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..codecs import exceptions, opened
 from ..errors import InProgressError, ResultUnreadableError
 from ..model import Answer, Outcome, Reraise, Settled, TakeOver, Won, tell_outcome
+from . import steps
 from .steps import Step
 from .verdict import begin_again
 
@@ -60,13 +61,15 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
     else:
         looked = tx.enter(lambda: tx.records.dialect.refuse_held(tx.connection, request.id), wait)
         won = tx.restart(take, wait) if looked else take()
-    tell(Step.ENTERED)
+    if steps.listeners:
+        tell(Step.ENTERED)
     for _ in range(_LOOKS):
         if won:
             return Won()
         in_place = tx.records.dialect.reads_in_place and stale is None
         found = look() if in_place else tx.restart(look, course.remaining())
-        tell(Step.FOUND)
+        if steps.listeners:
+            tell(Step.FOUND)
         match decision := kind.decide(found, request):
             case Won() if not tx.owned:
                 raise begin_again(request.scope)  # the snapshot is older than the winner, or the row is gone

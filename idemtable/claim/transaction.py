@@ -235,7 +235,8 @@ class Own(Transaction):
             self.records.dialect.join(self.connection, wait)
 
     def intact(self, work: SessionTransaction | None = None) -> bool:
-        if not self.held() or self._root is None or not self._root.is_active:
+        root = self._root
+        if root is None or self.session.get_transaction() is not root or not root.is_active:
             return False
         return (work is None or _stands(self.session, work)) and self._is_alive()
 
