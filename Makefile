@@ -26,7 +26,7 @@ demo: $(VENV)/.run ## run a recorded day of payments through it: SQLite, or URL=
 	@$(BIN)/idemtable demo $(if $(URL),--url '$(URL)')
 
 test: $(VENV)/.test $(VENV)/.lint $(VENV)/.docs $(VENV)/.recipes ## every promise, on real servers that the tests bring themselves
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS) # one more than cores: a test of a race mostly waits
 
 test-lowest: $(BIN)/python ## the contract suite and the features on the lowest versions that pyproject.toml allows
 	@test -x .venv-lowest/bin/pip || $(PYTHON) -m venv .venv-lowest

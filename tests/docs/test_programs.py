@@ -86,7 +86,7 @@ def test_the_tutorial_runs_its_file_twice_from_top_to_bottom() -> None:
     after = TUTORIAL.blocks[max(number for number, block in enumerate(TUTORIAL.blocks) if block.file) :]
     lines = [line for block in after if block.language == "console" for line in block.lines]
     assert sum(line.startswith("python payments.py") for line in lines) >= 2
-    assert TUTORIAL.places == ["sqlite", "postgresql18", "mariadb", "mysql"]
+    assert TUTORIAL.places == ["sqlite", "postgresql18"]
 
 
 def test_the_tutorials_pieces_are_the_file_in_the_examples() -> None:
