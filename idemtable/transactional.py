@@ -39,11 +39,20 @@ class CommonOptions(TypedDict, total=False):
     share_scope: bool
 
 
-class Options(CommonOptions, total=False):
-    """What `IdemTable.transactional` takes beside scope and key."""
+class Options(TypedDict, total=False):
+    """What `IdemTable.transactional` takes beside scope and key.
+
+    The common ones are written out: the API page does not show what is inherited.
+    """
 
     tenant: Spec | None
+    payload: Any
     ttl: timedelta | None
+    wait: timedelta | None
+    remember: Remember
+    returns: Any
+    isolation_level: str | None
+    share_scope: bool
 
 
 # No function can change a value of these.

@@ -14,6 +14,21 @@ pytest.register_assert_rewrite("tests.support")
 from tests.support.backends import BACKENDS, close_all, db_of, server  # noqa: E402
 from tests.support.database import Database  # noqa: E402
 
+LONG = (
+    "test_toy_dialect",
+    "test_demo",
+    "test_typing",
+    "test_programs",
+    "test_links",
+    "test_servers",
+    "test_many_at_once",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Begun last, each of these would have the other processes wait for it.
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
+
 
 def pytest_sessionfinish() -> None:
     close_all()

@@ -12,6 +12,7 @@ import pytest
 
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable, transactional
+from idemtable.transactional import Options
 from tests.docs import site
 from tests.docs.pages import DOCS, PAGES, PARSED, ROOT, Page, read
 
@@ -80,7 +81,10 @@ def test_the_site_shows_whole_signatures_one_parameter_a_line(built: Path) -> No
         IdemTable.tokens,
     ]
     for name, function in [("IdemTable", IdemTable.__init__), *((f.__name__, f) for f in functions)]:
-        parameters = [f"\n    {name}" for name in inspect.signature(function).parameters if name != "self"]
+        names = [name for name in inspect.signature(function).parameters if name not in ("self", "options")]
+        if "options" in inspect.signature(function).parameters:
+            names += Options.__annotations__
+        parameters = [f"\n    {name}" for name in names]
         assert any(all(line in text for line in parameters) for text in shown[name]), f"{name}: {shown[name]}"
     everything = "\n".join(text for texts in shown.values() for text in texts)
     assert "Unpack[" not in everything

@@ -30,7 +30,8 @@ PAYMENTS = DOCS / "examples" / "payments.py"
 
 def follow(page: Page, folder: Path, url: str) -> list[str]:
     """Do what the page says; give the commands that were run."""
-    environment = os.environ | {"IDEMTABLE_URL": url, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    environment |= {"IDEMTABLE_URL": url, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     prints: dict[str, list[str]] = {}
     done = []
     for block in page.blocks:
