@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
@@ -79,8 +79,8 @@ def upgrade(
         try:
             done = reached(connection, newest)
         except sa.exc.DBAPIError as error:
-            orig: Any = error.orig
-            if named(connection.dialect.name).changing not in orig.args[:1]:
+            database = named(connection.dialect.name)
+            if error.orig is None or database.changing is None or database.code(error.orig) != database.changing:
                 raise
             done = False  # whoever is changing it holds the lock, and has done so when it is our turn
         connection.rollback()

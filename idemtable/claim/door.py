@@ -159,7 +159,7 @@ class Door:
     def shut(self, wait: float) -> None:
         """Close, and wait at most so many seconds until nobody is inside."""
         self.close()
-        if self._inside is not None:
+        if self.is_occupied:
             event = threading.Event()
             self._emptied = event.set
             if self.is_occupied:
@@ -168,7 +168,7 @@ class Door:
     async def ashut(self, wait: float) -> None:
         """Close and wait; see `shut`."""
         self.close()
-        if self._inside is not None:
+        if self.is_occupied:
             loop = asyncio.get_running_loop()
             woken = loop.create_future()
             self._emptied = _waking(loop, woken)

@@ -37,7 +37,7 @@ class Kind(ABC):
         Raises:
             TokenError: it is not to be had; the database is not asked.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # asked of kinds that reserve, and of no other
 
     @abstractmethod
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
@@ -60,7 +60,7 @@ class Kind(ABC):
 
     def give_back(self, request: Request) -> None:
         """Return, once the transaction was undone, what was reserved before it."""
-        raise NotImplementedError
+        raise NotImplementedError  # see `reserve`
 
     def ran_at(self, stored: Stored) -> datetime | None:
         """Return when the call ran that left this row."""

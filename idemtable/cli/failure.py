@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 import click
 import sqlalchemy as sa
 
-from ..dialects import Driver, Fault, find, known
+from ..dialects import Driver, Fault, known
 from ..errors import IdempotencyError, SchemaError
 from .target import place
 
@@ -88,7 +88,8 @@ def _explained(error: Exception, url: sa.URL | None) -> tuple[type[Failure], str
         said = _said(getattr(error, "orig", None) or error)
         where = f" at {place(url)}" if url is not None else ""
         unreached = not isinstance(error, sa.exc.DBAPIError) or isinstance(error, _CONNECTING)
-        if url is not None and find(url.get_dialect()(), "idemtable", None).fault(error) is Fault.DENIED:
+        database = known.get(url.get_backend_name()) if url is not None else None
+        if database is not None and database.numbered(error) is Fault.DENIED:
             cure = ". `idemtable db sql --grants` prints what each role needs"
         else:
             cure = ". Check --url or IDEMTABLE_URL, and that it is up" if unreached else ""

@@ -326,7 +326,12 @@ class Dialect(Definition):
             return None
         if getattr(error, "connection_invalidated", False):
             return Fault.UNKNOWN
-        return self.faults.get(self.code(getattr(error, "orig", None) or error))
+        return self.numbered(error)
+
+    @classmethod
+    def numbered(cls, error: BaseException) -> Fault | None:
+        """Say what the number of a database's error means, for whoever has no table and no engine."""
+        return cls.faults.get(cls.code(getattr(error, "orig", None) or error))
 
 
 COLUMNS = "id, tenant, scope, {key}, fingerprint, status, owner, created_at, expires_at"

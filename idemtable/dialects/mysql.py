@@ -290,8 +290,7 @@ class MySQL(Dialect):
         try:
             connection.execute(look, execution_options={"skip_user_error_events": True})
         except DBAPIError as error:
-            orig: Any = error.orig
-            return cls.faults.get(cls.code(orig)) is Fault.DENIED
+            return cls.numbered(error) is Fault.DENIED
         return False
 
     @classmethod

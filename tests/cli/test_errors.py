@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable.cli import target
+from idemtable.cli.failure import failure
 from tests.support.cli import NOWHERE, SECRET, Run
 
 
@@ -186,3 +187,9 @@ def test_a_missing_driver_is_named_with_its_cure(run: Run, monkeypatch: pytest.M
         ended = run("stats", "--url", url)
         assert ended.code == 3
         assert 'pip install "idemtable[mysql]"' in ended.err
+
+
+def test_an_error_of_a_driver_that_is_not_known_is_explained_like_any_other() -> None:
+    lost = sa.exc.OperationalError("SELECT 1", {}, Exception("no route to the host"))
+    said = failure(lost, sa.make_url("postgresql+pg8000://somewhere/shop"))
+    assert "no route to the host" in said.message

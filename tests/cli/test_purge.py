@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import sqlalchemy as sa
 from idemtable import IdemTable
 from idemtable.cli import text
 from tests.support.cli import COMMAND, Run, expire, keep
+from tests.support.crowd import until
 
 
 def test_purge_deletes_what_has_expired(idem: IdemTable, url: str, run: Run) -> None:
@@ -72,8 +72,7 @@ def test_a_signal_ends_a_purge_after_its_batch(file_url: str, run: Run) -> None:
     expire(idem, 300)
     command = [*COMMAND, "purge", "--batch", "1", "--json", "--url", file_url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as runner:
-        while idem.stats().expired == 300:
-            time.sleep(0.02)
+        until(lambda: idem.stats().expired < 300, "the purge does not begin")
         runner.terminate()
         out, _ = runner.communicate(timeout=30)
     report = json.loads(out)

@@ -110,23 +110,30 @@ def told(error: BaseException | None) -> str:
     raise error
 
 
-class TaskRound:
+class Round:
+    """What is drawn from a seed, and what came of it."""
+
+    def __init__(self, tables: Tasks | Threads, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.book = Book()
+        self.numbers = itertools.count()
+        self.started: list[Any] = []
+        self.budget = self.chance.randint(4, 14)
+        self.functions = [
+            tables.function("brief", wait=BRIEF),
+            tables.function("patient", wait=PATIENT),
+            tables.function("patient", wait=PATIENT),
+        ]
+
+
+class TaskRound(Round):
     """A tree of calls in tasks."""
 
     def __init__(self, tasks: Tasks, seed: int) -> None:
-        self.chance = random.Random(seed)
+        super().__init__(tasks, seed)
         self.tasks = tasks
-        self.book = Book()
-        self.numbers = itertools.count()
-        self.started: list[asyncio.Task[Any]] = []
         self.cancelled: set[asyncio.Task[Any]] = set()
         self.over = asyncio.Event()
-        self.budget = self.chance.randint(4, 14)
-        self.functions = [
-            tasks.function("brief", wait=BRIEF),
-            tasks.function("patient", wait=PATIENT),
-            tasks.function("patient", wait=PATIENT),
-        ]
 
     async def pause(self) -> None:
         for _ in range(self.chance.choice([0, 0, 1, 2, 5, 20])):
@@ -249,22 +256,13 @@ def test_the_books_balance_after_whatever_schedule_of_tasks(backend: str) -> Non
     assert {"own answer", "inner answer"} < seen.keys(), seen
 
 
-class ThreadRound:
+class ThreadRound(Round):
     """A tree of calls in threads; nobody can be cancelled."""
 
     def __init__(self, threads: Threads, seed: int) -> None:
-        self.chance = random.Random(seed)
+        super().__init__(threads, seed)
         self.threads = threads
-        self.book = Book()
-        self.numbers = itertools.count()
-        self.started: list[Any] = []
         self.over = threading.Event()
-        self.budget = self.chance.randint(4, 14)
-        self.functions = [
-            threads.function("brief", wait=BRIEF),
-            threads.function("patient", wait=PATIENT),
-            threads.function("patient", wait=PATIENT),
-        ]
 
     def pause(self) -> None:
         if self.chance.random() < 0.5:
