@@ -630,7 +630,7 @@ def test_who_does_not_end_in_time_takes_the_call_and_its_connection_down(
         assert await tasks.function("outer")("k") == "k"
         guest.go_on.set()
         (answer,) = await answers(*started)
-        assert isinstance(answer, Exception), answer
+        assert isinstance(answer, RetryTransactionError), answer
 
     on_a_loop(db, work)
     assert db.effects() == ["k"]
@@ -681,7 +681,7 @@ def test_a_guest_in_the_middle_of_a_statement_is_cut_off(server_db: Database) ->
         with pytest.raises(LostClaimError):
             await outer("k", body)
         (answer,) = await answers(*started)
-        assert isinstance(answer, Exception), answer
+        assert isinstance(answer, RetryTransactionError), answer
 
     on_a_loop(server_db, work)
     assert (server_db.effects(), server_db.rows()) == ([], [])
@@ -709,7 +709,7 @@ def test_a_guest_at_work_is_cut_off_between_any_two_steps_of_its_driver_and_the_
             with pytest.raises(LostClaimError):
                 await outer("k", body)
             (answer,) = await answers(*started)
-            assert isinstance(answer, Exception), answer
+            assert isinstance(answer, RetryTransactionError), answer
 
     on_a_loop(db, work)
     assert (db.effects(), db.rows()) == ([], [])
@@ -1084,7 +1084,7 @@ def test_a_call_that_is_restarted_while_a_guest_of_its_first_attempt_lasts_goes_
         assert await outer("k", body) == "b"
         guest.go_on.set()
         (answer,) = await answers(*started)
-        assert isinstance(answer, Exception)
+        assert isinstance(answer, RetryTransactionError), answer
 
     on_a_loop(db, work)
     assert db.effects() == ["k", "b"]

@@ -346,7 +346,7 @@ def test_who_does_not_end_in_time_takes_the_call_and_its_connection_down(
         assert not guest.ended
         assert threads.function("outer")("k") == "k"
         guest.go_on.set()
-        with pytest.raises(Exception):  # noqa: B017 - whatever is left of its transaction says
+        with pytest.raises(RetryTransactionError):
             beside[0].result()
 
     in_threads(db, work)
@@ -372,7 +372,7 @@ def test_a_guest_in_the_middle_of_a_statement_is_cut_off(server_db: Database) ->
 
         with pytest.raises(LostClaimError):
             outer("k", body)
-        with pytest.raises(Exception):  # noqa: B017
+        with pytest.raises(RetryTransactionError):
             beside[0].result()
 
     in_threads(server_db, work)
@@ -402,7 +402,7 @@ def test_a_guest_at_work_is_cut_off_between_any_two_instructions_and_the_process
 
             with pytest.raises(LostClaimError):
                 outer("k", body)
-            with pytest.raises(Exception):  # noqa: B017
+            with pytest.raises(RetryTransactionError):
                 beside[0].result()
 
     in_threads(db, work)
