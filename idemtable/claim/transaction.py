@@ -174,7 +174,7 @@ class Transaction(ABC):
         if not self._heard:
             return True
         try:
-            return self.records.dialect.in_transaction(self.connection)
+            return self.records.dialect.in_transaction(self.connection) and not self.is_cut
         except Exception:
             return False  # sqlite3 and aiosqlite do not tell of a connection that somebody has cut
 

@@ -353,6 +353,35 @@ def test_who_does_not_end_in_time_takes_the_call_and_its_connection_down(
     assert db.effects() == ["k"]
 
 
+def test_an_outer_call_that_swallows_that_a_guest_of_its_guest_was_cut_off_commits_nothing(db: Database) -> None:
+    def work(threads: Threads) -> None:
+        outer, middle, inner = (
+            threads.function("outer"),
+            threads.function("middle", wait=SHORT),
+            threads.function("inner"),
+        )
+        guest = Guest(threads)
+        beside: list[Any] = []
+
+        def in_middle(session: Session) -> None:
+            beside.append(threads.beside(lambda: inner("a", guest)))
+            wait_for(guest.begun)
+
+        def body(session: Session) -> str:
+            with pytest.raises(LostClaimError):
+                middle("m", in_middle)
+            return "swallowed"
+
+        with pytest.raises(LostClaimError):
+            outer("k", body)
+        guest.go_on.set()
+        with pytest.raises(RetryTransactionError):
+            beside[0].result()
+
+    in_threads(db, work)
+    assert (db.effects(), db.rows()) == ([], [])
+
+
 def test_a_guest_in_the_middle_of_a_statement_is_cut_off(server_db: Database) -> None:
     nap = "SELECT pg_sleep(1)" if server_db.kind == "postgresql" else "SELECT sleep(1)"
 
