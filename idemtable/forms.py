@@ -156,8 +156,13 @@ def _list(value: Any, form: Form, plain: frozenset[type]) -> list[Any]:
     return [item if type(item) in plain else form(item) for item in value]
 
 
+_NAMES: Final = {str}
+
+
 def _dict(value: Mapping[Any, Any], form: Form, plain: frozenset[type]) -> Any:
     if str in plain:
+        if {*map(type, value)} <= _NAMES and {*map(type, value.values())} <= plain:
+            return dict(value)
         found = {}
         for name, item in value.items():
             if type(name) is not str:

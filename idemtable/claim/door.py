@@ -149,6 +149,8 @@ class Door:
             return
         with self._mutex:
             self.is_open = False
+            if not self._queue:
+                return
             waiting = list(self._queue)
             self._queue.clear()
             for turn in waiting:

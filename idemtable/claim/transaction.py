@@ -17,6 +17,7 @@ from sqlalchemy.exc import (
     UnboundExecutionError,
 )
 
+from ..dialects.base import AS_IT_IS
 from ..errors import SessionNotUsableError
 from .quiet import quiet
 
@@ -210,7 +211,7 @@ class Own(Transaction):
 
     def _begin(self, wait: float) -> None:
         inside = self._place.is_inside
-        options = {} if inside else self.records.dialect.begin_options(wait)
+        options: dict[str, Any] = {}
         if self._level is not None:
             if inside:
                 raise SessionNotUsableError(
@@ -223,7 +224,8 @@ class Own(Transaction):
         if not self.session.autobegin:
             self.session.begin()
         try:
-            self.connection = self._connect(options)
+            with AS_IT_IS if inside else self.records.dialect.beginning(wait):
+                self.connection = self._connect(options)
         except Exception as error:
             self._drop_dead(error)
             raise

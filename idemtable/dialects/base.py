@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
@@ -45,6 +45,10 @@ def asks_autocommit(connection: Connection) -> bool:
     """Say whether a connection was asked for in AUTOCOMMIT, by itself or by its engine."""
     level = connection.get_execution_options().get("isolation_level")
     return (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
+
+
+AS_IT_IS: Final = nullcontext()
+"""Inside of which nothing is changed."""
 
 
 @contextmanager
@@ -206,10 +210,9 @@ class Dialect(Definition):
         """Return execution options for a connection that begins one of the library's own transactions."""
         return {}
 
-    @contextmanager
-    def beginning(self, wait: float) -> Iterator[None]:
-        """Let what begins inside, on a connection that is not the library's, begin as its own transactions do."""
-        yield
+    def beginning(self, wait: float) -> AbstractContextManager[None]:
+        """Let the transaction of a session that begins inside begin as the library's own do."""
+        return AS_IT_IS
 
     def occupied(self, engine: Engine) -> str | None:
         """Say why an engine can begin no transaction of the library's own now, with the cure; ``None`` if it can."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from sqlalchemy import SingletonThreadPool, StaticPool, event, false, update
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
 from ..errors import SessionNotUsableError
-from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, asks_autocommit, lent
+from .base import AS_IT_IS, COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, asks_autocommit, lent
 from .definition import Driver
 from .origin import root
 from .statement import send
@@ -30,7 +30,21 @@ if TYPE_CHECKING:
 _IMMEDIATE: Final = "idemtable_immediate"
 """Execution option of a connection that is to begin with the write lock: how many milliseconds to wait for it."""
 _wanted: Final[ContextVar[int | None]] = ContextVar("idemtable_immediate", default=None)
-"""The same for a connection that is the caller's, whose options are not ours to change."""
+"""The same for a session's connection, whose options are the program's."""
+
+
+class _Immediately:
+    # No generator: each call enters one, and a generator's way in and out takes four times as long.
+    __slots__ = ("_token", "_wait")
+
+    def __init__(self, wait: int) -> None:
+        self._wait = wait
+
+    def __enter__(self) -> None:
+        self._token = _wanted.set(self._wait)
+
+    def __exit__(self, *raised: object) -> None:
+        _wanted.reset(self._token)
 
 
 _ATTACHED: Final = "idemtable_attached"
@@ -135,13 +149,17 @@ def _begin_again(context: Any) -> None:
                 cursor.close()
 
 
-@contextmanager
-def _busy_timeout(connection: Connection, wait: int) -> Iterator[None]:
+def _busy_timeout(connection: Connection, wait: int) -> AbstractContextManager[None]:
+    """Let what runs inside wait at most so many milliseconds for a lock."""
     # Read each time: the application may have changed it since, and wants to find its own value again.
     usual = send(connection, "PRAGMA busy_timeout").scalar()
     if usual * 0.95 <= wait <= usual:  # with the defaults of driver and library, five seconds, there is nothing to set
-        yield
-        return
+        return AS_IT_IS
+    return _another_timeout(connection, usual, wait)
+
+
+@contextmanager
+def _another_timeout(connection: Connection, usual: int, wait: int) -> Iterator[None]:
     with lent(connection, lambda: send(connection, f"PRAGMA busy_timeout = {usual}")):
         send(connection, f"PRAGMA busy_timeout = {wait}")
         yield
@@ -226,13 +244,8 @@ class SQLite(Dialect):
     def begin_options(self, wait: float) -> dict[str, Any]:
         return {_IMMEDIATE: round(wait * 1000)}
 
-    @contextmanager
-    def beginning(self, wait: float) -> Iterator[None]:
-        token = _wanted.set(round(wait * 1000))
-        try:
-            yield
-        finally:
-            _wanted.reset(token)
+    def beginning(self, wait: float) -> AbstractContextManager[None]:
+        return _Immediately(round(wait * 1000))
 
     def occupied(self, engine: Engine) -> str | None:
         pool, shared = engine.pool, None

@@ -8,7 +8,8 @@ with ``echo``, or with cursor events (tracing, counters), the statement goes thr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
@@ -76,8 +77,9 @@ def _listened_to(connection: Connection) -> bool:
         return connection._has_events
     # The engine's listeners and not the connection's own joined ones, which are put together anew for each connection,
     # at 3 microseconds a look: a SQLite engine always has a listener, the library's own for BEGIN.
-    dispatch = engine.dispatch
-    return bool(dispatch.before_cursor_execute or dispatch.after_cursor_execute)
+    before, after = engine.dispatch.before_cursor_execute, engine.dispatch.after_cursor_execute
+    # What their __bool__ asks, without the two calls.
+    return bool(before.listeners or before.parent_listeners or after.listeners or after.parent_listeners)
 
 
 class Statement:
@@ -86,12 +88,14 @@ class Statement:
     def __init__(self, sql: str, dialect: SQLAlchemyDialect) -> None:
         compiled = text(sql).compile(dialect=dialect)
         self._sql = str(compiled)
-        self._order: list[str] | None = getattr(compiled, "positiontup", None)
+        order: list[str] = getattr(compiled, "positiontup", None) or []
+        self._ordered: Callable[[Mapping[str, Any]], Any] | None = None
+        if order:
+            # itemgetter returns the value itself where there is one name, and a tuple where there are more.
+            self._ordered = itemgetter(*order) if len(order) > 1 else lambda values: (values[order[0]],)
 
     def __call__(self, connection: Connection, values: Mapping[str, Any] | None = None) -> Answer:
         """Run it with values by name; more of them than it names are left alone."""
         if values is None:
             return send(connection, self._sql)
-        if self._order is None:
-            return send(connection, self._sql, values)
-        return send(connection, self._sql, tuple([values[name] for name in self._order]))
+        return send(connection, self._sql, values if self._ordered is None else self._ordered(values))
