@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 EXTRAS := .[postgresql,mysql,asyncio,pydantic,redis]
 URL ?=
 NEWER := 3.12 3.13 3.14
+# Images of containers often forbid it, and then each process that the tests start, of hundreds, compiles all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test test-lowest test-pythons test-python lint format bench docs clean
 help: ## list the targets
