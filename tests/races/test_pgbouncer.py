@@ -30,6 +30,7 @@ def pooled(request: pytest.FixtureRequest) -> Iterator[Database]:
     # Prepared statements belong to a connection, which the next transaction does not get back.
     url = sa.make_url(pooler.url(name))
     db = Database(backend, url, f"postgresql+{request.param}", connect_args={"prepare_threshold": None})
+    db.admin.dispose()
     db.admin = sa.create_engine(postgresql.url(name), poolclass=sa.NullPool)
     yield db
     db.close()

@@ -68,8 +68,7 @@ class Database:
         self.sync_url = url
         self.url = url.set(drivername=driver)
         # For what the test itself looks at: never the engine under test, whose pool and listeners are part of it.
-        plain = {"ssl_disabled": True} if url.get_backend_name() in INNODB else {}
-        self.admin = sa.create_engine(url, poolclass=sa.NullPool, connect_args=plain)
+        self.admin = _looking(url)
         self.kind = kind_of(self.admin)
         self.loop = Loop() if self.is_async else None
         self.engine = self.make_engine()
@@ -213,6 +212,17 @@ class Database:
         self.admin.dispose()
         if self.loop is not None:
             self.loop.close()
+
+
+def _looking(url: sa.URL) -> sa.Engine:
+    """An engine that keeps its connections, since for most looks a new one would cost more than the look.
+
+    A test may end them, or the server. On SQLite to connect costs nothing.
+    """
+    if url.get_backend_name() == "sqlite":
+        return sa.create_engine(url, poolclass=sa.NullPool)
+    arguments = {"prepare_threshold": None} if url.get_driver_name() == "psycopg" else {}  # a test may alter the table
+    return sa.create_engine(url, pool_pre_ping=True, connect_args=arguments)
 
 
 def kind_of(engine: sa.Engine) -> str:
