@@ -17,13 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import DOCS, PARSED, ROOT, Page, empty_database
+from tests.support.forked import python
 
 PROGRAMS = {name: page for name, page in PARSED.items() if page.is_saved}
-COMMANDS = {
-    "python": [sys.executable],
-    "pytest": [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
-    "idemtable": [sys.executable, "-m", "idemtable"],
-}
+COMMANDS = {"python": [], "pytest": ["-m", "pytest", "-p", "no:cacheprovider"], "idemtable": ["-m", "idemtable"]}
 TUTORIAL = PARSED["docs/tutorial.md"]
 PAYMENTS = DOCS / "examples" / "payments.py"
 
@@ -45,9 +42,7 @@ def follow(page: Page, folder: Path, url: str) -> list[str]:
                 if not words or words[0] not in COMMANDS:
                     continue
                 where = f"{page.path}:{block.line}: {line}"
-                ended = subprocess.run(
-                    [*COMMANDS[words[0]], *words[1:]], cwd=folder, env=environment, capture_output=True, text=True
-                )
+                ended = python([*COMMANDS[words[0]], *words[1:]], cwd=folder, env=environment)
                 assert ended.returncode == 0, f"{where}\n{ended.stdout}{ended.stderr}"
                 if words[0] == "python":
                     assert ended.stdout.splitlines() == prints[words[1]], f"{where}\n{ended.stderr}"

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from idemtable import upgrade as steps
 from idemtable.errors import SchemaError
-from tests.support.migrations import as_it_should_be, tables
-
-
-def upgrade_at_the_barrier(url: str, barrier: Any, results: Any) -> None:
-    try:
-        barrier.wait(60)
-        results.put(steps.upgrade(url))
-    except BaseException as error:
-        results.put(repr(error))
+from tests.support.forked import FORKS
+from tests.support.migrations import as_it_should_be, tables, upgrade_at_the_barrier
 
 
 def test_eight_processes_upgrading_at_once_never_fail(database_url: str, engine: sa.Engine) -> None:
-    # Forked from a process that has imported what they need: eight imports would take longer than eight upgrades.
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload([__name__])
-    barrier, results = forks.Barrier(8), forks.Queue()
-    workers = [forks.Process(target=upgrade_at_the_barrier, args=(database_url, barrier, results)) for _ in range(8)]
+    barrier, results = FORKS.Barrier(8), FORKS.Queue()
+    workers = [FORKS.Process(target=upgrade_at_the_barrier, args=(database_url, barrier, results)) for _ in range(8)]
     for worker in workers:
         worker.start()
     outcomes = [results.get(timeout=90) for _ in workers]

@@ -1,6 +1,6 @@
 """One caller in a process of its own: hears on stdin what to do, says on stdout what happens to it.
 
-Run as ``python -m tests.support.calling_process URL``. It says ``ready``; for each line ``go KEY`` it calls, says
+It says ``ready``; for each line ``go KEY`` it calls, says
 ``trying`` when it sends its BEGIN IMMEDIATE (SQLite only), ``inside`` inside the function, where it stays until it hears
 ``leave``, and at last what it got, as JSON.
 """
@@ -63,7 +63,7 @@ def run(url: str) -> None:
     engine.dispose()
 
 
-async def run_async(url: str) -> None:
+async def _run_async(url: str) -> None:
     from sqlalchemy.ext.asyncio import create_async_engine
 
     engine = create_async_engine(url)
@@ -75,9 +75,5 @@ async def run_async(url: str) -> None:
     await engine.dispose()
 
 
-if __name__ == "__main__":
-    given = sys.argv[1]
-    if sa.make_url(given).get_dialect().is_async or "async" in sys.argv[2:]:
-        asyncio.run(run_async(given))
-    else:
-        run(given)
+def run_async(url: str) -> None:
+    asyncio.run(_run_async(url))

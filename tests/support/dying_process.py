@@ -1,4 +1,4 @@
-"""`python -m tests.support.dying_process URL TOKEN [REDIS]`: redeems, writes, says so, and waits to be killed."""
+"""A process that redeems, writes, says so, and waits to be killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from idemtable.tokens import RedisTokenStore
 from tests.support.database import effect
 
 
-def main(url: str, token: str, redis: str = "") -> None:
+def run(url: str, token: str, redis: str = "") -> None:
     store = None
     if redis:
         from redis import Redis
@@ -29,7 +29,3 @@ def main(url: str, token: str, redis: str = "") -> None:
         return made
 
     checkout(token)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import idemtable
 from idemtable import schema
 from idemtable import upgrade as steps
 from tests.support.database import kind_of
+from tests.support.forked import python
 
 ROOT = Path(__file__).parents[2]
 ASYNC = {
@@ -81,37 +80,18 @@ def as_it_should_be(engine: sa.Engine) -> None:
     assert steps.check(engine) == []
 
 
-_ONE_AFTER_THE_OTHER = """
-import json, sys
-from alembic.config import main
-for arguments in json.loads(sys.argv[1]):
-    print("$", *arguments, flush=True)
-    main(arguments)
-"""
-
-
-def alembics(url: str, *commands: list[str]) -> list[str]:
-    """Run commands of Alembic's in one process, which takes a second to begin; give what each printed."""
-    ended = _ended(url, ["-c", _ONE_AFTER_THE_OTHER, json.dumps(commands)], ROOT)
-    assert ended.returncode == 0, ended.stderr
-    return [part.partition("\n")[2].strip() for part in f"\n{ended.stdout}".split("\n$ ")[1:]]
-
-
 def alembic(url: str | None, *arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return _ended(url, ["-m", "alembic", *arguments], folder)
-
-
-def _ended(url: str | None, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `alembic` as in a shell."""
     environment = {key: value for key, value in os.environ.items() if key != "IDEMTABLE_URL"}
     environment["PYTHONPATH"] = str(Path(idemtable.__path__[0]).parent)
     if url is not None:
         environment["IDEMTABLE_URL"] = url
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return python(["-m", "alembic", *arguments], cwd=folder, env=environment, timeout=60)
+
+
+def upgrade_at_the_barrier(url: str, barrier: Any, results: Any) -> None:
+    try:
+        barrier.wait(60)
+        results.put(steps.upgrade(url))
+    except BaseException as error:
+        results.put(repr(error))

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import json
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from tests.support import PATIENCE
+from tests.support import PATIENCE, calling_process
 from tests.support.database import Database
-
-_ROOT = Path(__file__).parents[2]
+from tests.support.forked import Forked
 
 
 class Caller:
-    """One process that runs `tests.support.calling_process`."""
+    """One process that runs `tests.support.calling_process`, forked from one that has imported it."""
 
     def __init__(self, db: Database, said: queue.Queue[tuple[Caller, str]]) -> None:
         url = db.url.render_as_string(hide_password=False)
-        command = [sys.executable, "-m", "tests.support.calling_process", url, *(["async"] if db.is_async else [])]
-        self.process = subprocess.Popen(
-            command,
-            cwd=_ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
+        self.process = Forked(calling_process.run_async if db.is_async else calling_process.run, url)
         self._said = said
         self.errors = ""
         self._threads = [threading.Thread(target=listen, daemon=True) for listen in (self._listen, self._collect)]
@@ -40,30 +27,25 @@ class Caller:
             thread.start()
 
     def _listen(self) -> None:
-        assert self.process.stdout is not None
         for line in self.process.stdout:
             self._said.put((self, line.strip()))
         self._said.put((self, "gone"))
 
     def _collect(self) -> None:
-        assert self.process.stderr is not None
         self.errors = self.process.stderr.read()
 
     def tell(self, line: str) -> None:
-        assert self.process.stdin is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(PATIENCE)
 
     def close(self) -> None:
         self.process.kill()
         for thread in self._threads:
             thread.join(PATIENCE)
-        with self.process:  # closes the pipes and waits
-            pass
+        self.process.close()
 
 
 class Callers:
@@ -90,7 +72,7 @@ class Callers:
         caller, said = self._queue.get(timeout=PATIENCE)
         if said == "gone":
             caller._threads[1].join(PATIENCE)
-            assert caller.process.poll() == -9, caller.errors
+            assert caller.process.code == -9, caller.errors
         self.said.append((caller, said))
 
 

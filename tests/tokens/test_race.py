@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +12,9 @@ from typing import Any
 import pytest
 
 from idemtable import InProgressError, SpentTokenError, Status
-from tests.support import PATIENCE
+from tests.support import PATIENCE, dying_process
 from tests.support.database import Database, effect
+from tests.support.forked import Forked
 from tests.support.tokens import Gate, desk
 
 CALLERS = 32
@@ -138,17 +137,14 @@ def test_the_lock_time_out_of_the_claim_does_not_outlive_it(server_db: Database)
 
 
 @contextmanager
-def dying(db: Database, token: str) -> Iterator[subprocess.Popen[str]]:
+def dying(db: Database, token: str) -> Iterator[Forked]:
     """A process that has redeemed the token, has written, and has not committed; killed at the end at the latest."""
-    url = db.sync_url.render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "tests.support.dying_process", url, token]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "inside\n"
-            yield process
-        finally:
-            process.kill()
+    process = Forked(dying_process.run, db.sync_url.render_as_string(hide_password=False), token)
+    try:
+        assert process.stdout.readline() == "inside\n"
+        yield process
+    finally:
+        process.close()
 
 
 def test_a_process_killed_before_commit_gives_the_token_back(sync_db: Database) -> None:
@@ -161,7 +157,6 @@ def test_a_process_killed_before_commit_gives_the_token_back(sync_db: Database) 
     token = tokens.issue()
     with dying(sync_db, token) as process:
         process.kill()
-        process.wait(PATIENCE)
     assert checkout.outcome(token).replayed is False
     assert sync_db.effects() == ["paid"]
     assert [row.status for row in sync_db.rows()] == [Status.SPENT.code]

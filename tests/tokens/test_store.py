@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -29,9 +27,10 @@ from idemtable.tokens import RedisTokenStore
 from idemtable.tokens.redemption import holder, identity
 from tests.servers import RedisServer
 from tests.servers import redis as start_redis
-from tests.support import PATIENCE
+from tests.support import PATIENCE, dying_process
 from tests.support.backends import redis_server
 from tests.support.database import INNODB, Database, Unique, effect
+from tests.support.forked import Forked
 from tests.support.tokens import Gate, desk, sent
 
 NOBODYS = "x" * 43
@@ -410,11 +409,11 @@ def test_a_process_killed_between_the_two_has_spent_the_token_for_nothing(
 
         token = tokens.issue()
         url = sync_db.sync_url.render_as_string(hide_password=False)
-        command = [sys.executable, "-m", "tests.support.dying_process", url, token, server.url()]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
+        process = Forked(dying_process.run, url, token, server.url())
+        try:
             assert process.stdout.readline() == "inside\n"
-            process.kill()
+        finally:
+            process.close()
         with pytest.raises(SpentTokenError):
             checkout(token)
         assert sync_db.effects() == []  # spent, and no effect: never two, here none
