@@ -16,7 +16,7 @@ from tests.support.crowd import WAIT, crowd, meanwhile, one_run
 from tests.support.database import Database, effect
 
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-CALLERS = 12
+CALLERS = 6
 KEYS = [f"k{number}" for number in range(4)]
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from tests.support import PATIENCE
 from tests.support.database import Database, Held
 
-CALLERS = 12
+CALLERS = 6
 
 
 class Base(DeclarativeBase):
