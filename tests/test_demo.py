@@ -121,7 +121,7 @@ def tables(url: str) -> list[str]:
 
 
 def test_every_promise_is_kept(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.run(sa.make_url(database_url), workers=3, requests=COUNT)
+    assert demo.run(sa.make_url(database_url), workers=2, requests=COUNT)
     printed = capsys.readouterr().out
     assert "✗" not in printed
     assert printed.count("✓") == 8 + 3
