@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,12 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Begun last, each of these would have the other processes wait for it.
     items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of tests and all that is imported stay to the end: each full collection would look through them again.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count
 from typing import Any
 from unittest.mock import patch
 from weakref import WeakSet
@@ -77,6 +78,9 @@ def checked_out(engine: Any) -> int:
     return int(getattr(engine, "sync_engine", engine).pool.checkedout())
 
 
+_followed = count()
+
+
 @contextmanager
 def followed() -> Iterator[WeakSet[Any]]:
     """Yield the calls that somebody still knows of; in the end it may be nobody."""
@@ -89,13 +93,14 @@ def followed() -> Iterator[WeakSet[Any]]:
             super().__init__(*args)
             known.add(self)
 
-    gc.freeze()  # what was there before is none of it, and need not be looked through
-    try:
-        with patch.object(nesting, "Frame", Followed):
-            yield known
-        until(lambda: not known or (gc.collect() and False), "somebody still knows of a call that has ended")
-    finally:
-        gc.unfreeze()
+    if next(_followed) % 50 == 0:
+        # What is here is none of it, and need not be looked through hundreds of times. Never thawed: that would bring back
+        # all that was frozen when the tests had been collected.
+        gc.collect()
+        gc.freeze()
+    with patch.object(nesting, "Frame", Followed):
+        yield known
+    until(lambda: not known or (gc.collect() and False), "somebody still knows of a call that has ended")
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
