@@ -50,8 +50,7 @@ def test_while_a_purge_runs_another_one_leaves(idem: IdemTable, url: str, run: R
     assert run("purge", "--json", "--url", url).lines[0]["busy"] is False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_every_keeps_running_until_a_signal(idem: IdemTable, url: str, number: signal.Signals) -> None:
+def check_that_it_runs_every_second_until(number: signal.Signals, idem: IdemTable, url: str) -> None:
     expire(idem, 1)
     command = [*COMMAND, "purge", "--every", "1s", "--json"]
     environment = os.environ | {"IDEMTABLE_URL": url}
@@ -64,6 +63,16 @@ def test_every_keeps_running_until_a_signal(idem: IdemTable, url: str, number: s
         runner.send_signal(number)
         assert runner.wait(30) == 0
     assert not idem.purge().busy
+
+
+def test_every_keeps_running_until_a_signal(idem: IdemTable, url: str) -> None:
+    check_that_it_runs_every_second_until(signal.SIGTERM, idem, url)
+
+
+def test_every_keeps_running_until_it_is_interrupted_by_hand(file_url: str) -> None:
+    engine = sa.create_engine(file_url)
+    check_that_it_runs_every_second_until(signal.SIGINT, IdemTable(engine), file_url)
+    engine.dispose()
 
 
 def test_a_signal_ends_a_purge_after_its_batch(file_url: str, run: Run) -> None:

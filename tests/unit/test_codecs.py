@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from typing_extensions import TypedDict
@@ -154,6 +154,7 @@ def test_what_is_stored_comes_back_equal_and_of_the_same_type(name: str) -> None
     declared, values = DECLARED[name]
     typed = results(declared)
 
+    @settings(max_examples=50, deadline=None)  # for each of so many kinds
     @given(values)
     def round_trip(value: Any) -> None:
         data, first = typed.pack(value)
