@@ -261,8 +261,7 @@ class Attempt:
             return
         if self._leaving and not self._call.kind.settles:
             raise TransactionError(
-                f"{scope}: COMMIT failed or its answer was lost, and the token is spent: look whether the effect is "
-                f"there before you issue another",
+                f"{scope}: COMMIT failed or its answer was lost, and {self._call.kind.unsettled}",
                 scope=scope,
             ) from error
         if not self._repeats:

@@ -47,6 +47,7 @@ class Asks(ABC):
         returns: the type of the results; ``None`` where nobody said.
         wait: instead of the table's.
         remember: exceptions that are results.
+        results: what carries them, instead of the table's codec.
 
     Raises:
         TypeError, ValueError: one of them cannot be.
@@ -56,13 +57,20 @@ class Asks(ABC):
     """What the program calls the two arguments that say who a call is."""
 
     def __init__(
-        self, settings: Settings, scope: str, returns: Any = None, *, wait: timedelta | None = None, remember: Any = ()
+        self,
+        settings: Settings,
+        scope: str,
+        returns: Any = None,
+        *,
+        wait: timedelta | None = None,
+        remember: Any = (),
+        results: Results | None = None,
     ) -> None:
         self._settings = settings
         self.scope = checked_scope(scope)
         self._wait = settings.wait if wait is None else checked_wait(wait)
         self._remember = _checked_remember(remember)
-        self._results = settings.results(Any if returns is None else returns, self.scope)
+        self._results = results or settings.results(Any if returns is None else returns, self.scope)
 
     @abstractmethod
     def key(self, key: Any, /, where: str = "the call") -> str:

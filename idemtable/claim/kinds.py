@@ -30,6 +30,8 @@ class Kind(ABC):
     """Whether something must be had before the transaction begins, and be given back if nothing comes of it."""
     noun: ClassVar[str]
     cure: ClassVar[str]
+    unsettled: ClassVar[str] = ""
+    """What is to be said of a COMMIT without an answer, where it does not settle."""
 
     def reserve(self, request: Request) -> None:
         """Take what must be had before the transaction begins.
@@ -156,16 +158,44 @@ class TokenStore(Protocol):
         """Make a token usable again if it was this use that spent it."""
 
 
-class StoredToken(Kind):
-    """A token in a store: spent before the transaction begins, given back if nothing came of it.
+class _Rowless(Kind):
+    """What no row stands for. So no row says what a COMMIT did whose answer was lost."""
 
-    No row says what a COMMIT did whose answer was lost.
-    """
+    settles = False
+
+    def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
+        tx.watch()
+        send(tx.connection, f"SAVEPOINT {_MARK}")
+        return True
+
+    def decide(self, stored: Stored | None, request: Request) -> Decision:
+        raise AssertionError("nothing stands in the way of what has no row")
+
+    def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes) -> bool:
+        # No row to look at: what fails if the transaction is another one by now, or has failed and that was swallowed.
+        # COMMIT would not: PostgreSQL answers it with ROLLBACK, and that is no error.
+        send(tx.connection, f"RELEASE SAVEPOINT {_MARK}")
+        return True
+
+
+class Unclaimed(_Rowless):
+    """Nothing: a request without a key, that runs and commits as one with a key does."""
+
+    status = Status.COMPLETED
+    noun, cure = "request", "send it again"
+    unsettled = "nobody can say whether it was done: look whether the effect is there before you send it again"
+
+
+UNCLAIMED: Final = Unclaimed()
+
+
+class StoredToken(_Rowless):
+    """A token in a store: spent before the transaction begins, given back if nothing came of it."""
 
     status = Status.SPENT
-    settles = False
     reserves = True
     noun, cure = "token", "issue another"
+    unsettled = "the token is spent: look whether the effect is there before you issue another"
 
     def __init__(self, holder: bytes, store: TokenStore) -> None:
         self._holder = holder
@@ -175,20 +205,6 @@ class StoredToken(Kind):
         error = self._store.refusal(awaited(self._store.redeem(request.id, self._holder, request.owner)))
         if error is not None:
             raise bad_token(error, request.scope)
-
-    def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
-        tx.watch()
-        send(tx.connection, f"SAVEPOINT {_MARK}")
-        return True
-
-    def decide(self, stored: Stored | None, request: Request) -> Decision:
-        raise AssertionError("a token that was reserved is taken")
-
-    def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes) -> bool:
-        # No row to look at: what fails if the transaction is another one by now, or has failed and that was swallowed.
-        # COMMIT would not: PostgreSQL answers it with ROLLBACK, and that is no error.
-        send(tx.connection, f"RELEASE SAVEPOINT {_MARK}")
-        return True
 
     def give_back(self, request: Request) -> None:
         awaited(self._store.give_back(request.id, request.owner))

@@ -85,6 +85,15 @@ class BaseTokens:
     def _asks(self, returns: Any, *, replay: bool, **options: Any) -> Redemptions:
         return Redemptions(self._settings, self._scope, returns, store=self._store, replay=replay, **options)
 
+    @property
+    def in_table(self) -> bool:
+        """Whether they live in the table, and can be issued in a caller's transaction."""
+        return self._store is None
+
+    def asks(self, **options: Any) -> Redemptions:
+        """Return what makes the calls that redeem these tokens, for a caller of the engine."""
+        return self._asks(None, replay=self._replay, **options)
+
     def _decorator(self, token: Spec, subject: Spec | None, replay: bool | None, options: CommonOptions) -> Any:
         if self._store is not None and replay:
             raise ValueError("a store keeps no results: a second use cannot be replayed, leave replay=True out")

@@ -1,0 +1,18 @@
+"""HTTP: middleware that makes requests safe to send again, for ASGI and WSGI."""
+
+from __future__ import annotations
+
+from .asgi import IdempotencyMiddleware
+from .exchange import KEPT_HEADERS, SINGLE_TENANT, keep
+from .messages import Request, Response
+from .wsgi import WSGIIdempotencyMiddleware
+
+__all__ = [
+    "KEPT_HEADERS",
+    "SINGLE_TENANT",
+    "IdempotencyMiddleware",
+    "Request",
+    "Response",
+    "WSGIIdempotencyMiddleware",
+    "keep",
+]

@@ -1,0 +1,227 @@
+"""The middleware for ASGI: the response commits with the data, before its first byte is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import MutableMapping
+from concurrent.futures import CancelledError as Cancelled
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Unpack
+
+from ..claim.run import AsyncRun, Run
+from ..errors import IdempotencyError
+from ..table_async import AsyncIdemTable
+from .exchange import SINGLE_TENANT, Options, Rules
+from .messages import Headers, Request, Response
+from .problems import AWAY, TOO_LARGE, answer, away, refusal
+from .stage import App, Gone, Line, Message, Receive, Send, Stage
+
+if TYPE_CHECKING:
+    from ..claim.call import Call
+    from ..model import Outcome
+    from ..table import IdemTable
+
+_THREADS = 40
+"""Each carries one request on a sync table from its claim to its COMMIT. More than a pool of SQLAlchemy's has connections
+(15), so that this is not what requests wait for."""
+
+
+class IdempotencyMiddleware:
+    """Make requests safe to send again: status, headers and body are stored in the transaction of the handler's writes.
+
+    The handler's session is ``scope["state"]["session"]`` (Starlette's and FastAPI's ``request.state.session``). What it
+    writes there is committed before the first byte of the response is sent; a handler that raises, or answers with a
+    status that ``store`` refuses, leaves nothing behind. It runs again where the database asks for it (a deadlock).
+
+    Args:
+        app: the application. It is given the whole body, and may answer with a whole response only.
+        idem: the table. With an `IdemTable` the work of the database is done on threads.
+        tenant: for whom a request is: a callable that is given the `Request`, which may be async, or `SINGLE_TENANT`. A
+            request for which it returns ``None`` or an empty text is refused.
+        options: ``methods`` (POST and PATCH), ``required`` (whether a request needs a key, or a callable that says so),
+            ``header``, ``syntax`` (``"strict"`` wants the key in quotes), ``scope`` (method and path; a name, or a callable
+            that is given the request), ``fingerprint`` (of the bytes; ``"json"`` of what they mean; or a callable),
+            ``store`` (says of a response whether it is kept; by default: a status below 400), ``max_body`` (bytes, 1
+            MiB), ``max_response`` (bytes, 256 KiB: a larger one is sent and not kept), ``replay_header``, ``headers`` (the
+            names that a replay repeats), ``ttl`` and ``wait`` instead of the table's, ``docs_url`` (the page that
+            problems refer to), ``tokens`` (one-time tokens that are redeemed in the place of a key), ``max_waiters`` (how
+            many requests with one key may wait in this process).
+
+    Raises:
+        TypeError, ValueError: an argument cannot be.
+    """
+
+    def __init__(self, app: App, idem: IdemTable | AsyncIdemTable, *, tenant: Any, **options: Unpack[Options]) -> None:
+        self.app = app
+        self.idem = idem
+        self._rules = Rules(idem._settings, tenant=tenant, **options)
+        self._is_async = isinstance(idem, AsyncIdemTable)
+        self._threads: ThreadPoolExecutor | None = None
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http" or not self._rules.protects(scope["method"]):
+            await self.app(scope, receive, send)
+            return
+        performance = None
+        try:
+            try:
+                performance = await self._asked(scope, receive)
+                answered = await self._performed(performance)
+            except IdempotencyError as error:
+                answered = refusal(error, self._rules.docs)
+            except _Refused as refused:
+                answered = refused.response
+            if answered is None:
+                assert performance is not None
+                assert performance.stage is not None
+                await performance.stage.release(send)
+                return
+            if performance is not None:
+                await performance.end()
+            await _give(answered, send)
+        except Gone:
+            return  # nobody is there to be told
+        finally:
+            if performance is not None:
+                await performance.end()
+
+    async def _asked(self, scope: MutableMapping[str, Any], receive: Receive) -> _Performance:
+        """Read a request, and return what is to be done about it."""
+        rules = self._rules
+        headers = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        key = rules.key_of(headers)  # before a byte of the body is read
+        body = await _body(headers, receive, rules.max_body)
+        if body is None:
+            raise _Refused(answer(TOO_LARGE, f"At most {rules.max_body} bytes are taken.", rules.docs))
+        request = Request(
+            scope["method"], scope["path"], scope.get("query_string", b"").decode("latin-1"), headers, body, scope=scope
+        )
+        call = rules.call(request, key, await self._tenant(request))
+        return _Performance(self.app, scope, body, Line(receive), rules, call)
+
+    async def _tenant(self, request: Request) -> Any:
+        if self._rules.tenant is SINGLE_TENANT:
+            return None
+        tenant = self._rules.tenant(request)
+        return await tenant if inspect.isawaitable(tenant) else tenant
+
+    async def _performed(self, performance: _Performance) -> Response | None:
+        """Commit, and return what an earlier request left; ``None`` where the application has just answered."""
+        rules, call = self._rules, performance.call
+        with rules.waiting(call):
+            try:
+                if self._is_async:
+                    outcome = await AsyncRun(rules.settings, call).outcome(performance.run)
+                else:
+                    outcome = await self._threaded(performance, call)
+            except AWAY as error:
+                if error is performance.raised:
+                    raise
+                return away(error, rules.docs)
+        return rules.replay(outcome.value) if outcome.replayed or performance.stage is None else None
+
+    async def _threaded(self, performance: _Performance, call: Call) -> Outcome[Any]:
+        loop = asyncio.get_running_loop()
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="idemtable")
+
+        def work(session: Any) -> Any:
+            # The application runs on its own loop, in this thread's context: what it calls finds the call around it.
+            running = asyncio.run_coroutine_threadsafe(performance.run(session), loop)
+            try:
+                return running.result()
+            except Cancelled:
+                raise asyncio.CancelledError from None
+
+        run = Run(self._rules.settings, call)
+        thread = loop.run_in_executor(self._threads, copy_context().run, run.outcome, work)
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            # Not left to itself: when this returns, the transaction is over.
+            await performance.interrupt()
+            while not thread.done():
+                await asyncio.wait({thread})
+            if not thread.cancelled():
+                thread.exception()
+            raise
+
+
+class _Refused(Exception):
+    def __init__(self, response: Response) -> None:
+        self.response = response
+
+
+class _Performance:
+    """The application at work on one request, in as many attempts as the database asks for."""
+
+    def __init__(
+        self, app: App, scope: MutableMapping[str, Any], body: bytes, line: Line, rules: Rules, call: Call
+    ) -> None:
+        self._app, self._scope, self._body, self._line = app, scope, body, line
+        self._rules, self.call = rules, call
+        self._is_interrupted = False
+        self.stage: Stage | None = None
+        """The last attempt."""
+        self.raised: BaseException | None = None
+        """What the application has raised in it."""
+
+    async def run(self, session: Any) -> Any:
+        """Be what the engine runs: the application, until its response is complete."""
+        if self.stage is not None:
+            await self.stage.stop()
+        if self._line.is_gone.is_set():
+            raise Gone
+        if self._is_interrupted:
+            raise asyncio.CancelledError
+        self.raised = None
+        stage = self.stage = Stage(self._app, self._scope, self._body, self._line, session)
+        try:
+            response = await stage.response()
+            if self._line.is_gone.is_set():
+                raise Gone
+        except BaseException as error:
+            self.raised = error
+            await stage.stop()  # before its session is rolled back
+            raise
+        return self._rules.judged(self.call, response, keep=stage.wishes.keep)
+
+    async def interrupt(self) -> None:
+        """End what runs, and let nothing begin."""
+        self._is_interrupted = True
+        if self.stage is not None:
+            await self.stage.stop()
+
+    async def end(self) -> None:
+        """Leave nothing running."""
+        if self.stage is not None:
+            await self.stage.stop()
+        await self._line.hang_up()
+
+
+async def _body(headers: Headers, receive: Receive, most: int) -> bytes | None:
+    """Return a request's body; ``None`` for one that is too large, of which the rest is not read."""
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > most:
+        return None
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message: Message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > most:
+            return None
+        if not message.get("more_body"):
+            return b"".join(chunks)
+
+
+async def _give(response: Response, send: Send) -> None:
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})

@@ -1,0 +1,162 @@
+"""Clients: transports for httpx that give each request a key, and send it again until there is an answer.
+
+::
+
+    client = httpx.Client(transport=IdempotencyTransport(httpx.HTTPTransport()))
+    client.post("https://shop.example/orders", json={"item": "tea"})    # sent again after a lost connection, done once
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Collection
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Self
+from uuid import uuid4
+
+import tenacity
+
+from ..settings import checked_count
+
+__all__ = ["AsyncIdempotencyTransport", "IdempotencyTransport"]
+
+_LATER: Final = frozenset({409, 429, 503})
+"""Statuses that mean: the same request again, but later. Only with a ``Retry-After``: any other 409 is an answer."""
+_FIRST_PAUSE: Final = 0.1
+"""Seconds, doubled each time: after a connection was lost the server may still be at work on the request."""
+
+
+class _Transport:
+    """What both colours share.
+
+    Args:
+        inner: does the sending.
+        header: that carries the key. A request that has one keeps it.
+        methods: of the requests that get a key.
+        attempts: how often one request is sent at most.
+        longest_wait: seconds; what a server asks for beyond it is not waited for, and its answer is the answer.
+    """
+
+    def __init__(
+        self,
+        inner: Any,
+        *,
+        header: str = "Idempotency-Key",
+        methods: Collection[str] = ("POST", "PATCH"),
+        attempts: int = 5,
+        longest_wait: float = 30.0,
+    ) -> None:
+        self._inner = inner
+        self._header = header
+        self._methods = frozenset(name.upper() for name in methods)
+        self._attempts = checked_count(attempts, "attempts")
+        self._longest = longest_wait
+
+    def _is_protected(self, request: Any) -> bool:
+        if request.method not in self._methods:
+            return False
+        if self._header not in request.headers:
+            request.headers[self._header] = f'"{uuid4()}"'
+        return True
+
+    def _policy(self, request: Any) -> dict[str, Any]:
+        # Of the library that the request is from: httpx and what comes after it have an error of this name each.
+        lost = sys.modules[type(request).__module__.partition(".")[0]].TransportError
+        return {
+            "retry": tenacity.retry_if_exception_type(lost) | tenacity.retry_if_result(self._is_later),
+            "stop": tenacity.stop_after_attempt(self._attempts),
+            "wait": self._pause,
+            "retry_error_callback": lambda state: state.outcome.result() if state.outcome else None,
+        }
+
+    def _is_later(self, response: Any) -> bool:
+        wait = _seconds(response.headers.get("Retry-After")) if response.status_code in _LATER else None
+        return wait is not None and wait <= self._longest
+
+    def _pause(self, state: tenacity.RetryCallState) -> float:
+        outcome = state.outcome
+        if outcome is not None and not outcome.failed:
+            return _seconds(outcome.result().headers.get("Retry-After")) or 0.0
+        # Half of it by chance: clients that lost their connections together must not come back together.
+        return min(self._longest, _FIRST_PAUSE * 2.0**state.attempt_number * random.uniform(0.5, 1.0))  # noqa: S311
+
+
+def _seconds(value: str | None) -> float | None:
+    """Return the seconds of a ``Retry-After``, which may be a date; ``None`` for none."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+class IdempotencyTransport(_Transport):
+    """A transport for ``httpx.Client``: a key for each request, kept when it is sent again.
+
+    It is sent again where the connection was lost, with a growing pause, and where the server answers 409, 429 or 503
+    with a ``Retry-After``, after so many seconds. What comes after the last attempt is the answer, or is raised.
+
+    Args:
+        inner: the transport that does the sending, such as ``httpx.HTTPTransport()``.
+        options: ``header``, ``methods``, ``attempts`` (5), ``longest_wait`` (seconds, 30).
+    """
+
+    def handle_request(self, request: Any) -> Any:
+        """Send a request."""
+        if not self._is_protected(request):
+            return self._inner.handle_request(request)
+        request.read()  # a stream could be sent only once
+
+        def attempt() -> Any:
+            response = self._inner.handle_request(request)
+            if self._is_later(response):
+                response.read()  # or its connection could not be used again
+            return response
+
+        return tenacity.Retrying(**self._policy(request))(attempt)
+
+    def close(self) -> None:
+        """Close the inner transport."""
+        self._inner.close()
+
+    def __enter__(self) -> Self:
+        self._inner.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._inner.__exit__(*raised)
+
+
+class AsyncIdempotencyTransport(_Transport):
+    """The same for ``httpx.AsyncClient``; see `IdempotencyTransport`."""
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send a request."""
+        if not self._is_protected(request):
+            return await self._inner.handle_async_request(request)
+        await request.aread()
+
+        async def attempt() -> Any:
+            response = await self._inner.handle_async_request(request)
+            if self._is_later(response):
+                await response.aread()
+            return response
+
+        return await tenacity.AsyncRetrying(**self._policy(request))(attempt)
+
+    async def aclose(self) -> None:
+        """Close the inner transport."""
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *raised: Any) -> None:
+        await self._inner.__aexit__(*raised)

@@ -1,0 +1,299 @@
+"""The rules of a protected request, without a server: what it asks for, what is kept of its answer, what a replay is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from datetime import timedelta
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar
+from uuid import uuid4
+
+from ..claim.attempt import RollBack, Unkept
+from ..claim.call import Call, Keys
+from ..claim.kinds import UNCLAIMED
+from ..errors import MissingKeyError
+from ..fingerprint import fingerprint
+from ..keys import MAX_BYTES, checked_key, checked_tenant
+from ..model import Request as Wish
+from ..settings import checked_count, checked_ttl, checked_wait
+from ..tokens.verbs import BaseTokens
+from .field import Syntax, key_of
+from .form import field_of
+from .messages import RESPONSES, Request, Response
+from .problems import DOCS
+from .waiters import Waiters
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+ResponseT = TypeVar("ResponseT")
+
+
+class _SingleTenant:
+    def __repr__(self) -> str:
+        return "SINGLE_TENANT"
+
+
+SINGLE_TENANT: Final = _SingleTenant()
+"""For ``tenant=``: all callers are one, and whoever knows a key gets its response. Right for a service with one client."""
+
+KEPT_HEADERS: Final = (
+    "content-disposition", "content-language", "content-location", "etag", "last-modified", "link", "location",
+)  # fmt: skip
+"""What a replay repeats, beside what the bytes of the body mean nothing without."""
+_NEEDED: Final = frozenset({"content-type", "content-encoding"})
+_SECRET: Final = frozenset({
+    "authentication-info", "authorization", "cookie", "proxy-authenticate", "proxy-authentication-info",
+    "proxy-authorization", "set-cookie", "set-cookie2", "www-authenticate",
+})  # fmt: skip
+"""What is somebody's own, and never another one's who sends the same request."""
+
+TOKEN_HEADER: Final = "X-Idempotency-Token"  # noqa: S105 - its name
+TOKEN_FIELD: Final = "token"  # noqa: S105
+
+Given = Callable[[Request], Any]
+
+
+class Options(TypedDict, total=False):
+    """What both middlewares take beside `tenant`."""
+
+    methods: Collection[str]
+    required: bool | Callable[[Request], bool]
+    header: str
+    syntax: Syntax
+    scope: str | Callable[[Request], str] | None
+    fingerprint: Literal["raw", "json"] | Given
+    store: Callable[[Response], bool] | None
+    max_body: int
+    max_response: int
+    replay_header: str | None
+    headers: Collection[str]
+    ttl: timedelta | None
+    wait: timedelta | None
+    docs_url: str
+    tokens: Any
+    max_waiters: int
+
+
+class Rules:
+    """What a middleware was told, checked once.
+
+    Args:
+        settings: of the table.
+        tenant: for whom a request is, or `SINGLE_TENANT`.
+        methods, required, …: those of `IdempotencyMiddleware`.
+
+    Raises:
+        TypeError, ValueError: one of them cannot be.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        tenant: Any,
+        methods: Collection[str] = ("POST", "PATCH"),
+        required: bool | Callable[[Request], bool] = False,
+        header: str = "Idempotency-Key",
+        syntax: Syntax = "lenient",
+        scope: str | Callable[[Request], str] | None = None,
+        fingerprint: Literal["raw", "json"] | Given = "raw",
+        store: Callable[[Response], bool] | None = None,
+        max_body: int = 1_048_576,
+        max_response: int = 262_144,
+        replay_header: str | None = "Idempotent-Replayed",
+        headers: Collection[str] = KEPT_HEADERS,
+        ttl: timedelta | None = None,
+        wait: timedelta | None = None,
+        docs_url: str = DOCS,
+        tokens: Any = None,
+        max_waiters: int = 4,
+    ) -> None:
+        if tenant is not SINGLE_TENANT and not callable(tenant):
+            raise TypeError(
+                f"tenant= takes a callable that is given the request and says for whom it is, or SINGLE_TENANT, "
+                f"not {tenant!r}"
+            )
+        if isinstance(methods, str) or not all(isinstance(name, str) for name in methods):
+            raise TypeError(f"methods= takes a collection of names such as ('POST',), not {methods!r}")
+        if syntax not in ("lenient", "strict"):
+            raise ValueError(f"syntax= is 'lenient' or 'strict', not {syntax!r}")
+        if fingerprint not in ("raw", "json") and not callable(fingerprint):
+            raise ValueError(f"fingerprint= is 'raw', 'json' or a callable, not {fingerprint!r}")
+        if not (scope is None or isinstance(scope, str) or callable(scope)):
+            raise TypeError(f"scope= takes a name or a callable that is given the request, not {scope!r}")
+        if tokens is not None and not isinstance(tokens, BaseTokens):
+            raise TypeError(f"tokens= takes what idem.tokens(…) returns, not {tokens!r}")
+        if not isinstance(docs_url, str) or "://" not in docs_url:
+            raise ValueError(f"docs_url= takes an absolute URL, not {docs_url!r}")
+        kept = frozenset(name.lower() for name in ([headers] if isinstance(headers, str) else headers))
+        if secret := sorted(kept & _SECRET):
+            raise ValueError(f"headers= names {secret[0]}, which belongs to one caller: it is never kept")
+        self.settings = settings
+        self.tenant = tenant
+        self.methods = frozenset(name.upper() for name in methods)
+        self.required = required
+        self.header = header
+        self.max_body = checked_count(max_body, "max_body")
+        self.docs = docs_url
+        self.waiters = Waiters(checked_count(max_waiters, "max_waiters"))
+        self._syntax: Syntax = syntax
+        self._scope = scope
+        self._fingerprint = fingerprint
+        self._store = _is_good if store is None else store
+        self._max_response = checked_count(max_response, "max_response")
+        self._replay_header = replay_header
+        self._kept = kept | _NEEDED
+        self._tokens = tokens
+        # Checked here, where the program starts, and not with the first request.
+        self._times: dict[str, Any] = {"ttl": ttl, "wait": wait}
+        if ttl is not None:
+            checked_ttl(ttl)
+        if wait is not None:
+            checked_wait(wait)
+        if isinstance(scope, str):
+            Keys(settings, scope, results=RESPONSES)
+
+    # --- what a request asks for ------------------------------------------------------------------------------------------
+
+    def protects(self, method: str) -> bool:
+        """Say whether requests of this method are protected."""
+        return method in self.methods
+
+    def key_of(self, headers: Any) -> str | None:
+        """Return the key in a request's headers; raise InvalidKeyError for one that is not usable."""
+        return key_of(headers.lines(self.header), self._syntax)
+
+    def call(self, request: Request, key: str | None, tenant: Any) -> Call:
+        """Return what a request asks of the engine.
+
+        Args:
+            request: with its body.
+            key: from its headers.
+            tenant: what the middleware's ``tenant`` said of it.
+
+        Raises:
+            KeyRejectedError: key or tenant are not usable, or there is no key and one is required.
+        """
+        printed = partial(fingerprint, self._payload(request))
+        if self._tokens is not None and (token := _token_of(request)) is not None:
+            asks: Any = self._tokens.asks(results=RESPONSES, wait=self._times["wait"])
+            return asks.call(asks.key(token), self._whose(tenant), printed)  # type: ignore[no-any-return]
+        if key is None:
+            if self.required(request) if callable(self.required) else self.required:
+                raise MissingKeyError(f"the request has no header {self.header}")
+            wish = Wish(uuid4(), None, self._scope_of(request), None, None, 0)
+            return Call(wish, UNCLAIMED, RESPONSES, self.settings.wait)
+        keys = Keys(self.settings, self._scope_of(request), results=RESPONSES, **self._times)
+        return keys.call(checked_key(key), self._whose(tenant), printed)
+
+    def _whose(self, tenant: Any) -> str | None:
+        return None if self.tenant is SINGLE_TENANT else checked_tenant(tenant)
+
+    def _scope_of(self, request: Request) -> str:
+        if self._scope is not None:
+            return self._scope(request) if callable(self._scope) else self._scope
+        scope = f"{request.method} {request.path}"
+        if len(scope.encode(errors="replace")) <= MAX_BYTES and scope.isprintable():
+            return scope
+        return f"{request.method} sha256:{sha256(request.path.encode(errors='surrogatepass')).hexdigest()}"
+
+    def _payload(self, request: Request) -> Any:
+        # Method, path and query whatever the scope is: /orders/2/pay must never get the answer of /orders/1/pay.
+        where = (request.method, request.path, request.query)
+        if callable(self._fingerprint):
+            return (*where, self._fingerprint(request))
+        if self._fingerprint == "json":
+            try:
+                return (*where, json.loads(request.body))
+            except (ValueError, RecursionError):  # then its bytes must be the same
+                pass
+        return (*where, request.headers.get("content-type"), request.body)
+
+    # --- what is kept of its answer ---------------------------------------------------------------------------------------
+
+    def judged(self, call: Call, response: Response, *, keep: bool) -> Any:
+        """Return what the engine is to make of a response: keep it, commit without it, or roll back.
+
+        Args:
+            call: of the request.
+            response: as the application gave it.
+            keep: whether the application has said that it is to be kept.
+        """
+        if not keep and not self._store(response):
+            return RollBack(response)
+        if call.kind is UNCLAIMED:
+            return Unkept(response)
+        kept = [(name.lower(), value) for name, value in response.headers if name.lower() in self._kept]
+        stored = Response(response.status, kept, response.body)
+        size = len(response.body) + sum(len(name) + len(value) for name, value in kept)
+        return Unkept(stored) if size > self._max_response else stored
+
+    def replay(self, response: Response) -> Response:
+        """Return a stored response as it is sent again."""
+        headers = [*response.headers, ("cache-control", "no-store")]
+        if response.body or response.status not in (204, 205, 304):
+            headers.append(("content-length", str(len(response.body))))
+        if self._replay_header is not None:
+            headers.append((self._replay_header.lower(), "true"))
+        return Response(response.status, headers, response.body)
+
+    def waiting(self, call: Call) -> AbstractContextManager[None]:
+        """Let so many requests with one key wait, and refuse the others at once."""
+        return self.waiters.one(None if call.kind is UNCLAIMED else call.request.id)
+
+
+def _is_good(response: Response) -> bool:
+    return response.status < 400
+
+
+def _token_of(request: Request) -> str | None:
+    lines = request.headers.lines(TOKEN_HEADER)
+    if lines:
+        return lines[0] if len(lines) == 1 else ""
+    return field_of(request, TOKEN_FIELD)
+
+
+# --- keep(response) -------------------------------------------------------------------------------------------------------
+
+
+class Wishes:
+    """What the application has asked for while it answers one request."""
+
+    __slots__ = ("keep",)
+
+    def __init__(self) -> None:
+        self.keep = False
+
+
+answering: ContextVar[Wishes | None] = ContextVar("idemtable_answering", default=None)
+"""Of the request that is being answered. The application's threads and tasks inherit it, and share its wishes."""
+
+
+def keep(response: ResponseT) -> ResponseT:
+    """Have the response to the present request stored and its writes committed, whatever its status is.
+
+    Args:
+        response: what is to be returned. Outside of a protected request nothing comes of it.
+
+    Returns:
+        The response.
+    """
+    if (wishes := answering.get()) is not None:
+        wishes.keep = True
+    return response
+
+
+def awaitable_refused(value: Any) -> Any:
+    """Return what a callable gave; raise TypeError for a coroutine, which a sync middleware cannot await."""
+    if hasattr(value, "__await__"):
+        getattr(value, "close", lambda: None)()
+        raise TypeError("tenant= is async, and this middleware is not: give it a plain function")
+    return value
+
+
+__all__ = ["KEPT_HEADERS", "SINGLE_TENANT", "Options", "Rules", "Wishes", "answering", "keep"]

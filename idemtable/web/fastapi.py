@@ -1,0 +1,197 @@
+"""FastAPI: the session of a protected request, an endpoint that issues tokens, and what OpenAPI should say.
+
+::
+
+    app = FastAPI()
+    app.add_middleware(IdempotencyMiddleware, idem, tenant=current_tenant)
+    document(app)
+
+    @app.post("/orders")
+    def create_order(order: Order, session: Annotated[Session, Depends(session)]) -> Receipt: ...
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+try:
+    from fastapi import APIRouter, Depends, FastAPI
+    from fastapi import Request as FastAPIRequest
+    from fastapi import Response as FastAPIResponse
+except ImportError as error:
+    raise ImportError('idemtable.web.fastapi needs FastAPI: pip install "idemtable[fastapi]"') from error
+
+from ..errors import IdempotencyError
+from ..keys import checked_tenant
+from ..tokens import AsyncTokens
+from .asgi import IdempotencyMiddleware
+from .problems import DOCS, refusal
+
+if TYPE_CHECKING:
+    from ..tokens import Tokens
+
+__all__ = ["document", "session", "token_router"]
+
+
+async def session(request: FastAPIRequest) -> Any:
+    """Return the session of a protected request: for ``Depends``.
+
+    It is committed by the middleware, before the response is sent. FastAPI's own ``yield`` dependencies end after it was
+    sent, when nobody can be told any more that COMMIT has failed.
+
+    Returns:
+        A Session or, where the middleware has an `AsyncIdemTable`, an AsyncSession.
+
+    Raises:
+        RuntimeError: the request is not protected: its method is none of the middleware's, or there is no middleware.
+    """
+    found = getattr(request.state, "session", None)
+    if found is None:
+        raise RuntimeError(
+            f"{request.method} {request.url.path} has no session: add IdempotencyMiddleware to the application, with this "
+            f"method among its methods=; for requests that only read, depend on a session of your own"
+        )
+    return found
+
+
+def token_router(
+    tokens: Tokens | AsyncTokens, *, subject: Callable[..., Any] | None = None, path: str = "/tokens"
+) -> APIRouter:
+    """Return a router that issues tokens: ``POST /tokens`` answers ``{"token": "…"}``.
+
+    Args:
+        tokens: what `IdemTable.tokens` returned.
+        subject: whom a token is for: a dependency of FastAPI's, or a function of the request. It must say what the
+            middleware's ``tenant`` says of the request that redeems the token. ``None``: tokens that belong to nobody.
+        path: of the endpoint.
+    """
+    router = APIRouter()
+    whose = Depends(_dependency(subject))
+
+    def checked(found: Any) -> str | None:
+        return None if subject is None else checked_tenant(found)
+
+    def inside(request: FastAPIRequest) -> Any:
+        # The request that issues may be protected too: on SQLite a second transaction would wait for the first.
+        return getattr(request.state, "session", None) if tokens.in_table else None
+
+    if isinstance(tokens, AsyncTokens):
+
+        async def issue_async(request: FastAPIRequest, found: Any = whose) -> Any:
+            """Issue a one-time token."""
+            try:
+                return {"token": await tokens.issue(checked(found), inside(request))}
+            except IdempotencyError as error:
+                return _refused(error)
+
+        router.post(path, response_model=dict[str, str], name="issue_token")(issue_async)
+    else:
+
+        def issue(request: FastAPIRequest, found: Any = whose) -> Any:
+            """Issue a one-time token."""
+            try:
+                return {"token": tokens.issue(checked(found), inside(request))}
+            except IdempotencyError as error:
+                return _refused(error)
+
+        router.post(path, response_model=dict[str, str], name="issue_token")(issue)
+    return router
+
+
+def _dependency(subject: Callable[..., Any] | None) -> Callable[..., Any]:
+    if subject is None:
+        return lambda: None
+    plain = [one for one in inspect.signature(subject).parameters.values() if one.annotation is one.empty]
+    if len(plain) != 1:  # a dependency says what it wants
+        return subject
+    function = subject
+
+    def of_request(request: FastAPIRequest) -> Any:
+        return function(request)
+
+    async def of_request_async(request: FastAPIRequest) -> Any:
+        return await function(request)
+
+    return of_request_async if inspect.iscoroutinefunction(subject) else of_request
+
+
+def _refused(error: IdempotencyError) -> FastAPIResponse:
+    answer = refusal(error, DOCS)
+    return FastAPIResponse(answer.body, answer.status, dict(answer.headers))
+
+
+# --- OpenAPI --------------------------------------------------------------------------------------------------------------
+
+_PROBLEM: Final = {
+    "type": "object",
+    "title": "Problem",
+    "description": "Problem details of RFC 9457.",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+    },
+}
+_REFUSALS: Final = {
+    400: "The idempotency key is missing or not usable.",
+    409: "The same request is still being worked on: send it again after `Retry-After` seconds.",
+    422: "The idempotency key belongs to another request.",
+}
+
+
+def document(app: FastAPI, **options: Any) -> None:
+    """Have an application's OpenAPI tell of the header, and of 400, 409 and 422, on the operations that are protected.
+
+    Args:
+        app: the application, before or after its middleware was added.
+        options: ``methods``, ``header`` and ``required`` of a middleware that stands round the application, not in it.
+    """
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _amend(original(), {**_options_of(app), **options})
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _options_of(app: FastAPI) -> dict[str, Any]:
+    for one in app.user_middleware:
+        if one.cls is IdempotencyMiddleware:  # type: ignore[comparison-overlap]
+            return dict(one.kwargs)
+    return {}
+
+
+def _amend(schema: dict[str, Any], options: dict[str, Any]) -> None:
+    methods: Collection[str] = options.get("methods", ("POST", "PATCH"))
+    field = {
+        "name": options.get("header", "Idempotency-Key"),
+        "in": "header",
+        "required": options.get("required", False) is True,
+        "description": (
+            "A key that the client makes once for a request and sends again with each repetition of it: 1 to 255 visible "
+            "characters, in quotes or bare."
+        ),
+        "schema": {"type": "string", "minLength": 1},
+        "example": '"8e03978e-40d5-43e8-bc93-6894a57f9324"',
+    }
+    schema.setdefault("components", {}).setdefault("schemas", {})["IdempotencyProblem"] = _PROBLEM
+    content = {"schema": {"$ref": "#/components/schemas/IdempotencyProblem"}}
+    for path in schema.get("paths", {}).values():
+        for method in methods:
+            if (operation := path.get(method.lower())) is None:
+                continue
+            operation.setdefault("parameters", []).append(field)
+            for status, text in _REFUSALS.items():
+                response = operation.setdefault("responses", {}).setdefault(str(status), {"description": text})
+                response.setdefault("content", {})["application/problem+json"] = content
+                if status == HTTPStatus.CONFLICT:
+                    wait = {"description": "Seconds.", "schema": {"type": "integer"}}
+                    response.setdefault("headers", {})["Retry-After"] = wait

@@ -1,0 +1,59 @@
+"""The ``Idempotency-Key`` header field: draft-ietf-httpapi-idempotency-key-header-07, and what clients really send."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+from ..errors import InvalidKeyError
+from ..keys import MAX_BYTES, checked_key
+
+try:
+    import http_sf
+except ImportError as error:
+    raise ImportError('idemtable.web needs http-sf: pip install "idemtable[web]"') from error
+
+Syntax = Literal["lenient", "strict"]
+
+_LONGEST: Final = 4 * MAX_BYTES
+"""Of a line that is looked at: a String whose characters are all escaped is twice as long, and has parameters that nobody
+reads. The parser would take megabytes."""
+
+
+def key_of(lines: Sequence[str], syntax: Syntax) -> str | None:
+    """Return the key that a request's lines of the field carry, or ``None`` where there is none.
+
+    The draft asks for a String of RFC 9651, in quotes. Most clients (Stripe's and Adyen's among them) send the bare text,
+    which the lenient syntax takes for the same key. Parameters are no part of it.
+
+    Raises:
+        InvalidKeyError: two lines or a list, another type, an empty or too long text, what is not ASCII.
+    """
+    if not lines:
+        return None
+    if len(lines) > 1:
+        raise InvalidKeyError("the header with the key was sent more than once: send one")
+    line = lines[0].strip(" \t")
+    if not line:
+        raise InvalidKeyError("the header with the key is empty")
+    if len(line) > _LONGEST:
+        raise InvalidKeyError(f"the header with the key is longer than {_LONGEST} characters")
+    if syntax == "strict" or line.startswith('"'):
+        return checked_key(_string(line))
+    # Of what is no String: a list or a text in other quotes has no meaning that all would agree on.
+    if line.startswith('%"') or not all("!" <= character <= "~" and character not in '",' for character in line):
+        raise InvalidKeyError(
+            "the header's key is neither a String in quotes nor visible ASCII without quotes and commas"
+        )
+    return checked_key(line)
+
+
+def _string(line: str) -> str:
+    try:
+        item: Any = http_sf.parse(line.encode("ascii"), tltype="item")
+    except (http_sf.StructuredFieldError, UnicodeEncodeError):
+        raise InvalidKeyError("the header's key is not a String of RFC 9651, which stands in quotes") from None
+    text = item[0]
+    if type(text) is not str:  # a Token and a DisplayString are others
+        raise InvalidKeyError("the header's key is not a String of RFC 9651, which stands in quotes")
+    return text

@@ -1,0 +1,110 @@
+"""Flask: the session of a protected request as ``g.session``, and an endpoint that issues tokens.
+
+::
+
+    app = Flask(__name__)
+    idemtable.web.flask.init_app(app, idem, tenant=lambda request: flask.session["user"])
+
+    @app.post("/orders")
+    def create_order():
+        g.session.add(Order(...))
+        return {"order": 7}, 201
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Unpack
+
+try:
+    from flask import Blueprint, Flask, g, request
+    from flask import Response as FlaskResponse
+except ImportError as error:
+    raise ImportError('idemtable.web.flask needs Flask: pip install "idemtable[flask]"') from error
+
+from ..errors import IdempotencyError
+from ..keys import checked_tenant
+from .exchange import Options
+from .framework import asked
+from .problems import DOCS, refusal
+from .wsgi import WSGIIdempotencyMiddleware
+
+if TYPE_CHECKING:
+    from ..table import IdemTable
+    from ..tokens import Tokens
+    from .messages import Request
+
+__all__ = ["init_app", "token_blueprint"]
+
+
+def init_app(app: Flask, idem: IdemTable, *, tenant: Any, **options: Unpack[Options]) -> None:
+    """Protect an application's requests. Several applications may have one table.
+
+    The handler's session is ``g.session``. A table that is bound late (``IdemTable(lambda: db.engine)``) is bound inside
+    the application's context.
+
+    Args:
+        app: the application.
+        idem: the table.
+        tenant: for whom a request is: a callable that is given the `Request`, inside the application's request context
+            (``flask.session`` and ``flask.request`` are there); or `SINGLE_TENANT`.
+        options: those of `IdempotencyMiddleware`.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be.
+    """
+
+    def tenant_inside(asking: Request) -> Any:
+        environ = {**(asking.environ or {}), "wsgi.input": io.BytesIO(asking.body)}
+        with app.request_context(environ):
+            return tenant(asking)
+
+    whose = tenant_inside if callable(tenant) else tenant
+    inner = app.wsgi_app
+    middleware = WSGIIdempotencyMiddleware(inner, idem, tenant=whose, **options)
+    is_bound = False
+
+    def wsgi_app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        nonlocal is_bound
+        if not is_bound:
+            with app.app_context():
+                idem._settings.place  # noqa: B018 - finds the engine
+            is_bound = True
+        return middleware(environ, start_response)
+
+    def hand_over() -> None:
+        if (session := request.environ.get("idemtable.session")) is not None:
+            g.session = session
+
+    app.wsgi_app = wsgi_app  # type: ignore[method-assign]
+    app.before_request_funcs.setdefault(None, []).insert(0, hand_over)
+    app.extensions["idemtable"] = idem
+
+
+def token_blueprint(
+    tokens: Tokens, *, subject: Callable[..., Any] | None = None, path: str = "/tokens", name: str = "idemtable_tokens"
+) -> Blueprint:
+    """Return a blueprint that issues tokens: ``POST /tokens`` answers ``{"token": "…"}``.
+
+    Args:
+        tokens: what `IdemTable.tokens` returned.
+        subject: whom a token is for: a function of the request, or of nothing. It must say what the middleware's
+            ``tenant`` says of the request that redeems the token. ``None``: tokens that belong to nobody.
+        path: of the endpoint.
+        name: of the blueprint.
+    """
+    blueprint = Blueprint(name, __name__)
+
+    @blueprint.post(path)
+    def issue_token() -> Any:
+        try:
+            owner = None if subject is None else checked_tenant(asked(subject, request))
+            # The request that issues may be protected too: on SQLite a second transaction would wait for the first.
+            session = request.environ.get("idemtable.session") if tokens.in_table else None
+            return {"token": tokens.issue(owner, session)}
+        except IdempotencyError as error:
+            answer = refusal(error, DOCS)
+            return FlaskResponse(answer.body, answer.status, answer.headers)
+
+    return blueprint

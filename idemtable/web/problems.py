@@ -1,0 +1,131 @@
+"""What a client is told when a request is refused: problem details of RFC 9457, which name nothing of the program's."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from ..claim.settle import UNKEPT
+from ..errors import (
+    FingerprintMismatchError,
+    GuardError,
+    IdempotencyError,
+    InProgressError,
+    InvalidKeyError,
+    LostClaimError,
+    MissingKeyError,
+    MissingTenantError,
+    ResultNotSerializableError,
+    ResultTooLargeError,
+    ResultUnreadableError,
+    RetryTransactionError,
+    SchemaError,
+    SessionNotUsableError,
+    TokenError,
+)
+from .messages import Response
+
+DOCS: Final = "https://github.com/idemtable/idemtable/blob/main/docs/http.md"
+"""Has a heading for each problem."""
+
+logger: Final = logging.getLogger("idemtable.web")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One kind of refusal: a part of its ``type``, its status, its title."""
+
+    slug: str
+    status: int
+    title: str
+
+
+KEY_MISSING: Final = Problem("key-missing", 400, "The request needs an idempotency key")
+TOO_LARGE: Final = Problem("request-too-large", 413, "The request's body is too large")
+NOT_KEPT: Final = Problem("result-not-kept", 409, "The request was completed, and its response was not kept")
+UNAVAILABLE: Final = Problem("database-unavailable", 503, "The database cannot be reached")
+INTERNAL: Final = Problem("internal-error", 500, "The request could not be completed")
+STREAMED: Final = Problem("response-not-storable", 500, "The response cannot be stored")
+
+# The first that fits; the order of the tree, leaves before what they hang on.
+_BY_ERROR: Final[tuple[tuple[type[IdempotencyError], Problem], ...]] = (
+    (MissingKeyError, KEY_MISSING),
+    (MissingTenantError, Problem("tenant-missing", 400, "The request does not say for whom it is")),
+    (InvalidKeyError, Problem("key-invalid", 400, "The idempotency key is not usable")),
+    (InProgressError, Problem("in-progress", 409, "The same request is still being worked on")),
+    (FingerprintMismatchError, Problem("key-reused", 422, "The idempotency key belongs to another request")),
+    (ResultUnreadableError, Problem("result-unreadable", 500, "The stored response cannot be read")),
+    (ResultNotSerializableError, STREAMED),
+    (ResultTooLargeError, STREAMED),
+    (LostClaimError, Problem("claim-lost", 500, "The request was not completed as it should be")),
+    (RetryTransactionError, Problem("try-again", 503, "The request could not be completed now")),
+    (SessionNotUsableError, Problem("session-not-usable", 503, "The service is not set up for this request")),
+    (SchemaError, Problem("not-ready", 503, "The service is not ready")),
+    (TokenError, Problem("token-invalid", 403, "The token is not valid")),
+    (GuardError, Problem("conflict", 409, "The change was refused")),
+)
+PROBLEMS: Final = tuple(
+    dict.fromkeys([*(problem for _, problem in _BY_ERROR), TOO_LARGE, NOT_KEPT, UNAVAILABLE, INTERNAL])
+)
+
+AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError)
+"""What SQLAlchemy raises of a database that cannot be reached, and of a pool that has no connection left."""
+
+_SOON: Final = 1.0
+"""Seconds: what a client is told to wait where nobody knows better."""
+
+
+def refusal(error: IdempotencyError, docs: str) -> Response:
+    """Return the answer to a request that an error of the library ended; for those of the server's fault, log it."""
+    problem = next((problem for cls, problem in _BY_ERROR if isinstance(error, cls)), INTERNAL)
+    if isinstance(error, ResultUnreadableError) and error.codec == UNKEPT:
+        problem = NOT_KEPT
+    if problem.status >= 500:
+        # The class and nothing else: a message may name scopes and parameters.
+        logger.error("answered %d %s for %s", problem.status, problem.slug, type(error).__name__)
+    wait = error.retry_after
+    if wait is None and (problem.status == 503 or (error.retryable and problem.status == 409)):
+        wait = _SOON
+    return answer(problem, error.detail, docs, wait)
+
+
+def away(error: Exception, docs: str) -> Response:
+    """Return the answer to a request for which there is no database."""
+    logger.error("answered %d %s for %s", UNAVAILABLE.status, UNAVAILABLE.slug, type(error).__name__)
+    return answer(UNAVAILABLE, RetryTransactionError.detail, docs, _SOON)
+
+
+def answer(problem: Problem, detail: str, docs: str, retry_after: float | None = None) -> Response:
+    """Return a problem as a response.
+
+    Args:
+        problem: which.
+        detail: a sentence for this occurrence.
+        docs: the page that explains the problems.
+        retry_after: seconds, if a further try is worth something.
+    """
+    where = f"{docs}#{problem.slug}"
+    body = {"type": where, "title": problem.title, "status": problem.status, "detail": detail}
+    headers = [
+        ("content-type", "application/problem+json"),
+        ("cache-control", "no-store"),
+        ("link", f'<{where}>; rel="describedby"'),
+    ]
+    if retry_after is not None:
+        headers.append(("retry-after", str(max(1, math.ceil(retry_after)))))
+    return Response(problem.status, headers, json.dumps(body).encode())
+
+
+def reason(status: int) -> str:
+    """Return the line of a status as WSGI wants it."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"{status} Unknown"

@@ -1,0 +1,144 @@
+"""One performance of an ASGI application: what it sends is held back until its transaction has been decided."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any, Final
+
+from ..errors import ResultNotSerializableError
+from .exchange import Wishes, answering
+from .messages import Response
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+_UNDERSTOOD: Final = frozenset({"tls", "http.response.debug"})
+"""Extensions of a server that do not change how a response travels."""
+
+
+class Gone(Exception):
+    """The client has hung up before its request was done."""
+
+
+class Line:
+    """What is left of a request's connection once its body was read: whether the client is still there."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.is_gone = asyncio.Event()
+        self._watch = asyncio.create_task(self._listen(receive))
+
+    async def _listen(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.is_gone.set()
+
+    async def hang_up(self) -> None:
+        """Listen no longer."""
+        self._watch.cancel()
+        with suppress(asyncio.CancelledError, Exception):  # a server whose receive() fails has nobody on the line
+            await self._watch
+
+
+class Stage:
+    """An application at work on one request, in one attempt.
+
+    It runs in a task of its own, for it is not done when its response is: it goes on with background tasks, when the
+    transaction is over and the response was sent.
+
+    Args:
+        app: the application.
+        scope: of the request.
+        body: all of it.
+        line: to the client.
+        session: what the application is to work in.
+    """
+
+    def __init__(self, app: App, scope: MutableMapping[str, Any], body: bytes, line: Line, session: Any) -> None:
+        self._body: bytes | None = body
+        self._line = line
+        self._start: Message | None = None
+        self._chunks: list[bytes] = []
+        self._messages: list[Message] = []
+        self._complete = asyncio.Event()
+        self._released = asyncio.Event()
+        self._refused: Exception | None = None
+        self.wishes = Wishes()
+        state = {**scope.get("state", {}), "session": session}
+        extensions = {name: value for name, value in (scope.get("extensions") or {}).items() if name in _UNDERSTOOD}
+        token = answering.set(self.wishes)
+        try:
+            self._task = asyncio.ensure_future(
+                app({**scope, "state": state, "extensions": extensions}, self._receive, self._send)
+            )
+        finally:
+            answering.reset(token)
+
+    async def response(self) -> Response:
+        """Wait for the response; what the application raises is raised here."""
+        done = asyncio.ensure_future(self._complete.wait())
+        try:
+            await asyncio.wait({self._task, done}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            done.cancel()
+        if self._refused is not None:
+            raise self._refused
+        if not self._complete.is_set():
+            await self._task  # raises what it has raised
+            raise RuntimeError("the application has returned without a response")
+        assert self._start is not None
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._start.get("headers", ())]
+        return Response(self._start["status"], headers, b"".join(self._chunks))
+
+    async def release(self, send: Send) -> None:
+        """Send the response as it was, and let the application go on to its end."""
+        for message in self._messages:
+            await send(message)
+        self._released.set()
+        await self._task
+
+    async def stop(self) -> None:
+        """End the application where it is; what it raises on its way out is nobody's concern any more."""
+        while not self._task.done():  # it may have to be told more than once
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if not self._task.cancelled():
+            self._task.exception()
+
+    # --- what the application sees ----------------------------------------------------------------------------------------
+
+    async def _receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._line.is_gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if self._complete.is_set():
+            await self._released.wait()
+            return  # the server has been told of the end
+        if message["type"] == "http.response.start":
+            self._start = message
+        elif message["type"] == "http.response.body":
+            if self._start is None:
+                raise RuntimeError("the application has sent a body before the start of its response")
+            if message.get("more_body") and not self._chunks and not self._has_length():
+                self._refused = ResultNotSerializableError(
+                    "a streaming response cannot be committed before it is sent, nor replayed: answer with a whole one, or "
+                    "leave this path out of the middleware"
+                )
+                self._complete.set()
+                raise self._refused
+            self._chunks.append(message.get("body", b""))
+        self._messages.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            self._complete.set()
+            await self._released.wait()
+
+    def _has_length(self) -> bool:
+        assert self._start is not None
+        return any(name.lower() == b"content-length" for name, _ in self._start.get("headers", ()))

@@ -1,0 +1,209 @@
+"""The middleware for WSGI: the response commits with the data, before the server has seen it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Unpack
+
+from ..claim.run import Run
+from ..errors import IdempotencyError, ResultNotSerializableError
+from ..table_async import AsyncIdemTable
+from .exchange import SINGLE_TENANT, Options, Rules, Wishes, answering, awaitable_refused
+from .messages import Headers, Request, Response
+from .problems import AWAY, TOO_LARGE, answer, away, reason, refusal
+
+if TYPE_CHECKING:
+    from ..claim.call import Call
+    from ..table import IdemTable
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+App = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class WSGIIdempotencyMiddleware:
+    """Make requests safe to send again: status, headers and body are stored in the transaction of the handler's writes.
+
+    The handler's session is ``environ["idemtable.session"]``. WSGI does not tell of a client that has gone: what it asked
+    for is committed.
+
+    Args:
+        app: the application. It answers with a whole response: an iterable with ``len()``, or with a ``Content-Length``.
+        idem: the table.
+        tenant: for whom a request is: a callable that is given the `Request`, or `SINGLE_TENANT`.
+        options: those of `IdempotencyMiddleware`.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be.
+    """
+
+    def __init__(self, app: App, idem: IdemTable, *, tenant: Any, **options: Unpack[Options]) -> None:
+        if isinstance(idem, AsyncIdemTable):
+            raise TypeError("WSGI is sync: use IdemTable")
+        self.app = app
+        self.idem = idem
+        self._rules = Rules(idem._settings, tenant=tenant, **options)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request."""
+        if not self._rules.protects(environ["REQUEST_METHOD"]):
+            return self.app(environ, start_response)
+        performance = None
+        try:
+            try:
+                performance = self._asked(environ)
+                answered = self._performed(performance)
+            except IdempotencyError as error:
+                answered = refusal(error, self._rules.docs)
+            except _Refused as refused:
+                answered = refused.response
+        except BaseException:
+            if performance is not None:
+                performance.close()
+            raise
+        if answered is None:
+            assert performance is not None
+            start_response(performance.status, performance.headers)
+            return _Closing([performance.body], performance.close)
+        if performance is not None:
+            performance.close()
+        start_response(reason(answered.status), answered.headers)
+        return [answered.body]
+
+    def _asked(self, environ: Environ) -> _Performance:
+        rules = self._rules
+        headers = Headers(_headers(environ))
+        key = rules.key_of(headers)
+        body = _body(environ, rules.max_body)
+        if body is None:
+            raise _Refused(answer(TOO_LARGE, f"At most {rules.max_body} bytes are taken.", rules.docs))
+        path = (
+            (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1").decode(errors="replace")
+        )
+        request = Request(
+            environ["REQUEST_METHOD"], path, environ.get("QUERY_STRING", ""), headers, body, environ=environ
+        )
+        tenant = None if rules.tenant is SINGLE_TENANT else awaitable_refused(rules.tenant(request))
+        return _Performance(self.app, environ, body, rules, rules.call(request, key, tenant))
+
+    def _performed(self, performance: _Performance) -> Response | None:
+        rules, call = self._rules, performance.call
+        with rules.waiting(call):
+            try:
+                outcome = Run(rules.settings, call).outcome(performance.run)
+            except AWAY as error:
+                if error is performance.raised:
+                    raise
+                return away(error, rules.docs)
+        return rules.replay(outcome.value) if outcome.replayed or not performance.status else None
+
+
+class _Refused(Exception):
+    def __init__(self, response: Response) -> None:
+        self.response = response
+
+
+class _Performance:
+    """The application at work on one request, in as many attempts as the database asks for."""
+
+    def __init__(self, app: App, environ: Environ, body: bytes, rules: Rules, call: Call) -> None:
+        self._app, self._environ, self._body, self._rules = app, environ, body, rules
+        self.call = call
+        self.status = ""
+        self.headers: list[tuple[str, str]] = []
+        self.body = b""
+        self.raised: BaseException | None = None
+        self._iterable: Iterable[bytes] = ()
+
+    def run(self, session: Any) -> Any:
+        """Be what the engine runs: the application, until its response is complete."""
+        self.close()
+        self.status, self.headers, self.raised = "", [], None
+        wishes = Wishes()
+        environ = {
+            **self._environ,
+            "wsgi.input": io.BytesIO(self._body),
+            "CONTENT_LENGTH": str(len(self._body)),
+            "idemtable.session": session,
+        }
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+        token = answering.set(wishes)
+        try:
+            self.body = self._answered(environ)
+        except BaseException as error:
+            self.raised = error
+            self.close()  # before its session is rolled back
+            raise
+        finally:
+            answering.reset(token)
+        response = Response(int(self.status.split(" ", 1)[0]), list(self.headers), self.body)
+        return self._rules.judged(self.call, response, keep=wishes.keep)
+
+    def _answered(self, environ: Environ) -> bytes:
+        written: list[bytes] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            # Nothing was sent, so the application may begin its response anew after an error.
+            if self.status and exc_info is None:
+                raise AssertionError("start_response was called twice without exc_info")
+            self.status, self.headers = status, headers
+            return written.append
+
+        self._iterable = self._app(environ, start_response)
+        # A generator calls start_response when its first part is asked for, so that only then its headers are known.
+        parts = iter(self._iterable)
+        if not hasattr(self._iterable, "__len__"):
+            written += [part for part in [next(parts, None)] if part is not None]
+            if not self._has_length():
+                raise ResultNotSerializableError(
+                    "a streaming response cannot be committed before it is sent, nor replayed: answer with a whole one, or "
+                    "leave this path out of the middleware"
+                )
+        written += parts
+        if not self.status:
+            raise RuntimeError("the application has returned without start_response")
+        return b"".join(written)
+
+    def _has_length(self) -> bool:
+        return any(name.lower() == "content-length" for name, _ in self.headers)
+
+    def close(self) -> None:
+        """Close what the application returned."""
+        iterable, self._iterable = self._iterable, ()
+        if (close := getattr(iterable, "close", None)) is not None:
+            close()
+
+
+class _Closing:
+    """A response whose application is told when the server has sent it."""
+
+    def __init__(self, parts: list[bytes], close: Callable[[], None]) -> None:
+        self._parts = parts
+        self.close = close
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._parts)
+
+
+def _headers(environ: Environ) -> Iterator[tuple[str, str]]:
+    for name, value in environ.items():
+        if name.startswith("HTTP_"):
+            yield name[5:].replace("_", "-"), value
+        elif name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
+            yield name.replace("_", "-"), value
+
+
+def _body(environ: Environ, most: int) -> bytes | None:
+    """Return a request's body; ``None`` for one that is too large, of which the rest is not read."""
+    length = environ.get("CONTENT_LENGTH") or ""
+    stream = environ["wsgi.input"]
+    if length.isdecimal():
+        return None if int(length) > most else stream.read(int(length))
+    if not environ.get("wsgi.input_terminated"):  # nothing says where a body would end, so there is none
+        return b""
+    body: bytes = stream.read(most + 1)
+    return body if len(body) <= most else None

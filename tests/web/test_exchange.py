@@ -1,0 +1,309 @@
+"""A protected request: done once for its key, answered alike each time, committed before it is answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from idemtable.claim import steps
+from idemtable.claim.steps import Step
+from idemtable.web import keep
+from tests.support.database import effect
+from tests.support.tokens import desk
+from tests.support.web import Visit, WsgiSite
+from tests.web.conftest import Build
+
+
+def order(visit: Visit) -> bytes:
+    return str(effect(visit.session, visit.body.decode()[:50] or "order")).encode()
+
+
+def test_a_request_that_is_sent_again_gets_the_same_response_and_is_done_once(site: Build) -> None:
+    shop = site(order)
+    first, second = (shop.post(key='"k-1"', body=b"tea") for _ in range(2))
+    assert (first.status, second.status) == (200, 200)
+    assert first.body == second.body
+    assert (first.replayed, second.replayed) == (False, True)
+    assert shop.db.effects() == ["tea"]
+
+
+def test_the_response_is_committed_before_its_first_byte_is_sent(site: Build) -> None:
+    shop = site(order)
+    with shop.watched() as events:
+        assert shop.post(key="k-1").status == 200
+    assert events[:2] == ["commit", "first byte"]
+
+
+def test_the_bare_key_and_the_quoted_one_are_one_key(site: Build) -> None:
+    shop = site(order)
+    assert not shop.post(key="k-1").replayed
+    assert shop.post(key='"k-1"').replayed
+    assert shop.post(key='"k-1";version=2').replayed
+
+
+def test_another_body_is_refused_and_changes_nothing(site: Build) -> None:
+    shop = site(order)
+    first = shop.post(key="k-1", body=b"tea")
+    other = shop.post(key="k-1", body=b"coffee")
+    assert (other.status, other.problem) == (422, "key-reused")
+    assert shop.db.effects() == ["tea"]
+    assert shop.post(key="k-1", body=b"tea").body == first.body
+
+
+def test_the_same_key_on_another_path_is_another_request(site: Build) -> None:
+    shop = site(order)
+    assert shop.post("/orders/1/pay", key="k-1").status == 200
+    assert not shop.post("/orders/2/pay", key="k-1").replayed
+    assert len(shop.db.effects()) == 2
+
+
+def test_path_and_query_belong_to_the_fingerprint_whatever_the_scope_is(site: Build) -> None:
+    shop = site(order, scope="pay")
+    assert shop.post("/orders/1/pay", key="k-1").status == 200
+    assert shop.post("/orders/2/pay", key="k-1").status == 422
+    assert shop.post("/orders/1/pay", key="k-1", query="force=1").status == 422
+    assert len(shop.db.effects()) == 1
+
+
+def test_a_handler_that_raises_leaves_nothing_and_runs_again(site: Build) -> None:
+    def flaky(visit: Visit) -> bytes:
+        effect(visit.session, "order")
+        if not attempts:
+            attempts.append(1)
+            raise LookupError("no")
+        return b"done"
+
+    attempts: list[int] = []
+    shop = site(flaky)
+    with pytest.raises(LookupError):
+        shop.post(key="k-1")
+    assert (shop.db.effects(), shop.db.rows()) == ([], [])
+    assert shop.post(key="k-1").body == b"done"
+    assert len(shop.db.effects()) == 1
+
+
+@pytest.mark.parametrize("status", [400, 409, 500])
+def test_a_refusal_of_the_handlers_is_rolled_back_and_not_stored(site: Build, status: int) -> None:
+    def refused(visit: Visit) -> Any:
+        effect(visit.session, "order")
+        return status, [("X-Why", "no")], b"no"
+
+    shop = site(refused)
+    for _ in range(2):
+        answer = shop.post(key="k-1")
+        assert (answer.status, answer["X-Why"], answer.body, answer.replayed) == (status, "no", b"no", False)
+    assert (shop.db.effects(), shop.db.rows()) == ([], [])
+
+
+def test_keep_stores_a_refusal_and_commits_what_was_written(site: Build) -> None:
+    def refused(visit: Visit) -> Any:
+        effect(visit.session, "declined")
+        return keep((402, [("Content-Type", "text/plain")], b"declined"))
+
+    shop = site(refused)
+    first, second = shop.post(key="k-1"), shop.post(key="k-1")
+    assert (first.status, first.replayed) == (402, False)
+    assert (second.status, second.replayed, second.body) == (402, True, b"declined")
+    assert shop.db.effects() == ["declined"]
+
+
+def test_a_request_without_a_key_commits_the_same_way_each_time(site: Build) -> None:
+    shop = site(order)
+    with shop.watched() as events:
+        assert shop.post(body=b"tea").status == 200
+    assert events[:2] == ["commit", "first byte"]
+    assert shop.post(body=b"tea").status == 200
+    assert (shop.db.effects(), shop.db.rows()) == (["tea", "tea"], [])
+
+
+def test_a_request_without_the_key_that_it_needs_is_not_run(site: Build) -> None:
+    shop = site(order, required=True)
+    answer = shop.post()
+    assert (answer.status, answer.problem) == (400, "key-missing")
+    assert shop.db.effects() == []
+    assert 'rel="describedby"' in (answer["Link"] or "")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
+def test_other_methods_are_left_alone(site: Build, method: str) -> None:
+    def look(visit: Visit) -> bytes:
+        assert visit.session is None
+        return b"seen"
+
+    shop = site(look, required=True)
+    assert shop.send(method, "/orders", [("Idempotency-Key", "k-1")]).body == b"seen"
+    assert shop.db.rows() == []
+
+
+def test_a_call_inside_the_handler_is_part_of_its_transaction(site: Build) -> None:
+    def handler(visit: Visit) -> Any:
+        booked(key="b-1")
+        return 500, [], b"no"
+
+    shop = site(handler)
+
+    @shop.db.idem.transactional("book", key="key")
+    def booked(session: Any, key: str) -> int:
+        return effect(session, "booked")
+
+    assert shop.post(key="k-1").status == 500
+    assert (shop.db.effects(), shop.db.rows()) == ([], [])
+
+
+def test_what_runs_after_the_response_is_a_call_of_its_own(site: Build) -> None:
+    done: list[Any] = []
+
+    def later() -> None:
+        done.append(shop.db.effects())
+        mailed(key="m-1")
+
+    shop = site(order, later=later)
+
+    @shop.db.idem.transactional("mail", key="key")
+    def mailed(session: Any, key: str) -> int:
+        return effect(session, "mailed")
+
+    shop.post(key="k-1", body=b"tea")
+    assert done == [["tea"]]
+    assert shop.db.effects() == ["tea", "mailed"]
+
+
+def test_a_response_that_is_too_large_to_keep_is_sent_and_its_effect_stands(site: Build) -> None:
+    def large(visit: Visit) -> bytes:
+        effect(visit.session, "report")
+        return b"x" * 1000
+
+    shop = site(large, max_response=999)
+    assert shop.post(key="k-1").body == b"x" * 1000
+    again = shop.post(key="k-1")
+    assert (again.status, again.problem) == (409, "result-not-kept")
+    assert shop.db.effects() == ["report"]
+
+
+def test_a_body_that_is_too_large_is_refused_before_the_handler_runs(site: Build) -> None:
+    shop = site(order, max_body=10)
+    answer = shop.post(key="k-1", body=b"x" * 11)
+    assert (answer.status, answer.problem) == (413, "request-too-large")
+    assert (shop.db.effects(), shop.db.rows()) == ([], [])
+
+
+def test_a_replay_repeats_what_describes_the_body_and_nobodys_secrets(site: Build) -> None:
+    def handler(visit: Visit) -> Any:
+        link = [("Link", "</a>; rel=next"), ("Link", "</b>; rel=prev")]
+        headers = [
+            ("Content-Type", "text/csv"),
+            ("Set-Cookie", "s=1"),
+            ("X-Trace", "7"),
+            ("Location", "/orders/1"),
+            *link,
+        ]
+        return 201, headers, b"a,b"
+
+    shop = site(handler)
+    first, second = shop.post(key="k-1"), shop.post(key="k-1")
+    assert first["Set-Cookie"] == "s=1"
+    assert (second.status, second.body) == (201, b"a,b")
+    assert [second[name] for name in ("Content-Type", "Location", "Cache-Control")] == [
+        "text/csv",
+        "/orders/1",
+        "no-store",
+    ]
+    assert second.lines("Link") == ["</a>; rel=next", "</b>; rel=prev"]
+    assert (second["Set-Cookie"], second["X-Trace"]) == (None, None)
+    assert second["Content-Length"] == "3"
+
+
+def test_one_tenants_response_is_never_anothers(site: Build) -> None:
+    shop = site(order, tenant=lambda request: request.headers.get("x-tenant"))
+    answers = {name: shop.post(key="k-1", body=b"tea", headers=[("X-Tenant", name)]) for name in ("a", "b")}
+    assert answers["a"].body != answers["b"].body
+    assert not answers["b"].replayed
+    nobody = shop.post(key="k-1", body=b"tea")
+    assert (nobody.status, nobody.problem) == (400, "tenant-missing")
+    assert len(shop.db.effects()) == 2
+
+
+def test_a_token_is_redeemed_in_place_of_a_key(site: Build) -> None:
+    shop = site(order)
+    tokens = desk(shop.db)
+    protected = site(order, tokens=getattr(tokens, "inner", tokens))
+    token = tokens.issue()
+    first = protected.post(headers=[("X-Idempotency-Token", token)])
+    second = protected.post(headers=[("X-Idempotency-Token", token)])
+    assert (first.status, second.replayed, second.body) == (200, True, first.body)
+    bad = protected.post(headers=[("X-Idempotency-Token", "no-such-token")])
+    assert (bad.status, bad.problem) == (403, "token-invalid")
+    assert len(shop.db.effects()) == 1
+
+
+def test_a_token_is_found_in_the_form_too(site: Build) -> None:
+    tokens = desk(site(order).db)
+    shop = site(order, tokens=getattr(tokens, "inner", tokens), tenant=lambda request: "user:7")
+    form = f"item=tea&token={tokens.issue('user:7')}".encode()
+    urlencoded = [("Content-Type", "application/x-www-form-urlencoded")]
+    first, second = (shop.post(body=form, headers=urlencoded) for _ in range(2))
+    assert (first.status, second.replayed, second.body) == (200, True, first.body)
+    somebodys = f"item=tea&token={tokens.issue('user:8')}".encode()
+    assert shop.post(body=somebodys, headers=urlencoded).problem == "token-invalid"
+    twice = f"token={tokens.issue('user:7')}&token=x".encode()
+    assert shop.post(body=twice, headers=urlencoded).problem == "token-invalid"
+    token = tokens.issue("user:7")
+    multipart = f'--b\r\nContent-Disposition: form-data; name="token"\r\n\r\n{token}\r\n--b--\r\n'.encode()
+    sent = [("Content-Type", "multipart/form-data; boundary=b")]
+    assert [shop.post(body=multipart, headers=sent).replayed for _ in range(2)] == [False, True]
+
+
+def test_the_meaning_of_json_can_be_the_fingerprint(site: Build) -> None:
+    shop = site(order, fingerprint="json", scope="orders")
+    assert shop.post(key="k-1", body=b'{"a": 1, "b": [2]}').status == 200
+    assert shop.post(key="k-1", body=b'{"b":[2],"a":1}').replayed
+    assert shop.post(key="k-1", body=b'{"b":[2],"a":2}').status == 422
+    assert shop.post(key="k-2", body=b"no json").status == 200
+    assert shop.post(key="k-2", body=b"no json").replayed
+
+
+def test_where_the_database_asks_to_begin_again_the_handler_does_with_the_same_body(site: Build) -> None:
+    def interrupted(visit: Visit) -> bytes:
+        bodies.append(visit.body)
+        effect(visit.session, "order")
+        if len(bodies) == 1:
+            raise OperationalError("UPDATE", None, Exception("gone"), connection_invalidated=True)
+        return b"done"
+
+    bodies: list[bytes] = []
+    shop = site(interrupted)
+    assert shop.post(key="k-1", body=b"tea").body == b"done"
+    assert bodies == [b"tea", b"tea"]
+    assert len(shop.db.effects()) == 1
+
+
+def test_a_failing_commit_is_never_answered_with_success(site: Build) -> None:
+    later: list[int] = []
+    shop = site(order, later=lambda: later.append(1))
+
+    def fail(moment: steps.Moment) -> None:
+        if moment.step is Step.STORED:
+            raise RuntimeError("no COMMIT")
+
+    with steps.listening(fail), pytest.raises(RuntimeError, match="no COMMIT"):
+        shop.post(key="k-1")
+    assert (shop.db.effects(), shop.db.rows()) == ([], [])
+    assert later == [] or shop.__class__ is WsgiSite  # close() of a WSGI iterable is always called
+    assert "first byte" not in shop.events
+
+
+def test_a_handler_that_commits_gets_a_500_that_names_nothing(site: Build) -> None:
+    def broken(visit: Visit) -> bytes:
+        effect(visit.session, "order")
+        visit.session.commit()
+        return b"done"
+
+    shop = site(broken, scope="orders.create")
+    for _ in range(2):
+        answer = shop.post(key="k-secret")
+        assert (answer.status, answer.problem) == (500, "claim-lost")
+        assert b"orders.create" not in answer.body
+        assert b"k-secret" not in answer.body
+    assert len(shop.db.effects()) == 1

@@ -1,0 +1,52 @@
+"""The header field: what the draft says, what clients send, and what is refused before anything is done."""
+
+from __future__ import annotations
+
+import pytest
+
+from idemtable import InvalidKeyError
+from idemtable.web.field import key_of
+
+UUID = "8e03978e-40d5-43e8-bc93-6894a57f9324"
+
+
+@pytest.mark.parametrize("syntax", ["lenient", "strict"])
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [(f'"{UUID}"', UUID), ('"a";x=1', "a"), (' "a" ', "a"), ('"a b"', "a b"), (r'"a\"b\\"', 'a"b\\'), ('"K"', "K")],
+)
+def test_a_string_in_quotes_is_the_key_without_its_parameters(syntax: str, line: str, key: str) -> None:
+    assert key_of([line], syntax) == key  # type: ignore[arg-type]
+
+
+def test_no_header_is_no_key() -> None:
+    assert key_of([], "strict") is None
+
+
+@pytest.mark.parametrize("line", [UUID, "abc", ":aGk=:", "?1", "@1659578233", "7", "a;x=1", "Key", "key"])
+def test_the_bare_text_is_the_key_in_the_lenient_syntax_only(line: str) -> None:
+    assert key_of([line], "lenient") == line
+    with pytest.raises(InvalidKeyError, match="String of RFC 9651"):
+        key_of([line], "strict")
+
+
+@pytest.mark.parametrize("syntax", ["lenient", "strict"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [""], ["  "], ['""'], ['"  "'], ['"a"', '"b"'], ["a", "a"], ['"a", "b"'], ["a, b"], ["a b"], ['a"b'], ['"a'],
+        ['%"f%c3%bc"'], ["é"], ['"é"'], ["a\x00b"], ['"a\x00b"'], ["a\x7f"], ["x" * 256], [f'"{"x" * 256}"'],
+        [f'"{"x" * 10_000_000}"'], ["x" * 10_000_000],
+    ],
+    ids=lambda lines: repr(lines)[:20],
+)  # fmt: skip
+def test_what_is_no_key_is_refused_without_repeating_it(syntax: str, lines: list[str]) -> None:
+    with pytest.raises(InvalidKeyError) as caught:
+        key_of(lines, syntax)  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 120
+    assert "xxx" not in str(caught.value)
+
+
+def test_the_longest_key_is_255_characters_however_it_is_written() -> None:
+    assert key_of(["x" * 255], "lenient") == "x" * 255
+    assert key_of(['"' + r"\"" * 255 + '"'], "strict") == '"' * 255
