@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
 
     from ..claim.call import Call
+    from ..codecs import Results
     from ..model import Record
     from ..repository import Records
 
@@ -90,9 +91,14 @@ class BaseTokens:
         """Whether they live in the table, and can be issued in a caller's transaction."""
         return self._store is None
 
-    def asks(self, **options: Any) -> Redemptions:
-        """Return what makes the calls that redeem these tokens, for a caller of the engine."""
-        return self._asks(None, replay=self._replay, **options)
+    def asks(self, results: Results, wait: timedelta | None = None) -> Redemptions:
+        """Return what makes the calls that redeem these tokens, for a caller of the engine.
+
+        Args:
+            results: what carries their results.
+            wait: instead of the table's.
+        """
+        return self._asks(None, replay=self._replay, results=results, wait=wait)
 
     def _decorator(self, token: Spec, subject: Spec | None, replay: bool | None, options: CommonOptions) -> Any:
         if self._store is not None and replay:

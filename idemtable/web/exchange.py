@@ -181,7 +181,7 @@ class Rules:
         """
         printed = partial(fingerprint, self._payload(request))
         if self._tokens is not None and (token := _token_of(request)) is not None:
-            asks: Any = self._tokens.asks(results=RESPONSES, wait=self._times["wait"])
+            asks: Any = self._tokens.asks(RESPONSES, self._times["wait"])
             return asks.call(asks.key(token), self._whose(tenant), printed)  # type: ignore[no-any-return]
         if key is None:
             if self.required(request) if callable(self.required) else self.required:

@@ -144,14 +144,22 @@ _REFUSALS: Final = {
 }
 
 
-def document(app: FastAPI, **options: Any) -> None:
+def document(
+    app: FastAPI,
+    *,
+    methods: Collection[str] | None = None,
+    header: str | None = None,
+    required: bool | None = None,
+) -> None:
     """Have an application's OpenAPI tell of the header, and of 400, 409 and 422, on the operations that are protected.
 
     Args:
         app: the application, before or after its middleware was added.
-        options: ``methods``, ``header`` and ``required`` of a middleware that stands round the application, not in it.
+        methods, header, required: those of a middleware that stands round the application, and is none of its own.
     """
     original = app.openapi
+    told = {"methods": methods, "header": header, "required": required}
+    options = {name: value for name, value in told.items() if value is not None}
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -32,7 +32,7 @@ from ..errors import (
 )
 from .messages import Response
 
-DOCS: Final = "https://github.com/idemtable/idemtable/blob/main/docs/http.md"
+DOCS: Final = "https://github.com/idemtable/idemtable/blob/main/docs/how-to/http.md"
 """Has a heading for each problem."""
 
 logger: Final = logging.getLogger("idemtable.web")

@@ -144,7 +144,7 @@ def test_a_call_inside_the_handler_is_part_of_its_transaction(site: Build) -> No
 
     shop = site(handler)
 
-    @shop.db.idem.transactional("book", key="key")
+    @shop.db.idem.transactional("web.book", key="key")
     def booked(session: Any, key: str) -> int:
         return effect(session, "booked")
 
@@ -161,7 +161,7 @@ def test_what_runs_after_the_response_is_a_call_of_its_own(site: Build) -> None:
 
     shop = site(order, later=later)
 
-    @shop.db.idem.transactional("mail", key="key")
+    @shop.db.idem.transactional("web.mail", key="key")
     def mailed(session: Any, key: str) -> int:
         return effect(session, "mailed")
 

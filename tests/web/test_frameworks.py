@@ -1,0 +1,262 @@
+"""The helpers: FastAPI and Flask, as an application would use them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Annotated, Any
+
+import pytest
+import sqlalchemy as sa
+from fastapi import BackgroundTasks, Depends, FastAPI, Request
+from fastapi.testclient import TestClient
+from flask import Flask, g
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+import idemtable.web.flask
+from idemtable import IdemTable
+from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware
+from idemtable.web.fastapi import document, session, token_router
+from tests.support.backends import BACKENDS, db_of
+from tests.support.database import Database, effect
+
+KEY = {"Idempotency-Key": "k-1"}
+
+
+class Order(BaseModel):
+    item: str
+
+
+@pytest.fixture(
+    params=[name for name in ("sqlite", "sqlite-async", "postgresql18", "mariadb-async") if name in BACKENDS]
+)
+def any_db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
+
+
+@pytest.fixture(params=[name for name in ("sqlite", "postgresql18", "mysql") if name in BACKENDS])
+def plain_db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
+
+
+def fastapi_app(db: Database, **options: Any) -> FastAPI:
+    app = FastAPI()
+    idem = db.idem
+    if db.is_async:
+        # Without a pool: connections belong to the loop that opened them, and the client brings one of its own.
+        idem = db.table(db.make_engine(poolclass=sa.NullPool)).inner
+    app.add_middleware(IdempotencyMiddleware, idem, **{"tenant": SINGLE_TENANT, **options})
+    if db.is_async:
+
+        @app.post("/orders", status_code=201)
+        async def create_async(new: Order, work: Annotated[Any, Depends(session)]) -> dict[str, int]:
+            return {"order": await work.run_sync(lambda sync: effect(sync, new.item))}
+    else:
+
+        @app.post("/orders", status_code=201)
+        def create(new: Order, work: Annotated[Session, Depends(session)]) -> dict[str, int]:
+            return {"order": effect(work, new.item)}
+
+    return app
+
+
+@pytest.fixture
+def client(any_db: Database) -> Iterator[TestClient]:
+    with TestClient(fastapi_app(any_db)) as client:
+        yield client
+
+
+def test_a_fastapi_handler_works_in_the_session_of_the_claim(any_db: Database, client: TestClient) -> None:
+    first, second = (client.post("/orders", json={"item": "tea"}, headers=KEY) for _ in range(2))
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.content == second.content
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert any_db.effects() == ["tea"]
+
+
+def test_fastapis_own_422_is_told_from_that_of_a_used_key(any_db: Database, client: TestClient) -> None:
+    assert client.post("/orders", json={"item": "tea"}, headers=KEY).status_code == 201
+    reused = client.post("/orders", json={"item": "coffee"}, headers=KEY)
+    assert reused.status_code == 422
+    assert reused.headers["Content-Type"] == "application/problem+json"
+    assert reused.json()["type"].endswith("#key-reused")
+    invalid = client.post("/orders", json={"no": "item"}, headers={"Idempotency-Key": "k-2"})
+    assert invalid.status_code == 422
+    assert "type" not in invalid.json()
+    assert any_db.effects() == ["tea"]
+
+
+def test_a_handler_without_the_middleware_is_told_what_is_missing(plain_db: Database) -> None:
+    app = FastAPI()
+
+    @app.post("/orders")
+    def create(work: Annotated[Session, Depends(session)]) -> None: ...
+
+    with TestClient(app) as client, pytest.raises(RuntimeError, match="add IdempotencyMiddleware"):
+        client.post("/orders")
+
+
+def test_a_background_task_runs_after_the_commit_and_on_its_own(plain_db: Database) -> None:
+    app, seen = FastAPI(), []
+    app.add_middleware(IdempotencyMiddleware, plain_db.idem, tenant=SINGLE_TENANT)
+
+    @plain_db.idem.transactional("web.background", key="key")
+    def mail(session: Session, key: str) -> int:
+        return effect(session, "mail")
+
+    @app.post("/orders")
+    def create(work: Annotated[Session, Depends(session)], tasks: BackgroundTasks) -> dict[str, int]:
+        def later() -> None:
+            seen.append(plain_db.effects())
+            mail(key="m-1")
+
+        tasks.add_task(later)
+        return {"order": effect(work, "tea")}
+
+    with TestClient(app) as client:
+        assert client.post("/orders", headers=KEY).status_code == 200
+        assert client.post("/orders", headers=KEY).headers["Idempotent-Replayed"] == "true"
+    assert seen == [["tea"]]
+    assert plain_db.effects() == ["tea", "mail"]
+
+
+def test_duplicates_at_once_are_one_order(plain_db: Database) -> None:
+    app = fastapi_app(plain_db)
+    answers: list[Any] = []
+
+    with TestClient(app) as client:
+
+        def buy() -> None:
+            answers.append(client.post("/orders", json={"item": "tea"}, headers=KEY))
+
+        threads = [threading.Thread(target=buy) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.content for answer in answers}) == 1
+    assert plain_db.effects() == ["tea"]
+
+
+def test_a_router_issues_tokens_that_the_middleware_redeems(plain_db: Database) -> None:
+    tokens = plain_db.idem.tokens("checkout", ttl=timedelta(minutes=30))
+    app = fastapi_app(plain_db, tokens=tokens, tenant=lambda request: request.headers.get("x-user"))
+
+    def user(request: Request) -> str | None:
+        return request.headers.get("x-user")
+
+    app.include_router(token_router(tokens, subject=user))
+    with TestClient(app) as client:
+        me = {"X-User": "user:7"}
+        token = client.post("/tokens", headers=me).json()["token"]
+        buys = [
+            client.post("/orders", json={"item": "tea"}, headers={**me, "X-Idempotency-Token": token}) for _ in range(2)
+        ]
+        assert [one.status_code for one in buys] == [201, 201]
+        other = client.post("/orders", json={"item": "tea"}, headers={"X-User": "u", "X-Idempotency-Token": token})
+        assert (other.status_code, other.json()["title"]) == (403, "The token is not valid")
+        assert client.post("/tokens").status_code == 400
+    assert plain_db.effects() == ["tea"]
+
+
+def test_openapi_tells_of_the_header_and_the_refusals_where_requests_are_protected(plain_db: Database) -> None:
+    app = fastapi_app(plain_db, required=True)
+
+    @app.get("/orders")
+    def look() -> None: ...
+
+    document(app)
+    schema = app.openapi()
+    post, get = (schema["paths"]["/orders"][method] for method in ("post", "get"))
+    (header,) = [one for one in post["parameters"] if one["in"] == "header"]
+    assert (header["name"], header["required"]) == ("Idempotency-Key", True)
+    for status in ("400", "409", "422"):
+        assert "application/problem+json" in post["responses"][status]["content"]
+    assert "application/json" in post["responses"]["422"]["content"]
+    assert "parameters" not in get
+    assert "409" not in get["responses"]
+    assert app.openapi() is schema
+
+
+def flask_app(db: Database, idem: Any = None, **options: Any) -> Flask:
+    app = Flask(__name__)
+    idemtable.web.flask.init_app(app, idem or db.idem, **{"tenant": SINGLE_TENANT, **options})
+
+    @app.post("/orders")
+    def create() -> Any:
+        return {"order": effect(g.session, "tea")}, 201
+
+    @app.get("/orders")
+    def look() -> Any:
+        return {"has_session": hasattr(g, "session")}
+
+    return app
+
+
+def test_a_flask_handler_works_in_the_session_of_the_claim(plain_db: Database) -> None:
+    client = flask_app(plain_db).test_client()
+    first, second = (client.post("/orders", json={}, headers=KEY) for _ in range(2))
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.data == second.data
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert plain_db.effects() == ["tea"]
+    assert client.get("/orders").json == {"has_session": False}
+
+
+def test_a_table_that_is_bound_late_is_bound_inside_flasks_context(plain_db: Database) -> None:
+    from flask import current_app
+
+    idem = IdemTable(lambda: current_app.config["ENGINE"])
+    app = flask_app(plain_db, idem)
+    app.config["ENGINE"] = plain_db.engine
+    assert app.test_client().post("/orders", headers=KEY).status_code == 201
+    assert plain_db.effects() == ["tea"]
+
+
+def test_the_tenant_of_a_flask_application_may_come_from_its_session(plain_db: Database) -> None:
+    import flask
+
+    app = flask_app(plain_db, tenant=lambda request: flask.session.get("user"))
+    app.secret_key = "for the test"
+
+    @app.get("/login/<user>")
+    def login(user: str) -> str:
+        flask.session["user"] = user
+        return "in"
+
+    client = app.test_client()
+    assert client.post("/orders", headers=KEY).status_code == 400
+    for user in ("a", "b"):
+        client.get(f"/login/{user}")
+        assert "Idempotent-Replayed" not in client.post("/orders", headers=KEY).headers
+    assert client.post("/orders", headers=KEY).headers["Idempotent-Replayed"] == "true"
+    assert len(plain_db.effects()) == 2
+
+
+def test_a_blueprint_issues_tokens_that_the_middleware_redeems(plain_db: Database) -> None:
+    tokens = plain_db.idem.tokens("checkout", ttl=timedelta(minutes=30))
+    app = flask_app(plain_db, tokens=tokens, tenant=lambda request: "user:7")
+    app.register_blueprint(idemtable.web.flask.token_blueprint(tokens, subject=lambda: "user:7"))
+    client = app.test_client()
+    token = client.post("/tokens").json["token"]
+    answers = [client.post("/orders", data={"token": token, "item": "tea"}) for _ in range(2)]
+    assert [one.status_code for one in answers] == [201, 201]
+    assert client.post("/orders", data={"token": "no-such-token"}).status_code == 403
+    assert plain_db.effects() == ["tea"]
+
+
+def test_a_streaming_response_of_flasks_is_refused_and_rolled_back(plain_db: Database) -> None:
+    app = flask_app(plain_db)
+
+    @app.post("/stream")
+    def stream() -> Any:
+        effect(g.session, "tea")
+        return app.response_class(part for part in ("a", "b"))
+
+    answer = app.test_client().post("/stream", headers=KEY)
+    assert answer.status_code == 500
+    assert answer.json["type"].endswith("#response-not-storable")
+    assert (plain_db.effects(), plain_db.rows()) == ([], [])
