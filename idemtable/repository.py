@@ -37,6 +37,9 @@ _LIST: Final = """
     SELECT tenant, scope, {key}, status, fingerprint, codec, length(result), created_at, completed_at, expires_at
     FROM {table} WHERE {which} ORDER BY created_at DESC LIMIT :count"""
 
+_LIVE: Final = """
+    SELECT count(*) FROM (SELECT id FROM {table} WHERE {which} AND {expires} > {now} LIMIT :most) AS live"""
+
 _LASTING: Final = frozenset({Status.COMPLETED, Status.FAILED})
 
 _VARIABLES_PER_TOKEN: Final = 5
@@ -56,6 +59,8 @@ class Records:
         self._forget = dialect.statement(_FORGET)
         self._renew = dialect.statement(_RENEW)
         self._issue_one = dialect.issue(1)
+        self._live = dialect.statement(_LIVE.replace("{which}", dialect.EXACTLY.format(column="tenant")))
+        self._live_of_nobody = dialect.statement(_LIVE.replace("{which}", "tenant IS NULL"))
 
     def claim(self, connection: Connection, request: Request, wait: float) -> bool:
         """Insert the row of a request unless its id is there, waiting at most `wait` seconds for whoever holds it.
@@ -217,6 +222,13 @@ class Records:
             oldest = time if oldest is None else min(oldest, time)
         size = self.dialect.table_bytes(connection, self._table, self._schema)
         return Stats(sum(by_scope.values()), dict(sorted(by_scope.items())), by_status, expired, oldest, size)
+
+    def live(self, connection: Connection, tenant: str | None, most: int) -> int:
+        """Count the rows of a tenant that have not expired, up to `most`. No index helps: the table is read."""
+        if tenant is None:
+            return int(self._live_of_nobody(connection, {"most": most}).scalar())
+        values = {"tenant": tenant, "tenant_length": len(tenant), "most": most}
+        return int(self._live(connection, values).scalar())
 
     def latest(self, connection: Connection, wanted: Wanted, count: int) -> list[Record]:
         """Return the newest of the records that are wanted, at most `count`."""

@@ -15,8 +15,8 @@ from ..errors import IdempotencyError
 from ..table_async import AsyncIdemTable
 from .exchange import SINGLE_TENANT, Options, Rules
 from .messages import Headers, Request, Response
-from .problems import AWAY, TOO_LARGE, answer, away, refusal
-from .stage import App, Gone, Line, Message, Receive, Send, Stage
+from .problems import AWAY, TOO_LARGE, Refused, answer, away, refusal
+from .stage import App, Gone, Line, Message, Receive, Send, Stage, outlasted
 
 if TYPE_CHECKING:
     from ..claim.call import Call
@@ -47,7 +47,8 @@ class IdempotencyMiddleware:
             MiB), ``max_response`` (bytes, 256 KiB: a larger one is sent and not kept), ``replay_header``, ``headers`` (the
             names that a replay repeats), ``ttl`` and ``wait`` instead of the table's, ``docs_url`` (the page that
             problems refer to), ``tokens`` (one-time tokens that are redeemed in the place of a key), ``max_waiters`` (how
-            many requests with one key may wait in this process).
+            many requests with one key may wait in this process), ``quota`` (how many records a tenant may have that have
+            not expired; counting them reads the table).
 
     Raises:
         TypeError, ValueError: an argument cannot be.
@@ -72,7 +73,7 @@ class IdempotencyMiddleware:
                 answered = await self._performed(performance)
             except IdempotencyError as error:
                 answered = refusal(error, self._rules.docs)
-            except _Refused as refused:
+            except Refused as refused:
                 answered = refused.response
             if answered is None:
                 assert performance is not None
@@ -95,7 +96,7 @@ class IdempotencyMiddleware:
         key = rules.key_of(headers)  # before a byte of the body is read
         body = await _body(headers, receive, rules.max_body)
         if body is None:
-            raise _Refused(answer(TOO_LARGE, f"At most {rules.max_body} bytes are taken.", rules.docs))
+            raise Refused(answer(TOO_LARGE, f"At most {rules.max_body} bytes are taken.", rules.docs))
         request = Request(
             scope["method"], scope["path"], scope.get("query_string", b"").decode("latin-1"), headers, body, scope=scope
         )
@@ -114,7 +115,7 @@ class IdempotencyMiddleware:
         with rules.waiting(call):
             try:
                 if self._is_async:
-                    outcome = await AsyncRun(rules.settings, call).outcome(performance.run)
+                    outcome = await AsyncRun(rules.settings, call).outcome(performance.admitted)
                 else:
                     outcome = await self._threaded(performance, call)
             except AWAY as error:
@@ -124,11 +125,12 @@ class IdempotencyMiddleware:
         return rules.replay(outcome.value) if outcome.replayed or performance.stage is None else None
 
     async def _threaded(self, performance: _Performance, call: Call) -> Outcome[Any]:
-        loop = asyncio.get_running_loop()
+        loop, rules = asyncio.get_running_loop(), self._rules
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="idemtable")
 
         def work(session: Any) -> Any:
+            rules.admit(call, session)
             # The application runs on its own loop, in this thread's context: what it calls finds the call around it.
             running = asyncio.run_coroutine_threadsafe(performance.run(session), loop)
             try:
@@ -136,23 +138,14 @@ class IdempotencyMiddleware:
             except Cancelled:
                 raise asyncio.CancelledError from None
 
-        run = Run(self._rules.settings, call)
+        run = Run(rules.settings, call)
         thread = loop.run_in_executor(self._threads, copy_context().run, run.outcome, work)
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:
             # Not left to itself: when this returns, the transaction is over.
-            await performance.interrupt()
-            while not thread.done():
-                await asyncio.wait({thread})
-            if not thread.cancelled():
-                thread.exception()
+            await outlasted(thread, performance.interrupt)
             raise
-
-
-class _Refused(Exception):
-    def __init__(self, response: Response) -> None:
-        self.response = response
 
 
 class _Performance:
@@ -168,6 +161,12 @@ class _Performance:
         """The last attempt."""
         self.raised: BaseException | None = None
         """What the application has raised in it."""
+
+    async def admitted(self, session: Any) -> Any:
+        """Be what the engine runs on the loop."""
+        if self._rules.quota is not None:
+            await session.run_sync(lambda sync: self._rules.admit(self.call, sync))
+        return await self.run(session)
 
     async def run(self, session: Any) -> Any:
         """Be what the engine runs: the application, until its response is complete."""
@@ -189,11 +188,11 @@ class _Performance:
             raise
         return self._rules.judged(self.call, response, keep=stage.wishes.keep)
 
-    async def interrupt(self) -> None:
-        """End what runs, and let nothing begin."""
+    def interrupt(self) -> None:
+        """Have what runs end, and let nothing begin."""
         self._is_interrupted = True
         if self.stage is not None:
-            await self.stage.stop()
+            self.stage.cancel()
 
     async def end(self) -> None:
         """Leave nothing running."""

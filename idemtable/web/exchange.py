@@ -24,10 +24,12 @@ from ..tokens.verbs import BaseTokens
 from .field import Syntax, key_of
 from .form import field_of
 from .messages import RESPONSES, Request, Response
-from .problems import DOCS
+from .problems import DOCS, QUOTA, Refused, answer
 from .waiters import Waiters
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from ..settings import Settings
 
 ResponseT = TypeVar("ResponseT")
@@ -51,6 +53,9 @@ _SECRET: Final = frozenset({
     "proxy-authorization", "set-cookie", "set-cookie2", "www-authenticate",
 })  # fmt: skip
 """What is somebody's own, and never another one's who sends the same request."""
+
+_LATER: Final = 60.0
+"""Seconds: a full quota empties as records expire, not from one moment to the next."""
 
 TOKEN_HEADER: Final = "X-Idempotency-Token"  # noqa: S105 - its name
 TOKEN_FIELD: Final = "token"  # noqa: S105
@@ -77,6 +82,7 @@ class Options(TypedDict, total=False):
     docs_url: str
     tokens: Any
     max_waiters: int
+    quota: int | None
 
 
 class Rules:
@@ -112,6 +118,7 @@ class Rules:
         docs_url: str = DOCS,
         tokens: Any = None,
         max_waiters: int = 4,
+        quota: int | None = None,
     ) -> None:
         if tenant is not SINGLE_TENANT and not callable(tenant):
             raise TypeError(
@@ -140,6 +147,7 @@ class Rules:
         self.header = header
         self.max_body = checked_count(max_body, "max_body")
         self.docs = docs_url
+        self.quota = None if quota is None else checked_count(quota, "quota")
         self.waiters = Waiters(checked_count(max_waiters, "max_waiters"))
         self._syntax: Syntax = syntax
         self._scope = scope
@@ -190,6 +198,19 @@ class Rules:
             return Call(wish, UNCLAIMED, RESPONSES, self.settings.wait)
         keys = Keys(self.settings, self._scope_of(request), results=RESPONSES, **self._times)
         return keys.call(checked_key(key), self._whose(tenant), printed)
+
+    def admit(self, call: Call, session: Session) -> None:
+        """Refuse a request whose tenant has too many records; asked once its own stands, and before the handler runs.
+
+        Raises:
+            Refused: with the response.
+        """
+        if self.quota is None or call.kind is UNCLAIMED:
+            return
+        connection = session.connection()
+        records = self.settings.place.records_of(connection, session)
+        if records.live(connection, call.request.tenant, self.quota + 1) > self.quota:
+            raise Refused(answer(QUOTA, "Too many requests are remembered; send it again later.", self.docs, _LATER))
 
     def _whose(self, tenant: Any) -> str | None:
         return None if self.tenant is SINGLE_TENANT else checked_tenant(tenant)

@@ -51,6 +51,7 @@ KEY_MISSING: Final = Problem("key-missing", 400, "The request needs an idempoten
 TOO_LARGE: Final = Problem("request-too-large", 413, "The request's body is too large")
 NOT_KEPT: Final = Problem("result-not-kept", 409, "The request was completed, and its response was not kept")
 UNAVAILABLE: Final = Problem("database-unavailable", 503, "The database cannot be reached")
+QUOTA: Final = Problem("too-many-requests", 429, "Too many requests are remembered")
 INTERNAL: Final = Problem("internal-error", 500, "The request could not be completed")
 STREAMED: Final = Problem("response-not-storable", 500, "The response cannot be stored")
 
@@ -72,7 +73,7 @@ _BY_ERROR: Final[tuple[tuple[type[IdempotencyError], Problem], ...]] = (
     (GuardError, Problem("conflict", 409, "The change was refused")),
 )
 PROBLEMS: Final = tuple(
-    dict.fromkeys([*(problem for _, problem in _BY_ERROR), TOO_LARGE, NOT_KEPT, UNAVAILABLE, INTERNAL])
+    dict.fromkeys([*(problem for _, problem in _BY_ERROR), TOO_LARGE, NOT_KEPT, QUOTA, UNAVAILABLE, INTERNAL])
 )
 
 AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError)
@@ -80,6 +81,13 @@ AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError)
 
 _SOON: Final = 1.0
 """Seconds: what a client is told to wait where nobody knows better."""
+
+
+class Refused(Exception):
+    """Ends a request with a response that no error of the library stands for."""
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
 
 
 def refusal(error: IdempotencyError, docs: str) -> Response:

@@ -43,6 +43,29 @@ class Line:
             await self._watch
 
 
+async def outlasted(work: asyncio.Future[Any], tell: Callable[[], object]) -> None:
+    """Wait until something has ended, however often whoever waits is cancelled: its session is not to be touched before.
+
+    Args:
+        work: what is waited for. What it raises is nobody's concern.
+        tell: asks it to end, as often as needed.
+
+    Raises:
+        CancelledError: whoever waits was cancelled.
+    """
+    interruption: asyncio.CancelledError | None = None
+    while not work.done():
+        tell()
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError as error:  # anyio cancels again and again until it is obeyed
+            interruption = error
+    if not work.cancelled():
+        work.exception()
+    if interruption is not None:
+        raise interruption
+
+
 class Stage:
     """An application at work on one request, in one attempt.
 
@@ -90,7 +113,7 @@ class Stage:
             await self._task  # raises what it has raised
             raise RuntimeError("the application has returned without a response")
         assert self._start is not None
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._start.get("headers", ())]
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._start["headers"]]
         return Response(self._start["status"], headers, b"".join(self._chunks))
 
     async def release(self, send: Send) -> None:
@@ -100,13 +123,13 @@ class Stage:
         self._released.set()
         await self._task
 
+    def cancel(self) -> None:
+        """Have the application end where it is."""
+        self._task.cancel()
+
     async def stop(self) -> None:
         """End the application where it is; what it raises on its way out is nobody's concern any more."""
-        while not self._task.done():  # it may have to be told more than once
-            self._task.cancel()
-            await asyncio.wait({self._task})
-        if not self._task.cancelled():
-            self._task.exception()
+        await outlasted(self._task, self.cancel)
 
     # --- what the application sees ----------------------------------------------------------------------------------------
 
@@ -122,6 +145,7 @@ class Stage:
             await self._released.wait()
             return  # the server has been told of the end
         if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ())]}  # which may be read only once
             self._start = message
         elif message["type"] == "http.response.body":
             if self._start is None:
@@ -141,4 +165,4 @@ class Stage:
 
     def _has_length(self) -> bool:
         assert self._start is not None
-        return any(name.lower() == b"content-length" for name, _ in self._start.get("headers", ()))
+        return any(name.lower() == b"content-length" for name, _ in self._start["headers"])

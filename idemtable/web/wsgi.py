@@ -11,7 +11,7 @@ from ..errors import IdempotencyError, ResultNotSerializableError
 from ..table_async import AsyncIdemTable
 from .exchange import SINGLE_TENANT, Options, Rules, Wishes, answering, awaitable_refused
 from .messages import Headers, Request, Response
-from .problems import AWAY, TOO_LARGE, answer, away, reason, refusal
+from .problems import AWAY, TOO_LARGE, Refused, answer, away, reason, refusal
 
 if TYPE_CHECKING:
     from ..claim.call import Call
@@ -56,7 +56,7 @@ class WSGIIdempotencyMiddleware:
                 answered = self._performed(performance)
             except IdempotencyError as error:
                 answered = refusal(error, self._rules.docs)
-            except _Refused as refused:
+            except Refused as refused:
                 answered = refused.response
         except BaseException:
             if performance is not None:
@@ -77,7 +77,7 @@ class WSGIIdempotencyMiddleware:
         key = rules.key_of(headers)
         body = _body(environ, rules.max_body)
         if body is None:
-            raise _Refused(answer(TOO_LARGE, f"At most {rules.max_body} bytes are taken.", rules.docs))
+            raise Refused(answer(TOO_LARGE, f"At most {rules.max_body} bytes are taken.", rules.docs))
         path = (
             (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1").decode(errors="replace")
         )
@@ -99,11 +99,6 @@ class WSGIIdempotencyMiddleware:
         return rules.replay(outcome.value) if outcome.replayed or not performance.status else None
 
 
-class _Refused(Exception):
-    def __init__(self, response: Response) -> None:
-        self.response = response
-
-
 class _Performance:
     """The application at work on one request, in as many attempts as the database asks for."""
 
@@ -119,6 +114,7 @@ class _Performance:
     def run(self, session: Any) -> Any:
         """Be what the engine runs: the application, until its response is complete."""
         self.close()
+        self._rules.admit(self.call, session)
         self.status, self.headers, self.raised = "", [], None
         wishes = Wishes()
         environ = {

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import sessionmaker
 
+from idemtable import IdemTable
 from idemtable.claim import steps
 from idemtable.claim.steps import Step
 from idemtable.web import keep
@@ -307,3 +309,58 @@ def test_a_handler_that_commits_gets_a_500_that_names_nothing(site: Build) -> No
         assert b"orders.create" not in answer.body
         assert b"k-secret" not in answer.body
     assert len(shop.db.effects()) == 1
+
+
+def test_a_tenant_that_has_filled_its_quota_is_refused_and_others_are_not(site: Build) -> None:
+    shop = site(order, tenant=lambda request: request.headers["x-tenant"], quota=2)
+    a, b = [("X-Tenant", "a")], [("X-Tenant", "a ")]
+    assert [shop.post(key=f"k-{number}", headers=a).status for number in range(3)] == [200, 200, 429]
+    refused = shop.post(key="k-2", headers=a)
+    assert (refused.problem, refused["Retry-After"]) == ("too-many-requests", "60")
+    assert shop.post(key="k-0", headers=a).replayed
+    assert shop.post(key="k-2", headers=b).status == 200
+    assert len(shop.db.effects()) == 3
+    shop.db.expire()
+    assert shop.post(key="k-3", headers=a).status == 200
+
+
+def test_nothing_of_a_request_is_in_the_log_or_in_a_refusal(site: Build, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(visit: Visit) -> bytes:
+        effect(visit.session, visit.body.decode())
+        visit.session.rollback()
+        return b"done"
+
+    shop = site(broken, scope="canary.scope", tenant=lambda request: "canary-tenant")
+    caplog.set_level("DEBUG", logger="idemtable")
+    answers = [shop.post(key="canary-key", body=b"canary-body") for _ in range(2)]
+    answers += [shop.post(key="canary-key" * 40, body=b"canary-body"), shop.post(key="canary key", body=b"canary-body")]
+    assert [answer.status for answer in answers] == [500, 500, 400, 400]
+    told = [*(record.getMessage() for record in caplog.records), *(answer.body.decode() for answer in answers)]
+    assert any("claim-lost" in text for text in told)
+    assert not any("canary" in text for text in told)
+
+
+def test_in_the_outer_transaction_of_a_test_suite_everything_is_undone(site: Build) -> None:
+    shop = site(order)
+
+    def suite(table: Any) -> None:
+        inside = site(order, idem=table)
+        first, second = inside.post(key="k-1", body=b"tea"), inside.post(key="k-1", body=b"tea")
+        assert (first.status, second.replayed) == (200, True)
+        assert inside.post(key="k-2", body=b"tea").status == 200
+
+    if shop.db.loop is None:
+        with shop.db.engine.connect() as connection, connection.begin() as outer:
+            suite(IdemTable(sessionmaker(connection)))
+            outer.rollback()
+    else:
+        from sqlalchemy.ext.asyncio import async_sessionmaker
+
+        connection = shop.db.loop.run(shop.db.engine.connect().__aenter__())
+        try:
+            outer = shop.db.loop.run(connection.begin().__aenter__())
+            suite(shop.db.table(async_sessionmaker(connection)))
+            shop.db.loop.run(outer.rollback())
+        finally:
+            shop.db.loop.run(connection.close())
+    assert (shop.db.effects(), shop.db.rows()) == ([], [])
