@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
+from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 try:
@@ -39,10 +41,10 @@ __all__ = ["init_app", "token_blueprint"]
 
 
 def init_app(app: Flask, idem: IdemTable, *, tenant: Any, **options: Unpack[Options]) -> None:
-    """Protect an application's requests. Several applications may have one table.
+    """Protect an application's requests.
 
     The handler's session is ``g.session``. A table that is bound late (``IdemTable(lambda: db.engine)``) is bound inside
-    the application's context.
+    the application's context, and for each application that it is given to by itself.
 
     Args:
         app: the application.
@@ -60,16 +62,19 @@ def init_app(app: Flask, idem: IdemTable, *, tenant: Any, **options: Unpack[Opti
         with app.request_context(environ):
             return tenant(asking)
 
+    own = copy(idem)
+    own._settings = replace(
+        idem._settings, binding=type(idem._settings.binding)(idem._settings.binding.given), _known=[]
+    )
     whose = tenant_inside if callable(tenant) else tenant
-    inner = app.wsgi_app
-    middleware = WSGIIdempotencyMiddleware(inner, idem, tenant=whose, **options)
+    middleware = WSGIIdempotencyMiddleware(app.wsgi_app, own, tenant=whose, **options)
     is_bound = False
 
     def wsgi_app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         nonlocal is_bound
         if not is_bound:
             with app.app_context():
-                idem._settings.place  # noqa: B018 - finds the engine
+                own._settings.place  # noqa: B018 - finds the engine
             is_bound = True
         return middleware(environ, start_response)
 
@@ -79,7 +84,7 @@ def init_app(app: Flask, idem: IdemTable, *, tenant: Any, **options: Unpack[Opti
 
     app.wsgi_app = wsgi_app  # type: ignore[method-assign]
     app.before_request_funcs.setdefault(None, []).insert(0, hand_over)
-    app.extensions["idemtable"] = idem
+    app.extensions["idemtable"] = own
 
 
 def token_blueprint(

@@ -96,8 +96,9 @@ def refusal(error: IdempotencyError, docs: str) -> Response:
     if isinstance(error, ResultUnreadableError) and error.codec == UNKEPT:
         problem = NOT_KEPT
     if problem.status >= 500:
-        # The class and nothing else: a message may name scopes and parameters.
-        logger.error("answered %d %s for %s", problem.status, problem.slug, type(error).__name__)
+        # The class and nothing else: a message may name scopes and parameters. That of a stream is ours, and names none.
+        why = f": {error}" if problem is STREAMED and error.scope is None else ""
+        logger.error("answered %d %s for %s%s", problem.status, problem.slug, type(error).__name__, why)
     wait = error.retry_after
     if wait is None and (problem.status == 503 or (error.retryable and problem.status == 409)):
         wait = _SOON

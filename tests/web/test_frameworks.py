@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -214,6 +215,27 @@ def test_a_table_that_is_bound_late_is_bound_inside_flasks_context(plain_db: Dat
     app.config["ENGINE"] = plain_db.engine
     assert app.test_client().post("/orders", headers=KEY).status_code == 201
     assert plain_db.effects() == ["tea"]
+
+
+def test_one_late_table_serves_several_applications_each_on_its_own_database(tmp_path: Path) -> None:
+    from flask import current_app
+
+    idem = IdemTable(lambda: current_app.config["ENGINE"])
+    engines = [sa.create_engine(f"sqlite:///{tmp_path / name}") for name in ("a.db", "b.db")]
+    for engine in engines:
+        IdemTable(engine).create_all()
+        app = Flask(__name__)
+        app.config["ENGINE"] = engine
+        idemtable.web.flask.init_app(app, idem, tenant=SINGLE_TENANT)
+
+        @app.post("/orders")
+        def create() -> str:
+            return str(g.session.get_bind().url)
+
+        answer = app.test_client().post("/orders", headers=KEY)
+        assert answer.text == str(engine.url)
+        assert "Idempotent-Replayed" not in answer.headers
+        engine.dispose()
 
 
 def test_the_tenant_of_a_flask_application_may_come_from_its_session(plain_db: Database) -> None:
