@@ -9,7 +9,7 @@ NEWER := 3.12 3.13 3.14
 # Images of containers often forbid it, and then each process that the tests start, of hundreds, compiles all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-lowest test-pythons test-python lint format bench docs clean
+.PHONY: help demo test test-lowest test-pythons test-python lint format reliability bench docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -63,6 +63,9 @@ lint: $(VENV)/.lint $(VENV)/.test ## what a reader would complain about
 format: $(VENV)/.lint ## put the code into its form
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+reliability: $(VENV)/.test $(VENV)/.recipes ## the experiments that take minutes: whole servers, killed and cut off
+	@$(BIN)/python -m tests.reliability $(ARGS)
 
 bench: $(VENV)/.test ## what a claim costs, as ratios within one run
 	@$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -48,6 +48,7 @@ class Problem:
 
 
 KEY_MISSING: Final = Problem("key-missing", 400, "The request needs an idempotency key")
+INCOMPLETE: Final = Problem("request-incomplete", 400, "The request's body is not complete")
 TOO_LARGE: Final = Problem("request-too-large", 413, "The request's body is too large")
 NOT_KEPT: Final = Problem("result-not-kept", 409, "The request was completed, and its response was not kept")
 UNAVAILABLE: Final = Problem("database-unavailable", 503, "The database cannot be reached")
@@ -73,7 +74,9 @@ _BY_ERROR: Final[tuple[tuple[type[IdempotencyError], Problem], ...]] = (
     (GuardError, Problem("conflict", 409, "The change was refused")),
 )
 PROBLEMS: Final = tuple(
-    dict.fromkeys([*(problem for _, problem in _BY_ERROR), TOO_LARGE, NOT_KEPT, QUOTA, UNAVAILABLE, INTERNAL])
+    dict.fromkeys(
+        [*(problem for _, problem in _BY_ERROR), INCOMPLETE, TOO_LARGE, NOT_KEPT, QUOTA, UNAVAILABLE, INTERNAL]
+    )
 )
 
 AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError)
@@ -121,15 +124,17 @@ def answer(problem: Problem, detail: str, docs: str, retry_after: float | None =
         retry_after: seconds, if a further try is worth something.
     """
     where = f"{docs}#{problem.slug}"
-    body = {"type": where, "title": problem.title, "status": problem.status, "detail": detail}
+    told = {"type": where, "title": problem.title, "status": problem.status, "detail": detail}
+    body = json.dumps(told).encode()
     headers = [
         ("content-type", "application/problem+json"),
+        ("content-length", str(len(body))),
         ("cache-control", "no-store"),
         ("link", f'<{where}>; rel="describedby"'),
     ]
     if retry_after is not None:
         headers.append(("retry-after", str(max(1, math.ceil(retry_after)))))
-    return Response(problem.status, headers, json.dumps(body).encode())
+    return Response(problem.status, headers, body)
 
 
 def reason(status: int) -> str:

@@ -11,7 +11,7 @@ from ..errors import IdempotencyError, ResultNotSerializableError
 from ..table_async import AsyncIdemTable
 from .exchange import SINGLE_TENANT, Options, Rules, Wishes, answering, awaitable_refused
 from .messages import Headers, Request, Response
-from .problems import AWAY, TOO_LARGE, Refused, answer, away, reason, refusal
+from .problems import AWAY, INCOMPLETE, TOO_LARGE, Refused, answer, away, reason, refusal
 
 if TYPE_CHECKING:
     from ..claim.call import Call
@@ -75,9 +75,7 @@ class WSGIIdempotencyMiddleware:
         rules = self._rules
         headers = Headers(_headers(environ))
         key = rules.key_of(headers)
-        body = _body(environ, rules.max_body)
-        if body is None:
-            raise Refused(answer(TOO_LARGE, f"At most {rules.max_body} bytes are taken.", rules.docs))
+        body = _body(environ, rules)
         path = (
             (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1").decode(errors="replace")
         )
@@ -193,13 +191,32 @@ def _headers(environ: Environ) -> Iterator[tuple[str, str]]:
             yield name.replace("_", "-"), value
 
 
-def _body(environ: Environ, most: int) -> bytes | None:
-    """Return a request's body; ``None`` for one that is too large, of which the rest is not read."""
-    length = environ.get("CONTENT_LENGTH") or ""
-    stream = environ["wsgi.input"]
+def _body(environ: Environ, rules: Rules) -> bytes:
+    """Return a request's body.
+
+    Raises:
+        Refused: it is too large, and the rest is not read; or it has ended before its end.
+    """
+    length, most = environ.get("CONTENT_LENGTH") or "", rules.max_body
     if length.isdecimal():
-        return None if int(length) > most else stream.read(int(length))
-    if not environ.get("wsgi.input_terminated"):  # nothing says where a body would end, so there is none
+        if int(length) <= most:
+            body = _read(environ["wsgi.input"], int(length))
+            if len(body) == int(length):
+                return body
+            # The client has hung up, and servers give what had come until then: an order for 100 would be one for 10.
+            raise Refused(answer(INCOMPLETE, "The body has ended before its end.", rules.docs))
+    elif not environ.get("wsgi.input_terminated"):  # nothing says where a body would end, so there is none
         return b""
-    body: bytes = stream.read(most + 1)
-    return body if len(body) <= most else None
+    else:
+        body = _read(environ["wsgi.input"], most + 1)
+        if len(body) <= most:
+            return body
+    raise Refused(answer(TOO_LARGE, f"At most {most} bytes are taken.", rules.docs))
+
+
+def _read(stream: Any, size: int) -> bytes:
+    parts: list[bytes] = []
+    while size and (part := stream.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from flask import Flask, g
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 import idemtable.web.flask
 from idemtable import IdemTable
@@ -268,6 +269,14 @@ def test_a_blueprint_issues_tokens_that_the_middleware_redeems(plain_db: Databas
     assert [one.status_code for one in answers] == [201, 201]
     assert client.post("/orders", data={"token": "no-such-token"}).status_code == 403
     assert plain_db.effects() == ["tea"]
+
+
+def test_a_body_that_ends_before_its_end_is_never_taken_for_a_request(plain_db: Database) -> None:
+    environ = EnvironBuilder("/orders", method="POST", headers=KEY, data=b"short").get_environ()
+    parts, status, _ = run_wsgi_app(flask_app(plain_db), {**environ, "CONTENT_LENGTH": "9"})
+    assert status == "400 Bad Request"
+    assert b"#request-incomplete" in b"".join(parts)
+    assert (plain_db.effects(), plain_db.rows()) == ([], [])
 
 
 def test_a_streaming_response_of_flasks_is_refused_and_rolled_back(plain_db: Database) -> None:

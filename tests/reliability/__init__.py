@@ -1,0 +1,1 @@
+"""Experiments that take minutes: `make reliability`."""
