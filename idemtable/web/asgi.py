@@ -40,21 +40,44 @@ class IdempotencyMiddleware:
         idem: the table. With an `IdemTable` the work of the database is done on threads.
         tenant: for whom a request is: a callable that is given the `Request`, which may be async, or `SINGLE_TENANT`. A
             request for which it returns ``None`` or an empty text is refused.
-        options: ``methods`` (POST and PATCH), ``required`` (whether a request needs a key, or a callable that says so),
-            ``header``, ``syntax`` (``"strict"`` wants the key in quotes), ``scope`` (method and path; a name, or a callable
-            that is given the request), ``fingerprint`` (of the bytes; ``"json"`` of what they mean; or a callable),
-            ``store`` (says of a response whether it is kept; by default: a status below 400), ``max_body`` (bytes, 1
-            MiB), ``max_response`` (bytes, 256 KiB: a larger one is sent and not kept), ``replay_header``, ``headers`` (the
-            names that a replay repeats), ``ttl`` and ``wait`` instead of the table's, ``docs_url`` (the page that
-            problems refer to), ``tokens`` (one-time tokens that are redeemed in the place of a key), ``max_waiters`` (how
-            many requests with one key may wait in this process), ``quota`` (how many records a tenant may have that have
-            not expired; counting them reads the table).
+        methods: of the requests that are protected; POST and PATCH. All others pass untouched.
+        required: whether a request needs a key; or a callable that is given the request and says so. One without a key runs
+            and commits the same way, without a claim.
+        header: that carries the key.
+        syntax: ``"lenient"`` takes a bare key for the quoted one; ``"strict"`` wants the String in quotes of
+            draft-ietf-httpapi-idempotency-key-header-07.
+        scope: what the key belongs to beside the tenant: a name, or a callable that is given the request; method and path
+            by default. Method, path and query are compared whatever it is.
+        fingerprint: what else a second use of the key must have in common with the first: ``"raw"``, the bytes and their
+            type; ``"json"``, what they mean; or a callable that is given the request.
+        store: says of a `Response` whether it is kept and its writes committed; by default, if its status is below 400.
+            Others are rolled back and sent.
+        max_body: bytes of a request, 1 MiB. A larger one is refused before the rest is read.
+        max_response: bytes of a response with its headers, 256 KiB. The effect of a larger one is committed, and it is sent
+            and not kept: sent again, the request gets 409 and does not run.
+        replay_header: that a replay carries, with the value ``true``; ``None`` for none.
+        headers: the names that a replay repeats, beside Content-Type and Content-Encoding. Never a cookie or a credential.
+        ttl: instead of the table's.
+        wait: instead of the table's.
+        docs_url: the page that problems refer to, an absolute URL; the type of each is this with its name as the fragment.
+        tokens: one-time tokens that are redeemed in the place of a key, from the header ``X-Idempotency-Token`` or the form
+            field ``token``. Their subject is the tenant.
+        max_waiters: how many requests with one key may wait in this process; the next gets 409 at once.
+        quota: how many records that have not expired a tenant may have; none by default. They are counted without an index
+            before each first run, which takes its time in a table of millions.
 
     Raises:
         TypeError, ValueError: an argument cannot be.
     """
 
-    def __init__(self, app: App, idem: IdemTable | AsyncIdemTable, *, tenant: Any, **options: Unpack[Options]) -> None:
+    def __init__(
+        self,
+        app: App,
+        idem: IdemTable | AsyncIdemTable,
+        *,
+        tenant: Any,
+        **options: Unpack[Options],
+    ) -> None:
         self.app = app
         self.idem = idem
         self._rules = Rules(idem._settings, tenant=tenant, **options)
