@@ -67,7 +67,7 @@ format: $(VENV)/.lint ## put the code into its form
 reliability: $(VENV)/.test $(VENV)/.recipes ## the experiments that take minutes: whole servers, killed and cut off
 	@$(BIN)/python -m tests.reliability $(ARGS)
 
-bench: $(VENV)/.test ## what a claim costs, as ratios within one run
+bench: $(VENV)/.test $(VENV)/.recipes ## what a claim costs, as ratios within one run
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 docs: $(VENV)/.docs ## build the documentation into site/

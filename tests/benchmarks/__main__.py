@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from tests.benchmarks import cpu
+from tests.benchmarks import cpu, web
 from tests.benchmarks.harness import compare, show
 from tests.benchmarks.transactions import prepare, variants
 from tests.servers import mariadb, postgresql
@@ -22,6 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=1500)
     parser.add_argument("--rows", type=int, default=50_000, help="records in the table before the run")
+    parser.add_argument("--no-web", action="store_true", help="leave the requests over HTTP out")
     parser.add_argument("databases", nargs="*", default=["postgresql", "mariadb", "sqlite"])
     options = parser.parse_args()
     packages = ("SQLAlchemy", "psycopg", "PyMySQL")
@@ -46,6 +47,17 @@ def main() -> int:
             show(name, rows)
             failed |= rows[-1].ratio < 1.0
             engine.dispose()
+            if name == "postgresql" and not options.no_web:
+                with web.requests(url) as kinds:
+                    timed = {row.name: row for row in compare(kinds, options.rounds // 3, "/sync")}
+                for colour in ("/sync", "/async"):
+                    plain, protected = timed[colour], timed[f"{colour}-protected"]
+                    times = protected.median / plain.median
+                    print(
+                        f"  a request under uvicorn, {colour[1:]}: p50 {plain.median:.0f} us with its own transaction, "
+                        f"{protected.median:.0f} us protected: {times:.2f} times"
+                    )
+                    failed |= times > 1.35
     own = cpu.measure()
     print(f"\nThe library's own CPU for one call, without its statements: {own:.0f} us")
     return 1 if failed or own > 60 else 0

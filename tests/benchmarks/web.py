@@ -1,0 +1,110 @@
+"""What a protected request costs, against the same handler with a transaction of its own, under uvicorn over loopback.
+
+The server is a process of its own, so that client and server do not share an interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
+
+import httpx2 as httpx
+import sqlalchemy as sa
+from fastapi import Depends, FastAPI
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from idemtable import AsyncIdemTable, IdemTable
+from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware
+from idemtable.web.fastapi import session
+from tests.benchmarks.transactions import business
+
+_URL = "IDEMTABLE_BENCH_URL"
+
+
+class Order(BaseModel):
+    """The body of a request."""
+
+    number: int
+
+
+def create_app() -> Any:
+    """Return four applications behind one port: in both colours, protected and with a transaction of its own."""
+    url = os.environ[_URL]
+    engine, async_engine = sa.create_engine(url), create_async_engine(url)
+    own, async_own = sessionmaker(engine), async_sessionmaker(async_engine)
+    apps = {name: FastAPI() for name in ("/sync", "/sync-protected", "/async", "/async-protected")}
+    for name, idem in (("/sync-protected", IdemTable(engine)), ("/async-protected", AsyncIdemTable(async_engine))):
+        apps[name].add_middleware(IdempotencyMiddleware, idem, tenant=SINGLE_TENANT)
+
+    @apps["/sync"].post("/sync")
+    def plain(order: Order) -> dict[str, int]:
+        with own.begin() as work:
+            return business(work, order.number)
+
+    @apps["/sync-protected"].post("/sync-protected")
+    def protected(order: Order, work: Annotated[Session, Depends(session)]) -> dict[str, int]:
+        return business(work, order.number)
+
+    @apps["/async"].post("/async")
+    async def plain_async(order: Order) -> dict[str, int]:
+        async with async_own.begin() as work:
+            return await work.run_sync(business, order.number)
+
+    @apps["/async-protected"].post("/async-protected")
+    async def protected_async(order: Order, work: Annotated[AsyncSession, Depends(session)]) -> dict[str, int]:
+        return await work.run_sync(business, order.number)
+
+    async def dispatch(scope: Any, receive: Any, send: Any) -> None:
+        await apps[scope.get("path", "/sync")](scope, receive, send)
+
+    return dispatch
+
+
+@contextmanager
+def requests(url: str) -> Iterator[dict[str, Callable[[], object]]]:
+    """Start the server; give one request of each kind, each with a new key."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "tests.benchmarks.web:create_app", "--factory", "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--log-level", "error", "--lifespan", "off"],
+        env={**os.environ, _URL: url},
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        while True:
+            assert process.poll() is None, "the server has ended"
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client:
+            run, numbers = uuid4(), count()
+
+            def one(path: str) -> Callable[[], object]:
+                def request() -> object:
+                    number = next(numbers)
+                    answer = client.post(path, json={"number": number}, headers={"Idempotency-Key": f"{run}-{number}"})
+                    assert answer.status_code == 200
+                    assert "Idempotent-Replayed" not in answer.headers
+                    return answer
+
+                return request
+
+            yield {path: one(path) for path in ("/sync", "/sync-protected", "/async", "/async-protected")}
+    finally:
+        process.terminate()
+        process.wait()
