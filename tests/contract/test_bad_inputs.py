@@ -379,6 +379,7 @@ def test_25_a_failed_session(shop: Shop) -> None:
 
 
 def test_25_a_session_in_autocommit(shop: Shop) -> None:
+    shop.db.needs_autocommit()
     with shop.db.other_engine(isolation_level="AUTOCOMMIT") as engine:
         if shop.db.kind == "sqlite":
             idemtable.configure_sqlite(engine)

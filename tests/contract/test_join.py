@@ -377,6 +377,7 @@ def test_a_transaction_that_the_server_has_failed_is_refused_with_the_cure(db: D
 
 
 def test_an_autocommit_session_is_refused_with_the_cure(db: Database, order: Any) -> None:
+    db.needs_autocommit()
     with db.session() as held:
         held.run(lambda session: session.connection(execution_options={"isolation_level": "AUTOCOMMIT"}))
         with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"):
@@ -387,6 +388,7 @@ def test_an_autocommit_session_is_refused_with_the_cure(db: Database, order: Any
 
 
 def test_an_autocommit_engine_is_refused_with_the_cure(db: Database) -> None:
+    db.needs_autocommit()
     runs = []
     with db.other_engine(isolation_level="AUTOCOMMIT") as engine:
         idem = db.table(engine)
