@@ -45,6 +45,8 @@ class Problem:
     slug: str
     status: int
     title: str
+    cure: str = ""
+    """For the log, where the server is to blame. The error's own message may name scopes, tables and parameters."""
 
 
 KEY_MISSING: Final = Problem("key-missing", 400, "The request needs an idempotency key")
@@ -56,6 +58,31 @@ QUOTA: Final = Problem("too-many-requests", 429, "Too many requests are remember
 INTERNAL: Final = Problem("internal-error", 500, "The request could not be completed")
 STREAMED: Final = Problem("response-not-storable", 500, "The response cannot be stored")
 
+_UNREADABLE: Final = Problem(
+    "result-unreadable",
+    500,
+    "The stored response cannot be read",
+    "the row was written by a newer release, or is spoilt: `idemtable show` shows it, `idemtable forget` removes it",
+)
+_LOST: Final = Problem(
+    "claim-lost",
+    500,
+    "The request was not completed as it should be",
+    "the handler has ended the transaction itself, or swallowed an error of the database",
+)
+_UNUSABLE: Final = Problem(
+    "session-not-usable",
+    503,
+    "The service is not set up for this request",
+    "the engine is in AUTOCOMMIT, read-only, or shared by others: a call of a decorated function says which",
+)
+_NOT_READY: Final = Problem(
+    "not-ready",
+    503,
+    "The service is not ready",
+    "`idemtable db check` says what is wrong with the table; of SQLite in memory each thread may have its own",
+)
+
 # The first that fits; the order of the tree, leaves before what they hang on.
 _BY_ERROR: Final[tuple[tuple[type[IdempotencyError], Problem], ...]] = (
     (MissingKeyError, KEY_MISSING),
@@ -63,13 +90,13 @@ _BY_ERROR: Final[tuple[tuple[type[IdempotencyError], Problem], ...]] = (
     (InvalidKeyError, Problem("key-invalid", 400, "The idempotency key is not usable")),
     (InProgressError, Problem("in-progress", 409, "The same request is still being worked on")),
     (FingerprintMismatchError, Problem("key-reused", 422, "The idempotency key belongs to another request")),
-    (ResultUnreadableError, Problem("result-unreadable", 500, "The stored response cannot be read")),
+    (ResultUnreadableError, _UNREADABLE),
     (ResultNotSerializableError, STREAMED),
     (ResultTooLargeError, STREAMED),
-    (LostClaimError, Problem("claim-lost", 500, "The request was not completed as it should be")),
+    (LostClaimError, _LOST),
     (RetryTransactionError, Problem("try-again", 503, "The request could not be completed now")),
-    (SessionNotUsableError, Problem("session-not-usable", 503, "The service is not set up for this request")),
-    (SchemaError, Problem("not-ready", 503, "The service is not ready")),
+    (SessionNotUsableError, _UNUSABLE),
+    (SchemaError, _NOT_READY),
     (TokenError, Problem("token-invalid", 403, "The token is not valid")),
     (GuardError, Problem("conflict", 409, "The change was refused")),
 )
@@ -99,9 +126,9 @@ def refusal(error: IdempotencyError, docs: str) -> Response:
     if isinstance(error, ResultUnreadableError) and error.codec == UNKEPT:
         problem = NOT_KEPT
     if problem.status >= 500:
-        # The class and nothing else: a message may name scopes and parameters. That of a stream is ours, and names none.
-        why = f": {error}" if problem is STREAMED and error.scope is None else ""
-        logger.error("answered %d %s for %s%s", problem.status, problem.slug, type(error).__name__, why)
+        # That of a stream is written in this room, and names nothing.
+        cure = str(error) if problem is STREAMED and error.scope is None else problem.cure
+        _log(problem, error, cure)
     wait = error.retry_after
     if wait is None and (problem.status == 503 or (error.retryable and problem.status == 409)):
         wait = _SOON
@@ -110,8 +137,13 @@ def refusal(error: IdempotencyError, docs: str) -> Response:
 
 def away(error: Exception, docs: str) -> Response:
     """Return the answer to a request for which there is no database."""
-    logger.error("answered %d %s for %s", UNAVAILABLE.status, UNAVAILABLE.slug, type(error).__name__)
+    _log(UNAVAILABLE, error)
     return answer(UNAVAILABLE, RetryTransactionError.detail, docs, _SOON)
+
+
+def _log(problem: Problem, error: Exception, cure: str = "") -> None:
+    why = f": {cure}" if cure else ""
+    logger.error("answered %d %s for %s%s", problem.status, problem.slug, type(error).__name__, why)
 
 
 def answer(problem: Problem, detail: str, docs: str, retry_after: float | None = None) -> Response:
