@@ -6,14 +6,9 @@ The server is a process of its own, so that client and server do not share an in
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -28,6 +23,7 @@ from idemtable import AsyncIdemTable, IdemTable
 from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware
 from idemtable.web.fastapi import session
 from tests.benchmarks.transactions import business
+from tests.servers.web import serving
 
 _URL = "IDEMTABLE_BENCH_URL"
 
@@ -66,7 +62,7 @@ def create_app() -> Any:
         return await work.run_sync(business, order.number)
 
     async def dispatch(scope: Any, receive: Any, send: Any) -> None:
-        await apps[scope.get("path", "/sync")](scope, receive, send)
+        await apps.get(scope["path"], apps["/sync"])(scope, receive, send)
 
     return dispatch
 
@@ -74,37 +70,21 @@ def create_app() -> Any:
 @contextmanager
 def requests(url: str) -> Iterator[dict[str, Callable[[], object]]]:
     """Start the server; give one request of each kind, each with a new key."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "tests.benchmarks.web:create_app", "--factory", "--port", str(port)]
-    process = subprocess.Popen(
-        [*command, "--log-level", "error", "--lifespan", "off"],
-        env={**os.environ, _URL: url},
-        cwd=Path(__file__).parents[2],
-    )
-    try:
-        while True:
-            assert process.poll() is None, "the server has ended"
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client:
-            run, numbers = uuid4(), count()
+    quiet = ("--factory", "--log-level", "error", "--lifespan", "off")
+    with (
+        serving("uvicorn", "tests.benchmarks.web:create_app", {_URL: url}, *quiet) as (port, _),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client,
+    ):
+        run, numbers = uuid4(), count()
 
-            def one(path: str) -> Callable[[], object]:
-                def request() -> object:
-                    number = next(numbers)
-                    answer = client.post(path, json={"number": number}, headers={"Idempotency-Key": f"{run}-{number}"})
-                    assert answer.status_code == 200
-                    assert "Idempotent-Replayed" not in answer.headers
-                    return answer
+        def one(path: str) -> Callable[[], object]:
+            def request() -> object:
+                number = next(numbers)
+                answer = client.post(path, json={"number": number}, headers={"Idempotency-Key": f"{run}-{number}"})
+                assert answer.status_code == 200
+                assert "Idempotent-Replayed" not in answer.headers
+                return answer
 
-                return request
+            return request
 
-            yield {path: one(path) for path in ("/sync", "/sync-protected", "/async", "/async-protected")}
-    finally:
-        process.terminate()
-        process.wait()
+        yield {path: one(path) for path in ("/sync", "/sync-protected", "/async", "/async-protected")}

@@ -10,28 +10,24 @@ import asyncio
 import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from tests.reliability.shops import URL
+from tests.servers.web import serving
 from tests.support.database import Database
 
 HANG_UPS: Final = 0.3
 SENDS: Final = 3
-ROOT: Final = Path(__file__).parents[2]
 
-_QUIET: Final = ["--workers", "2", "--log-level", "critical"]
-_COMMANDS: Final = {
-    "uvicorn": ["-m", "uvicorn", "tests.reliability.shops:create_asgi", "--factory", *_QUIET],
-    "gunicorn": ["-m", "gunicorn", "tests.reliability.shops:create_wsgi()", "--threads", "8", *_QUIET],
+_OPTIONS: Final = ["--workers", "2", "--log-level", "critical"]
+_APPLICATIONS: Final = {
+    "uvicorn": ["tests.reliability.shops:create_asgi", "--factory"],
+    "gunicorn": ["tests.reliability.shops:create_wsgi()", "--threads", "8"],
 }
 _POSSIBLE: Final = {201, 409, 500, 503}
 """Done; still at work; a handler failed; the database lost the transaction."""
@@ -51,42 +47,6 @@ class Report:
     """Keys whose answers were not all the same."""
     leaked: int = 0
     """Replays that held somebody's cookie."""
-
-
-@contextmanager
-def server(kind: str, url: str) -> Iterator[tuple[int, int]]:
-    """Run a server with two workers; give its port and the pid of what holds the workers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = ["--port", str(port)] if kind == "uvicorn" else ["-b", f"127.0.0.1:{port}"]
-    process = subprocess.Popen(
-        [sys.executable, *_COMMANDS[kind], *where],
-        cwd=ROOT,
-        env={**os.environ, URL: url},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _await_port(port, process)
-        yield port, process.pid
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        assert process.poll() is None, "the server has ended"
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, "the server does not listen"
-            time.sleep(0.05)  # between two looks
 
 
 def workers(parent: int) -> list[int]:
@@ -192,7 +152,9 @@ async def _all(port: int, parent: int, keys: int, kills: int, seed: int, report:
 def experiment(db: Database, kind: str, *, keys: int, kills: int, seed: int) -> Report:
     """Run it once; what must hold is asserted."""
     report = Report(keys)
-    with server(kind, db.url.render_as_string(hide_password=False)) as (port, parent):
+    application, *options = _APPLICATIONS[kind]
+    url = db.url.render_as_string(hide_password=False)
+    with serving(kind, application, {URL: url}, *options, *_OPTIONS) as (port, parent):
         asyncio.run(_all(port, parent, keys, kills, seed, report))
     effects = Counter(db.effects())
     assert report.differing == [], f"answers differ for {len(report.differing)} keys"
