@@ -100,9 +100,15 @@ class BaseBinding(ABC):
         return isinstance(self.bound, Connection)
 
     def session(self, *, inside: bool) -> Any:
-        """Return a new session; inside somebody else's transaction its COMMIT and ROLLBACK are those of a savepoint."""
+        """Return a new session; inside somebody else's transaction its COMMIT and ROLLBACK are those of a savepoint.
+
+        Closed, it stays closed: whoever kept it, a background task or a thread that was left running, would begin a
+        transaction that nobody ends.
+        """
         maker = self._maker or self._sessions()
-        return maker(join_transaction_mode="create_savepoint") if inside else maker()
+        if inside:
+            return maker(close_resets_only=False, join_transaction_mode="create_savepoint")
+        return maker(close_resets_only=False)
 
 
 class Binding(BaseBinding):

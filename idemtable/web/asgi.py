@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError as Cancelled
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Unpack
+from urllib.parse import unquote_to_bytes
 
 from ..claim.run import AsyncRun, Run
 from ..errors import IdempotencyError
@@ -39,7 +40,7 @@ class IdempotencyMiddleware:
         app: the application. It is given the whole body, and may answer with a whole response only.
         idem: the table. With an `IdemTable` the work of the database is done on threads.
         tenant: for whom a request is: a callable that is given the `Request`, which may be async, or `SINGLE_TENANT`. A
-            request for which it returns ``None`` or an empty text is refused.
+            request with a key for which it returns ``None`` or an empty text is refused.
         methods: of the requests that are protected; POST and PATCH. All others pass untouched.
         required: whether a request needs a key; or a callable that is given the request and says so. One without a key runs
             and commits the same way, without a claim.
@@ -115,14 +116,14 @@ class IdempotencyMiddleware:
     async def _asked(self, scope: MutableMapping[str, Any], receive: Receive) -> _Performance:
         """Read a request, and return what is to be done about it."""
         rules = self._rules
+        rules.listen()
         headers = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
         key = rules.key_of(headers)  # before a byte of the body is read
         body = await _body(headers, receive, rules.max_body)
         if body is None:
             raise Refused(answer(TOO_LARGE, f"At most {rules.max_body} bytes are taken.", rules.docs))
-        request = Request(
-            scope["method"], scope["path"], scope.get("query_string", b"").decode("latin-1"), headers, body, scope=scope
-        )
+        query = scope.get("query_string", b"").decode("latin-1")
+        request = Request(scope["method"], _path(scope), query, headers, body, scope=scope)
         call = rules.call(request, key, await self._tenant(request))
         return _Performance(self.app, scope, body, Line(receive), rules, call)
 
@@ -141,10 +142,12 @@ class IdempotencyMiddleware:
                     outcome = await AsyncRun(rules.settings, call).outcome(performance.admitted)
                 else:
                     outcome = await self._threaded(performance, call)
-            except AWAY as error:
-                if error is performance.raised:
-                    raise
-                return away(error, rules.docs)
+            except Exception as error:
+                if performance.answered is not None and performance.answered in (error, error.__cause__):
+                    return None
+                if isinstance(error, AWAY) and error is not performance.raised:
+                    return away(error, rules.docs)
+                raise
         return rules.replay(outcome.value) if outcome.replayed or performance.stage is None else None
 
     async def _threaded(self, performance: _Performance, call: Call) -> Outcome[Any]:
@@ -184,6 +187,8 @@ class _Performance:
         """The last attempt."""
         self.raised: BaseException | None = None
         """What the application has raised in it."""
+        self.answered: Exception | None = None
+        """An error of the database that it has made a response of: the answer, if nothing comes of another attempt."""
 
     async def admitted(self, session: Any) -> Any:
         """Be what the engine runs on the loop."""
@@ -199,17 +204,23 @@ class _Performance:
             raise Gone
         if self._is_interrupted:
             raise asyncio.CancelledError
-        self.raised = None
+        self.raised = self.answered = None
         stage = self.stage = Stage(self._app, self._scope, self._body, self._line, session)
         try:
             response = await stage.response()
             if self._line.is_gone.is_set():
                 raise Gone
+            if self._is_interrupted:  # and the application has answered all the same
+                raise asyncio.CancelledError
         except BaseException as error:
             self.raised = error
             await stage.stop()  # before its session is rolled back
             raise
-        return self._rules.judged(self.call, response, keep=stage.wishes.keep)
+        outcome = self._rules.judged(self.call, response, keep=stage.wishes.keep)
+        if (given := stage.wishes.error) is not None and self._rules.asks_again(outcome, given):
+            self.answered = given
+            raise given
+        return outcome
 
     def interrupt(self) -> None:
         """Have what runs end, and let nothing begin."""
@@ -219,9 +230,19 @@ class _Performance:
 
     async def end(self) -> None:
         """Leave nothing running."""
-        if self.stage is not None:
-            await self.stage.stop()
-        await self._line.hang_up()
+        try:
+            if self.stage is not None:
+                await self.stage.stop()
+        finally:
+            await self._line.hang_up()
+
+
+def _path(scope: MutableMapping[str, Any]) -> str:
+    """Return the path; where the server has replaced what is no UTF-8, as it was, or one path would stand for two."""
+    path: str = scope["path"]
+    if "\ufffd" not in path or not scope.get("raw_path"):
+        return path
+    return unquote_to_bytes(scope["raw_path"]).decode(errors="surrogateescape")
 
 
 async def _body(headers: Headers, receive: Receive, most: int) -> bytes | None:

@@ -13,12 +13,17 @@ import sys
 from collections.abc import Collection
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import uuid4
 
 import tenacity
 
 from ..settings import checked_count
+
+if TYPE_CHECKING:
+    from httpx import AsyncBaseTransport, BaseTransport
+else:  # a client asks for the methods and not for the class, and the library that it is of need not be this one
+    BaseTransport = AsyncBaseTransport = object
 
 __all__ = ["AsyncIdempotencyTransport", "IdempotencyTransport"]
 
@@ -62,10 +67,15 @@ class _Transport:
         return True
 
     def _policy(self, request: Any) -> dict[str, Any]:
-        # Of the library that the request is from: httpx and what comes after it have an error of this name each.
-        lost = sys.modules[type(request).__module__.partition(".")[0]].TransportError
+        # Of the library that the request is from: httpx and what comes after it have errors of these names each.
+        library = sys.modules[type(request).__module__.partition(".")[0]]
+        never = (library.UnsupportedProtocol, library.LocalProtocolError)
+
+        def is_lost(error: BaseException) -> bool:
+            return isinstance(error, library.TransportError) and not isinstance(error, never)
+
         return {
-            "retry": tenacity.retry_if_exception_type(lost) | tenacity.retry_if_result(self._is_later),
+            "retry": tenacity.retry_if_exception(is_lost) | tenacity.retry_if_result(self._is_later),
             "stop": tenacity.stop_after_attempt(self._attempts),
             "wait": self._pause,
             "retry_error_callback": lambda state: state.outcome.result() if state.outcome else None,
@@ -96,7 +106,7 @@ def _seconds(value: str | None) -> float | None:
     return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
-class IdempotencyTransport(_Transport):
+class IdempotencyTransport(_Transport, BaseTransport):
     """A transport for ``httpx.Client``: a key for each request, kept when it is sent again.
 
     It is sent again where the connection was lost, with a growing pause, and where the server answers 409, 429 or 503
@@ -133,7 +143,7 @@ class IdempotencyTransport(_Transport):
         self._inner.__exit__(*raised)
 
 
-class AsyncIdempotencyTransport(_Transport):
+class AsyncIdempotencyTransport(_Transport, AsyncBaseTransport):
     """The same for ``httpx.AsyncClient``; see `IdempotencyTransport`."""
 
     async def handle_async_request(self, request: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
@@ -10,11 +11,15 @@ from datetime import timedelta
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
+
+from sqlalchemy import event
 
 from ..claim.attempt import RollBack, Unkept
 from ..claim.call import Call, Keys
 from ..claim.kinds import UNCLAIMED
+from ..claim.verdict import Verdict
+from ..dialects.origin import root
 from ..errors import MissingKeyError
 from ..fingerprint import fingerprint
 from ..keys import MAX_BYTES, checked_key, checked_tenant
@@ -140,6 +145,9 @@ class Rules:
         kept = frozenset(name.lower() for name in ([headers] if isinstance(headers, str) else headers))
         if secret := sorted(kept & _SECRET):
             raise ValueError(f"headers= names {secret[0]}, which belongs to one caller: it is never kept")
+        for name, given in (("required", required), ("scope", scope), ("fingerprint", fingerprint), ("store", store)):
+            if inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(getattr(given, "__call__", None)):  # noqa: B004
+                raise TypeError(f"{name}= is async, and what it gives would never be awaited: take a plain function")
         self.settings = settings
         self.tenant = tenant
         self.methods = frozenset(name.upper() for name in methods)
@@ -213,7 +221,13 @@ class Rules:
             raise Refused(answer(QUOTA, "Too many requests are remembered; send it again later.", self.docs, _LATER))
 
     def _whose(self, tenant: Any) -> str | None:
-        return None if self.tenant is SINGLE_TENANT else checked_tenant(tenant)
+        if self.tenant is SINGLE_TENANT:
+            return None
+        if not (
+            tenant is None or isinstance(tenant, str | UUID)
+        ):  # the program's mistake, and no matter of the client's
+            raise TypeError(f"tenant= has returned a {type(tenant).__name__}: return a str or a uuid.UUID")
+        return checked_tenant(tenant)
 
     def _scope_of(self, request: Request) -> str:
         if self._scope is not None:
@@ -254,6 +268,23 @@ class Rules:
         size = len(response.body) + sum(len(name) + len(value) for name, value in kept)
         return Unkept(stored) if size > self._max_response else stored
 
+    def asks_again(self, outcome: Any, error: Exception | None) -> bool:
+        """Say whether the database has asked to begin again, and the application has made a refusal of it.
+
+        Frameworks do: what the handler raised is a page of theirs by the time it comes here.
+
+        Args:
+            outcome: what is to come of the response.
+            error: the last that the database gave the application.
+        """
+        return isinstance(outcome, RollBack) and error is not None and Verdict(error, self.settings.dialect).restarts
+
+    def listen(self) -> None:
+        """Hear of the errors of the table's engine; doing it twice is harmless."""
+        engine = root(self.settings.place.engine)
+        if not event.contains(engine, "handle_error", _notice):
+            event.listen(engine, "handle_error", _notice)
+
     def replay(self, response: Response) -> Response:
         """Return a stored response as it is sent again."""
         headers = [*response.headers, ("cache-control", "no-store")]
@@ -285,14 +316,28 @@ def _token_of(request: Request) -> str | None:
 class Wishes:
     """What the application has asked for while it answers one request."""
 
-    __slots__ = ("keep",)
+    __slots__ = ("_outer", "error", "keep")
 
-    def __init__(self) -> None:
+    def __init__(self, outer: Wishes | None = None) -> None:
+        self._outer = outer
         self.keep = False
+        self.error: Exception | None = None
+        """The last error that the database has given it."""
+
+    def keep_it(self) -> None:
+        """Have the response kept, by whatever middleware stands around."""
+        self.keep = True
+        if self._outer is not None:
+            self._outer.keep_it()
 
 
 answering: ContextVar[Wishes | None] = ContextVar("idemtable_answering", default=None)
 """Of the request that is being answered. The application's threads and tasks inherit it, and share its wishes."""
+
+
+def _notice(context: Any) -> None:
+    if (wishes := answering.get()) is not None:
+        wishes.error = context.sqlalchemy_exception or context.original_exception
 
 
 def keep(response: ResponseT) -> ResponseT:
@@ -305,7 +350,7 @@ def keep(response: ResponseT) -> ResponseT:
         The response.
     """
     if (wishes := answering.get()) is not None:
-        wishes.keep = True
+        wishes.keep_it()
     return response
 
 

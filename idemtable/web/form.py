@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from email.parser import BytesParser
 from email.policy import HTTP
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,15 @@ from urllib.parse import parse_qs
 if TYPE_CHECKING:
     from .messages import Request
 
-_MOST_FIELDS = 1000
-"""Of a form that is looked through; a browser's has some dozens."""
+_BOUNDARY = re.compile(r'boundary="?([^";]+)"?', re.IGNORECASE)
 
 
 def field_of(request: Request, name: str) -> str | None:
-    """Return a field of a form, ``None`` where there is none, and an empty text for one that is sent twice."""
+    """Return a field of a form, ``None`` where there is none.
+
+    Of a field that is sent twice, and of one that is there and cannot be read, an empty text: taken for none, it would
+    have the request run each time it is sent.
+    """
     kind = request.headers.get("content-type", "")
     what = kind.partition(";")[0].strip().lower()
     if what == "application/x-www-form-urlencoded":
@@ -30,18 +34,18 @@ def field_of(request: Request, name: str) -> str | None:
 
 
 def _urlencoded(body: bytes, name: str) -> list[str]:
-    try:
-        return parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=_MOST_FIELDS).get(name, [])
-    except ValueError:  # also what is not ASCII
-        return []
+    return parse_qs(body.decode("latin-1"), keep_blank_values=True).get(name, [])
 
 
 def _multipart(body: bytes, kind: str, name: str) -> list[str]:
+    if f'name="{name}"'.encode() not in body and f"name={name}".encode() not in body:
+        return []
+    boundary = _BOUNDARY.search(kind)
+    head = f'content-type: multipart/form-data; boundary="{boundary[1].strip() if boundary else ""}"\r\n\r\n'
     try:
-        head = b"content-type: " + kind.encode("ascii") + b"\r\n\r\n"
-        form = BytesParser(policy=HTTP).parsebytes(head + body)
+        form = BytesParser(policy=HTTP).parsebytes(head.encode("latin-1") + body)
         parts = [part for part in form.iter_parts() if part.get_param("name", header="content-disposition") == name]
         values: list[Any] = [part.get_payload(decode=True) or b"" for part in parts if not part.get_filename()]
-        return [value.decode().strip() for value in values]
-    except Exception:  # of a body that is no form there is no field
-        return []
+        return [value.decode().strip() for value in values] or [""]
+    except Exception:  # whatever the parser makes of a body that somebody has made up
+        return [""]

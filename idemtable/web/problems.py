@@ -22,6 +22,7 @@ from ..errors import (
     LostClaimError,
     MissingKeyError,
     MissingTenantError,
+    ReentrantCallError,
     ResultNotSerializableError,
     ResultTooLargeError,
     ResultUnreadableError,
@@ -29,6 +30,7 @@ from ..errors import (
     SchemaError,
     SessionNotUsableError,
     TokenError,
+    TransactionError,
 )
 from .messages import Response
 
@@ -56,7 +58,9 @@ NOT_KEPT: Final = Problem("result-not-kept", 409, "The request was completed, an
 UNAVAILABLE: Final = Problem("database-unavailable", 503, "The database cannot be reached")
 QUOTA: Final = Problem("too-many-requests", 429, "Too many requests are remembered")
 INTERNAL: Final = Problem("internal-error", 500, "The request could not be completed")
-STREAMED: Final = Problem("response-not-storable", 500, "The response cannot be stored")
+STREAMED: Final = Problem(
+    "response-not-storable", 500, "The response cannot be stored", "it does not come back as what went in"
+)
 
 _UNREADABLE: Final = Problem(
     "result-unreadable",
@@ -76,6 +80,18 @@ _UNUSABLE: Final = Problem(
     "The service is not set up for this request",
     "the engine is in AUTOCOMMIT, read-only, or shared by others: a call of a decorated function says which",
 )
+_TWICE: Final = Problem(
+    "request-in-itself",
+    500,
+    "The request waits for itself",
+    "a call inside the handler has the request's own key, or the request passes two middlewares of one table",
+)
+_UNKNOWN: Final = Problem(
+    "outcome-unknown",
+    500,
+    "Nobody can say whether the request was completed",
+    "COMMIT has failed or its answer was lost, and without a key no row tells: look whether the effect is there",
+)
 _NOT_READY: Final = Problem(
     "not-ready",
     503,
@@ -94,9 +110,11 @@ _BY_ERROR: Final[tuple[tuple[type[IdempotencyError], Problem], ...]] = (
     (ResultNotSerializableError, STREAMED),
     (ResultTooLargeError, STREAMED),
     (LostClaimError, _LOST),
+    (ReentrantCallError, _TWICE),
     (RetryTransactionError, Problem("try-again", 503, "The request could not be completed now")),
     (SessionNotUsableError, _UNUSABLE),
     (SchemaError, _NOT_READY),
+    (TransactionError, _UNKNOWN),
     (TokenError, Problem("token-invalid", 403, "The token is not valid")),
     (GuardError, Problem("conflict", 409, "The change was refused")),
 )
@@ -127,7 +145,8 @@ def refusal(error: IdempotencyError, docs: str) -> Response:
         problem = NOT_KEPT
     if problem.status >= 500:
         # That of a stream is written in this room, and names nothing.
-        cure = str(error) if problem is STREAMED and error.scope is None else problem.cure
+        is_ours = problem is STREAMED and error.scope is None
+        cure = str(error) if is_ours else problem.cure
         _log(problem, error, cure)
     wait = error.retry_after
     if wait is None and (problem.status == 503 or (error.retryable and problem.status == 409)):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
+from contextlib import nullcontext
 from typing import Any, Final
 
 from ..errors import ResultNotSerializableError
@@ -32,15 +33,22 @@ class Line:
         self._watch = asyncio.create_task(self._listen(receive))
 
     async def _listen(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.is_gone.set()
+        if (await receive())["type"] == "http.disconnect":  # after the body a server has nothing else to say
+            self.is_gone.set()
 
     async def hang_up(self) -> None:
         """Listen no longer."""
-        self._watch.cancel()
-        with suppress(asyncio.CancelledError, Exception):  # a server whose receive() fails has nobody on the line
-            await self._watch
+        await outlasted(self._watch, self._watch.cancel)
+
+
+def _cancelling() -> Any:
+    """Return what an application is cancelled by.
+
+    anyio lets the threads that it waits for come to their end before a scope of its own is left, and no others: cancelled
+    in asyncio's way, Starlette's task ends and leaves the handler behind, at work in a session that is being rolled back.
+    """
+    anyio = sys.modules.get("anyio")  # no framework that runs handlers on its threads has not imported it by now
+    return nullcontext() if anyio is None else anyio.CancelScope()
 
 
 async def outlasted(work: asyncio.Future[Any], tell: Callable[[], object]) -> None:
@@ -89,16 +97,21 @@ class Stage:
         self._complete = asyncio.Event()
         self._released = asyncio.Event()
         self._refused: Exception | None = None
-        self.wishes = Wishes()
+        self.wishes = Wishes(answering.get())
+        self._outer = scope
         state = {**scope.get("state", {}), "session": session}
         extensions = {name: value for name, value in (scope.get("extensions") or {}).items() if name in _UNDERSTOOD}
+        self._scope = {**scope, "state": state, "extensions": extensions}
+        self._cancelling = _cancelling()
         token = answering.set(self.wishes)
         try:
-            self._task = asyncio.ensure_future(
-                app({**scope, "state": state, "extensions": extensions}, self._receive, self._send)
-            )
+            self._task = asyncio.ensure_future(self._run(app))
         finally:
             answering.reset(token)
+
+    async def _run(self, app: App) -> None:
+        with self._cancelling:
+            await app(self._scope, self._receive, self._send)
 
     async def response(self) -> Response:
         """Wait for the response; what the application raises is raised here."""
@@ -114,10 +127,17 @@ class Stage:
             raise RuntimeError("the application has returned without a response")
         assert self._start is not None
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._start["headers"]]
-        return Response(self._start["status"], headers, b"".join(self._chunks))
+        # An HTTPStatus is a number too, but would not come back as one.
+        return Response(int(self._start["status"]), headers, b"".join(self._chunks))
 
     async def release(self, send: Send) -> None:
         """Send the response as it was, and let the application go on to its end."""
+        # Whoever stands outside (a log, a counter) finds what the application has written into the scope: its route, its
+        # state. The session is not for them.
+        self._outer.update({name: value for name, value in self._scope.items() if name not in ("state", "extensions")})
+        state = {name: value for name, value in self._scope["state"].items() if name != "session"}
+        if state or "state" in self._outer:
+            self._outer.setdefault("state", {}).update(state)
         for message in self._messages:
             await send(message)
         self._released.set()
@@ -125,7 +145,7 @@ class Stage:
 
     def cancel(self) -> None:
         """Have the application end where it is."""
-        self._task.cancel()
+        (self._task if isinstance(self._cancelling, nullcontext) else self._cancelling).cancel()
 
     async def stop(self) -> None:
         """End the application where it is; what it raises on its way out is nobody's concern any more."""
@@ -145,6 +165,8 @@ class Stage:
             await self._released.wait()
             return  # the server has been told of the end
         if message["type"] == "http.response.start":
+            if self._start is not None:
+                raise RuntimeError("the application has begun its response twice")
             message = {**message, "headers": [*message.get("headers", ())]}  # which may be read only once
             self._start = message
         elif message["type"] == "http.response.body":

@@ -64,7 +64,11 @@ class WSGIIdempotencyMiddleware:
             raise
         if answered is None:
             assert performance is not None
-            start_response(performance.status, performance.headers)
+            try:
+                start_response(performance.status, performance.headers)
+            except BaseException:
+                performance.close()
+                raise
             return _Closing([performance.body], performance.close)
         if performance is not None:
             performance.close()
@@ -73,12 +77,12 @@ class WSGIIdempotencyMiddleware:
 
     def _asked(self, environ: Environ) -> _Performance:
         rules = self._rules
+        rules.listen()
         headers = Headers(_headers(environ))
         key = rules.key_of(headers)
         body = _body(environ, rules)
-        path = (
-            (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1").decode(errors="replace")
-        )
+        raw = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")
+        path = raw.decode(errors="surrogateescape")  # to replace what is no UTF-8 would make one path of two
         request = Request(
             environ["REQUEST_METHOD"], path, environ.get("QUERY_STRING", ""), headers, body, environ=environ
         )
@@ -90,10 +94,12 @@ class WSGIIdempotencyMiddleware:
         with rules.waiting(call):
             try:
                 outcome = Run(rules.settings, call).outcome(performance.run)
-            except AWAY as error:
-                if error is performance.raised:
-                    raise
-                return away(error, rules.docs)
+            except Exception as error:
+                if performance.answered is not None and performance.answered in (error, error.__cause__):
+                    return None
+                if isinstance(error, AWAY) and error is not performance.raised:
+                    return away(error, rules.docs)
+                raise
         return rules.replay(outcome.value) if outcome.replayed or not performance.status else None
 
 
@@ -107,14 +113,16 @@ class _Performance:
         self.headers: list[tuple[str, str]] = []
         self.body = b""
         self.raised: BaseException | None = None
+        self.answered: Exception | None = None
+        """An error of the database that it has made a response of: the answer, if nothing comes of another attempt."""
         self._iterable: Iterable[bytes] = ()
 
     def run(self, session: Any) -> Any:
         """Be what the engine runs: the application, until its response is complete."""
         self.close()
         self._rules.admit(self.call, session)
-        self.status, self.headers, self.raised = "", [], None
-        wishes = Wishes()
+        self.status, self.headers, self.raised, self.answered = "", [], None, None
+        wishes = Wishes(answering.get())
         environ = {
             **self._environ,
             "wsgi.input": io.BytesIO(self._body),
@@ -132,7 +140,11 @@ class _Performance:
         finally:
             answering.reset(token)
         response = Response(int(self.status.split(" ", 1)[0]), list(self.headers), self.body)
-        return self._rules.judged(self.call, response, keep=wishes.keep)
+        outcome = self._rules.judged(self.call, response, keep=wishes.keep)
+        if (given := wishes.error) is not None and self._rules.asks_again(outcome, given):
+            self.answered = given
+            raise given
+        return outcome
 
     def _answered(self, environ: Environ) -> bytes:
         written: list[bytes] = []
@@ -142,19 +154,22 @@ class _Performance:
             if self.status and exc_info is None:
                 raise AssertionError("start_response was called twice without exc_info")
             self.status, self.headers = status, headers
+            written.clear()
             return written.append
 
         self._iterable = self._app(environ, start_response)
         # A generator calls start_response when its first part is asked for, so that only then its headers are known.
         parts = iter(self._iterable)
-        if not hasattr(self._iterable, "__len__"):
-            written += [part for part in [next(parts, None)] if part is not None]
-            if not self._has_length():
+        first = next(parts, None)
+        if first is not None:
+            if not hasattr(self._iterable, "__len__") and not self._has_length():
                 raise ResultNotSerializableError(
                     "a streaming response cannot be committed before it is sent, nor replayed: answer with a whole one, or "
                     "leave this path out of the middleware"
                 )
-        written += parts
+            written.append(first)
+            for part in parts:  # an error in the middle may begin the response anew
+                written.append(part)
         if not self.status:
             raise RuntimeError("the application has returned without start_response")
         return b"".join(written)

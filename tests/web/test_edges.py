@@ -1,0 +1,277 @@
+"""The edges: cancelled requests, sessions that somebody keeps, odd responses, forms and paths."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from fastapi import FastAPI, Request
+from sqlalchemy.exc import InvalidRequestError
+
+from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware, WSGIIdempotencyMiddleware, keep
+from tests.support import PATIENCE
+from tests.support.backends import BACKENDS, db_of
+from tests.support.database import Database, effect
+from tests.support.tokens import desk
+from tests.support.web import AsgiSite, Visit, WsgiSite
+from tests.web.conftest import Build
+
+KEY = [("Idempotency-Key", "k-1")]
+
+
+@pytest.fixture(params=[name for name in ("sqlite", "postgresql18", "mariadb") if name in BACKENDS])
+def plain_db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
+
+
+@pytest.fixture
+def asgi(plain_db: Database) -> Iterator[AsgiSite]:
+    site = AsgiSite(plain_db, lambda visit: b"")
+    yield site
+    site.close()
+
+
+def order(visit: Visit) -> bytes:
+    return str(effect(visit.session, "order")).encode()
+
+
+def test_a_cancelled_request_waits_for_its_handlers_thread_before_it_rolls_back(asgi: AsgiSite) -> None:
+    app, reached, goes_on, seen = FastAPI(), threading.Event(), threading.Event(), []
+    app.add_middleware(IdempotencyMiddleware, asgi.idem, tenant=SINGLE_TENANT)
+
+    @app.post("/orders")
+    def create(request: Request) -> None:
+        effect(request.state.session, "one")
+        reached.set()
+        assert goes_on.wait(PATIENCE)
+        effect(request.state.session, "two")
+        seen.append(request.state.session.in_transaction())
+
+    async def cancelled() -> None:
+        request = asyncio.ensure_future(asgi.asend("POST", "/orders", KEY, app=app))
+        await asyncio.to_thread(reached.wait, PATIENCE)
+        request.cancel()
+        done, _ = await asyncio.wait({request}, timeout=0.1)
+        assert not done, "the request was over before its handler"
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asgi.loop.run(cancelled())
+    assert seen == [True]
+    assert (asgi.db.effects(), asgi.db.rows()) == ([], [])
+
+
+def test_an_application_that_answers_although_it_was_cancelled_has_done_nothing(asgi: AsgiSite) -> None:
+    reached = asyncio.Event()
+
+    async def stubborn(scope: Any, receive: Any, send: Any) -> None:
+        effect(scope["state"]["session"], "order")
+        reached.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"done"})
+
+    app = IdempotencyMiddleware(stubborn, asgi.idem, tenant=SINGLE_TENANT)
+
+    async def cancelled() -> None:
+        request = asyncio.ensure_future(asgi.asend("POST", "/orders", KEY, app=app))
+        await asyncio.wait_for(reached.wait(), PATIENCE)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asgi.loop.run(cancelled())
+    assert (asgi.db.effects(), asgi.db.rows()) == ([], [])
+
+
+def test_whoever_keeps_the_session_finds_it_closed(site: Build) -> None:
+    kept: list[Any] = []
+
+    def handler(visit: Visit) -> bytes:
+        kept.append(visit.session)
+        return order(visit)
+
+    shop = site(handler)
+    assert shop.post(key="k-1").status == 200
+    with pytest.raises(InvalidRequestError, match="closed"):
+        kept[0].execute(sa.text("SELECT 1"))
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.CREATED, HTTPStatus.NO_CONTENT])
+def test_a_status_may_be_a_member_of_pythons_enum(asgi: AsgiSite, status: HTTPStatus) -> None:
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body"})
+
+    app = IdempotencyMiddleware(handler, asgi.idem, tenant=SINGLE_TENANT)
+    assert [asgi.post(key="k-1", app=app).status for _ in range(2)] == [status, status]
+
+
+@pytest.mark.parametrize("answer", ["", "tea"])
+def test_flasks_response_without_content_is_no_stream(plain_db: Database, answer: str) -> None:
+    import flask
+
+    import idemtable.web.flask
+
+    app = flask.Flask(__name__)
+    idemtable.web.flask.init_app(app, plain_db.idem, tenant=SINGLE_TENANT)
+
+    @app.post("/orders")
+    def create() -> Any:
+        effect(flask.g.session, "order")
+        return (answer, 201) if answer else ("", 204)
+
+    client = app.test_client()
+    answers = [client.post("/orders", headers=dict(KEY)) for _ in range(2)]
+    assert [one.status_code for one in answers] == [201 if answer else 204] * 2
+    assert [one.text for one in answers] == [answer, answer]
+    assert plain_db.effects() == ["order"]
+
+
+def test_a_response_that_begins_anew_after_an_error_is_all_there_is(plain_db: Database) -> None:
+    def application(environ: Any, start_response: Any) -> Any:
+        write = start_response("200 OK", [("Content-Length", "11")])
+        write(b"hello ")
+        start_response("402 Payment Required", [("Content-Length", "8")], (None, None, None))
+        return keep([b"declined"])
+
+    shop = WsgiSite(plain_db, order)
+    app = WSGIIdempotencyMiddleware(application, shop.idem, tenant=SINGLE_TENANT)
+    answers = [shop.send("POST", "/orders", KEY, app=app) for _ in range(2)]
+    assert [(one.status, one.body) for one in answers] == [(402, b"declined")] * 2
+
+
+@pytest.mark.parametrize("name", ["required", "scope", "fingerprint", "store"])
+def test_an_async_callable_that_nobody_awaits_is_refused(plain_db: Database, name: str) -> None:
+    async def asked(_: Any) -> bool:
+        return False
+
+    with pytest.raises(TypeError, match=f"{name}= is async"):
+        AsgiSite(plain_db, order, **{name: asked})
+
+
+def test_a_tenant_of_another_type_is_the_programs_mistake(site: Build) -> None:
+    shop = site(order, tenant=lambda request: 7)
+    with pytest.raises(TypeError, match="tenant= has returned a int: return a str"):
+        shop.post(key="k-1")
+    assert shop.db.effects() == []
+
+
+_PART = "--{0}\r\nContent-Disposition: form-data; name={1}\r\n\r\n{{}}\r\n--{0}--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("application/x-www-form-urlencoded", "n=\u00e9&token={}"),
+        ("application/x-www-form-urlencoded", "x=1&" * 1100 + "token={}"),
+        ("multipart/form-data; boundary=a=b", _PART.format("a=b", '"token"')),
+        ("multipart/form-data; boundary=a:b", _PART.format("a:b", "token")),
+    ],
+)
+def test_a_token_in_an_odd_form_is_found(plain_db: Database, kind: str, form: str) -> None:
+    tokens = desk(plain_db)
+    shop = WsgiSite(plain_db, lambda visit: str(effect(visit.session, "order")).encode(), tokens=tokens)
+    body, sent = form.format(tokens.issue()).encode(), [("Content-Type", kind)]
+    assert [shop.post(body=body, headers=sent).replayed for _ in range(2)] == [False, True]
+
+
+def test_a_token_that_cannot_be_read_out_of_its_form_is_a_bad_one(plain_db: Database) -> None:
+    tokens = desk(plain_db)
+    shop = WsgiSite(plain_db, order, tokens=tokens)
+    body = f'--b\r\nContent-Disposition form-data; name="token"\r\n\r\n{tokens.issue()}\r\n--b--\r\n'.encode()
+    assert shop.post(body=body, headers=[("Content-Type", "multipart/form-data; boundary=b")]).status == 403
+    assert plain_db.effects() == []
+
+
+def test_paths_that_are_no_utf8_stay_apart(plain_db: Database) -> None:
+    shop = WsgiSite(plain_db, order)
+    assert [shop.post(path, key="k-1").replayed for path in ("/a/\xfe", "/a/\xff", "/a/\xfe")] == [False, False, True]
+
+
+def test_paths_that_a_server_could_not_decode_stay_apart(asgi: AsgiSite) -> None:
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    protected = IdempotencyMiddleware(handler, asgi.idem, tenant=SINGLE_TENANT)
+
+    def raw(path: bytes) -> Any:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await protected({**scope, "path": "/a/\ufffd", "raw_path": path}, receive, send)
+
+        return app
+
+    sent = [asgi.post(key="k-1", app=raw(path)).replayed for path in (b"/a/%FE", b"/a/%FF", b"/a/%FE")]
+    assert sent == [False, False, True]
+
+
+_AGAIN = {
+    "postgresql": "DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$",
+    "mariadb": "BEGIN NOT ATOMIC SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'again'; END",
+}
+
+
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("interface", [AsgiSite, WsgiSite])
+@pytest.mark.parametrize("name", [name for name in ("postgresql18", "mariadb") if name in BACKENDS])
+def test_a_deadlock_that_a_framework_has_answered_runs_the_handler_again(
+    name: str, interface: Any, always: bool
+) -> None:
+    db, runs = db_of(name), []
+
+    def handler(visit: Visit) -> Any:
+        runs.append(effect(visit.session, "order"))
+        if always or len(runs) == 1:
+            try:
+                visit.session.connection().exec_driver_sql(_AGAIN[db.kind])
+            except sa.exc.DBAPIError:
+                return 500, [], b"an error page"
+        return b"done"
+
+    shop = interface(db, handler, idem=db.table(attempts=3))
+    try:
+        answer = shop.post(key="k-1")
+    finally:
+        shop.close()
+    if always:
+        assert (answer.status, answer.body, len(runs), db.effects()) == (500, b"an error page", 3, [])
+    else:
+        assert (answer.status, answer.body, len(runs), db.effects()) == (200, b"done", 2, ["order"])
+
+
+def test_what_the_application_writes_into_its_scope_is_seen_outside(asgi: AsgiSite) -> None:
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        scope["route"] = "/orders"
+        scope["state"]["mark"] = 7
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    protected, seen = IdempotencyMiddleware(handler, asgi.idem, tenant=SINGLE_TENANT), []
+
+    async def outside(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"] = {}
+        await protected(scope, receive, send)
+        seen.append((scope["route"], scope["state"]))
+
+    asgi.post(key="k-1", app=outside)
+    assert seen == [("/orders", {"mark": 7})]
+
+
+def test_a_response_that_begins_twice_is_refused_before_its_commit(asgi: AsgiSite) -> None:
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        effect(scope["state"]["session"], "order")
+        for _ in range(2):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    with pytest.raises(RuntimeError, match="begun its response twice"):
+        asgi.post(key="k-1", app=IdempotencyMiddleware(handler, asgi.idem, tenant=SINGLE_TENANT))
+    assert asgi.db.effects() == []
