@@ -1,5 +1,6 @@
-"""Real database servers for the tests, without Docker and without root: `with postgresql(18) as server: ...`."""
+"""Real database servers for the tests, without Docker and without root: `with postgresql(18) as server: ...`; a browser."""
 
+from tests.servers.chromium import Browser, chromium
 from tests.servers.debian import MissingEngine
 from tests.servers.mariadb import mariadb
 from tests.servers.mysql import mysql
@@ -10,10 +11,12 @@ from tests.servers.redis import redis
 from tests.servers.server import RedisServer, Server, from_environment
 
 __all__ = [
+    "Browser",
     "MissingEngine",
     "RedisServer",
     "Server",
     "ServerError",
+    "chromium",
     "from_environment",
     "mariadb",
     "mysql",

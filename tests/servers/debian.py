@@ -1,4 +1,4 @@
-"""Finds a server's programs: installed ones, else Debian's packages, unpacked without root into a cache folder."""
+"""Finds programs of servers and browsers: installed, else Debian's packages, unpacked without root into a cache folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from tests.servers.cache import cache, once
 from tests.servers.process import search_path
 
 # Where the package's name does not begin with the library's.
-_PACKAGED_AS = {"libcrypto": "libssl"}
+_PACKAGED_AS = {
+    "libcrypto": "libssl",
+    **dict.fromkeys(("libgio-2.0", "libgmodule-2.0", "libgobject-2.0"), "libglib2.0-0"),
+    **dict.fromkeys(("libnssutil3", "libsmime3"), "libnss3"),
+    **dict.fromkeys(("libplc4", "libplds4"), "libnspr4"),
+}
 # Taken from the machine always: a second libc beside the loader of the first one crashes.
 _NEVER_UNPACKED = re.compile(r"^(libc6|libc-bin|libgcc)")
 # Of another suite all libraries are unpacked, the libc with its loader too; but not what only Perl scripts need.
@@ -32,7 +37,7 @@ exec "$root/{loader}" --library-path "$root/{libraries}" "$root/{program}" "$@"
 
 
 class MissingEngine(RuntimeError):
-    """A database server that the tests need is not there; the message says what was tried and how to cure it."""
+    """A server or a browser that the tests need is not there; the message says what was tried and how to cure it."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +133,22 @@ def _add_libraries(apt: Apt, packages: Sequence[str], root: Path) -> None:
     while missing := _missing_libraries(root):
         stems = {_PACKAGED_AS.get(stem, stem) for stem in (name.split(".so")[0] for name in missing)}
         offered = [name for name in apt.dependencies(packages) if name.startswith("lib")]
-        wanted = [name for name in offered if name.startswith(tuple(stems))] or offered
+        wanted = [name for name in offered if _plain(name).startswith(tuple(map(_plain, stems)))] or offered
         apt.unpack([name for name in wanted if not _NEVER_UNPACKED.match(name)], root)
         if _missing_libraries(root) >= missing:
             raise AptError(f"no dependency of {', '.join(packages)} brings {', '.join(sorted(missing))}")
 
 
+def _plain(name: str) -> str:
+    """libXNVCtrl.so.0 is in libxnvctrl0, libatk-1.0.so.0 in libatk1.0-0."""
+    return name.lower().replace("-", "")
+
+
 def _missing_libraries(root: Path) -> set[str]:
-    programs = [str(path) for folder in ("bin", "sbin") for path in (root / "usr" / folder).glob("*")]
+    usr = root / "usr"
+    programs = [str(path) for folder in ("bin", "sbin") for path in (usr / folder).glob("*")]
+    # What a script in bin/ starts: lib/chromium/chromium.
+    programs += [str(path) for path in usr.glob("lib/*/*") if path.name == path.parent.name]
     environment = {"PATH": search_path(), "LC_ALL": "C", "LD_LIBRARY_PATH": _library_path(root)}
     # Scripts and dangling links make ldd fail, and say nothing about libraries.
     listing = subprocess.run(["ldd", *programs], capture_output=True, text=True, env=environment, check=False).stdout
