@@ -28,6 +28,7 @@ from ..errors import IdempotencyError
 from ..keys import checked_tenant
 from ..tokens import AsyncTokens
 from .asgi import IdempotencyMiddleware
+from .field import PATTERNS, Syntax
 from .problems import DOCS, refusal
 
 if TYPE_CHECKING:
@@ -137,8 +138,11 @@ _PROBLEM: Final = {
         "detail": {"type": "string"},
     },
 }
+_UNREADABLE: Final = {  # what FastAPI says of a body that is no text
+    "schema": {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
+}
 _REFUSALS: Final = {
-    400: "The idempotency key is missing or not usable.",
+    400: "The idempotency key is missing or not usable, or the body cannot be read.",
     409: "The same request is still being worked on: send it again after `Retry-After` seconds.",
     422: "The idempotency key belongs to another request.",
 }
@@ -150,15 +154,16 @@ def document(
     methods: Collection[str] | None = None,
     header: str | None = None,
     required: bool | None = None,
+    syntax: Syntax | None = None,
 ) -> None:
     """Have an application's OpenAPI tell of the header, and of 400, 409 and 422, on the operations that are protected.
 
     Args:
         app: the application, before or after its middleware was added.
-        methods, header, required: those of a middleware that stands round the application, and is none of its own.
+        methods, header, required, syntax: those of a middleware that stands round the application, and is none of its own.
     """
     original = app.openapi
-    told = {"methods": methods, "header": header, "required": required}
+    told = {"methods": methods, "header": header, "required": required, "syntax": syntax}
     options = {name: value for name, value in told.items() if value is not None}
 
     def openapi() -> dict[str, Any]:
@@ -179,15 +184,16 @@ def _options_of(app: FastAPI) -> dict[str, Any]:
 
 def _amend(schema: dict[str, Any], options: dict[str, Any]) -> None:
     methods: Collection[str] = options.get("methods", ("POST", "PATCH"))
+    syntax: Syntax = options.get("syntax", "lenient")
     field = {
         "name": options.get("header", "Idempotency-Key"),
         "in": "header",
         "required": options.get("required", False) is True,
         "description": (
             "A key that the client makes once for a request and sends again with each repetition of it: 1 to 255 visible "
-            "characters, in quotes or bare."
+            f"characters, in quotes{' or bare' if syntax == 'lenient' else ''}."
         ),
-        "schema": {"type": "string", "minLength": 1},
+        "schema": {"type": "string", "pattern": PATTERNS[syntax]},
         "example": '"8e03978e-40d5-43e8-bc93-6894a57f9324"',
     }
     schema.setdefault("components", {}).setdefault("schemas", {})["IdempotencyProblem"] = _PROBLEM
@@ -200,6 +206,8 @@ def _amend(schema: dict[str, Any], options: dict[str, Any]) -> None:
             for status, text in _REFUSALS.items():
                 response = operation.setdefault("responses", {}).setdefault(str(status), {"description": text})
                 response.setdefault("content", {})["application/problem+json"] = content
+                if status == HTTPStatus.BAD_REQUEST and "requestBody" in operation:
+                    response["content"].setdefault("application/json", _UNREADABLE)
                 if status == HTTPStatus.CONFLICT:
                     wait = {"description": "Seconds.", "schema": {"type": "integer"}}
                     response.setdefault("headers", {})["Retry-After"] = wait

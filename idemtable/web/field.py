@@ -15,6 +15,11 @@ except ImportError as error:
 
 Syntax = Literal["lenient", "strict"]
 
+_QUOTED: Final = r'"([!#-\[\]-~]|\\["\\])([ !#-\[\]-~]|\\["\\]){0,254}"'
+_BARE: Final = r"[!#-+\--~]{1,255}"
+PATTERNS: Final[dict[Syntax, str]] = {"strict": f"^{_QUOTED}$", "lenient": f"^({_QUOTED}|{_BARE})$"}
+"""For people and their tools. All that fits is a key. Keys that begin with a blank or have parameters fit none of them."""
+
 _LONGEST: Final = 4 * MAX_BYTES
 """Of a line that is looked at: a String whose characters are all escaped is twice as long, and has parameters that nobody
 reads. The parser would take megabytes."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from idemtable import InvalidKeyError
-from idemtable.web.field import key_of
+from idemtable.web.field import PATTERNS, Syntax, key_of
 
 UUID = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 
@@ -50,3 +54,28 @@ def test_what_is_no_key_is_refused_without_repeating_it(syntax: str, lines: list
 def test_the_longest_key_is_255_characters_however_it_is_written() -> None:
     assert key_of(["x" * 255], "lenient") == "x" * 255
     assert key_of(['"' + r"\"" * 255 + '"'], "strict") == '"' * 255
+
+
+@pytest.mark.parametrize("syntax", ["lenient", "strict"])
+def test_what_fits_the_pattern_that_openapi_shows_is_a_key(syntax: Syntax) -> None:
+    @given(st.from_regex(PATTERNS[syntax].replace("$", r"\Z")))
+    def fits(line: str) -> None:
+        key = key_of([line], syntax)
+        assert key is not None
+        assert 1 <= len(key) <= 255
+
+    fits()
+
+
+@pytest.mark.parametrize("line", [f'"{UUID}"', '"a b"', r'"a\"b\\"', '"' + r"\"" * 255 + '"'])
+def test_keys_in_quotes_fit_both_patterns_and_bare_ones_the_lenient(line: str) -> None:
+    assert re.search(PATTERNS["strict"], line)
+    assert re.search(PATTERNS["lenient"], line)
+    assert re.search(PATTERNS["lenient"], UUID)
+    assert not re.search(PATTERNS["strict"], UUID)
+
+
+@pytest.mark.parametrize("line", ["", '""', '" "', "é", "a,b", 'a"b', "a b", "x" * 256, f'"{"x" * 256}"'])
+def test_what_is_no_key_fits_no_pattern(line: str) -> None:
+    for pattern in PATTERNS.values():
+        assert not re.search(pattern, line)

@@ -21,6 +21,7 @@ import idemtable.web.flask
 from idemtable import IdemTable
 from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware
 from idemtable.web.fastapi import document, session, token_router
+from idemtable.web.field import PATTERNS
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, effect
 
@@ -181,6 +182,22 @@ def test_openapi_tells_of_the_header_and_the_refusals_where_requests_are_protect
     assert "parameters" not in get
     assert "409" not in get["responses"]
     assert app.openapi() is schema
+
+
+def test_openapi_shows_what_a_key_looks_like_and_that_a_body_may_be_unreadable(plain_db: Database) -> None:
+    def post(**options: Any) -> dict[str, Any]:
+        app = fastapi_app(plain_db, **options)
+        document(app)
+        return app.openapi()["paths"]["/orders"]["post"]  # type: ignore[no-any-return]
+
+    for syntax in ("lenient", "strict"):
+        assert post(syntax=syntax)["parameters"][0]["schema"]["pattern"] == PATTERNS[syntax]
+    app = fastapi_app(plain_db)
+    document(app)
+    with TestClient(app) as client:
+        answer = client.post("/orders", content=b"\xff", headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.headers["Content-Type"] in post()["responses"]["400"]["content"]
 
 
 def flask_app(db: Database, idem: Any = None, **options: Any) -> Flask:
