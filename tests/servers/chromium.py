@@ -12,6 +12,11 @@ from tests.servers.process import search_path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PACKAGES = ("chromium", "chromium-common", "fonts-liberation")
+_FONTS = """<fontconfig>
+<dir>{fonts}</dir><cachedir>{cache}</cachedir>
+<match><edit name="family" mode="prepend" binding="strong"><string>Liberation Sans</string></edit></match>
+</fontconfig>
+"""
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,7 @@ def chromium(home: Path) -> Browser:
             return Browser(found, dict(os.environ))
     install = debian.find(NAMES[0], PACKAGES)
     fonts = home / "fonts.conf"
-    places = f"<dir>{install.prefix}/share/fonts</dir><cachedir>{home}/fonts</cachedir>"
-    fonts.write_text(f"<fontconfig>{places}</fontconfig>\n")
+    fonts.write_text(_FONTS.format(fonts=install.prefix / "share" / "fonts", cache=home / "fonts"))
     # Not the script in bin/: wherever it stands, it starts /usr/lib/chromium/chromium.
     program = str(install.prefix / "lib" / "chromium" / "chromium")
     return Browser(program, {**os.environ, **install.environment, "HOME": str(home), "FONTCONFIG_FILE": str(fonts)})
