@@ -5,11 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := .[postgresql,mysql,asyncio,pydantic,redis,web]
 URL ?=
+PORT ?= 8000
+SHOP_URL ?= sqlite:///$(CURDIR)/.cache/shop/shop.db
 NEWER := 3.12 3.13 3.14
 # Images of containers often forbid it, and then each process that the tests start, of hundreds, compiles all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-lowest test-pythons test-python lint format reliability bench docs clean
+.PHONY: help demo shop screenshots test test-lowest test-pythons test-python lint format reliability bench docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -27,7 +29,12 @@ $(VENV)/.%: pyproject.toml $(VENV)/.run
 demo: $(VENV)/.run ## run a recorded day of payments through it: SQLite, or URL=postgresql+psycopg://…
 	@$(BIN)/idemtable demo $(if $(URL),--url '$(URL)')
 
-test: $(VENV)/.test $(VENV)/.lint $(VENV)/.docs $(VENV)/.recipes ## every promise, on real servers that the tests bring themselves
+shop: $(VENV)/.shop ## the example shop, on SQLite: open http://127.0.0.1:8000, or another PORT=
+	@mkdir -p .cache/shop
+	@cd docs/examples && SHOP_URL='$(SHOP_URL)' $(abspath $(BIN))/python -m alembic -c shop/alembic.ini upgrade head
+	@cd docs/examples && SHOP_URL='$(SHOP_URL)' exec $(abspath $(BIN))/python -m uvicorn --factory shop.app:create_app --port $(PORT)
+
+test: $(VENV)/.test $(VENV)/.lint $(VENV)/.docs $(VENV)/.recipes $(VENV)/.shop $(VENV)/.browser ## every promise, on real servers that the tests bring themselves
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS) # one more than cores: a test of a race mostly waits
 
 test-lowest: $(BIN)/python ## the contract suite and the features on the lowest versions that pyproject.toml allows
@@ -69,6 +76,9 @@ reliability: $(VENV)/.test $(VENV)/.recipes ## the experiments that take minutes
 
 bench: $(VENV)/.test $(VENV)/.recipes ## what a claim costs, as ratios within one run
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+screenshots: $(VENV)/.test $(VENV)/.shop $(VENV)/.browser ## take those of the example shop anew
+	@IDEMTABLE_TEST_SCREENSHOTS=docs/examples/shop/screenshots $(BIN)/python -m pytest -q tests/examples -k screenshots
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	@rm -rf site; test ! -d .cache || find .cache -maxdepth 1 -type f -delete # --clean would take the test servers too

@@ -1,0 +1,1 @@
+"""A shop that takes an order once, however often it is asked for it."""
