@@ -78,7 +78,7 @@ bench: $(VENV)/.test $(VENV)/.recipes ## what a claim costs, as ratios within on
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 screenshots: $(VENV)/.test $(VENV)/.shop $(VENV)/.browser ## take those of the example shop anew
-	@IDEMTABLE_TEST_SCREENSHOTS=docs/examples/shop/screenshots $(BIN)/python -m pytest -q tests/examples -k screenshots
+	@IDEMTABLE_TEST_SCREENSHOTS=docs/examples/shop/screenshots $(BIN)/python -m pytest -q tests/examples/test_browser.py -k screenshots
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	@rm -rf site; test ! -d .cache || find .cache -maxdepth 1 -type f -delete # --clean would take the test servers too

@@ -24,6 +24,7 @@ LONG = (
     "test_links",
     "test_servers",
     "test_many_at_once",
+    "test_browser",
 )
 
 
