@@ -61,7 +61,7 @@ test-python: $(VENV)/.test # on the Python of VENV
 	@$(BIN)/python -VV
 	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/contract tests/unit tests/tokens tests/guards $(ARGS)
 
-lint: $(VENV)/.lint $(VENV)/.test ## what a reader would complain about
+lint: $(VENV)/.lint $(VENV)/.test $(VENV)/.recipes ## what a reader would complain about
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || ($(BIN)/ruff format --check . ; exit 1)
 	@$(BIN)/mypy
