@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -16,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.servers import MissingEngine, RedisServer, Server, from_environment, mariadb, mysql, postgresql, redis
+from tests.servers.process import new_home, remove
 from tests.support.database import Database
 
 _ALL = {
@@ -89,8 +89,7 @@ def db_of(backend: str) -> Database:
     if backend not in _databases:
         where, driver = BACKENDS[backend]
         if where == "sqlite":
-            path = Path(tempfile.mkdtemp(prefix="idemtable-test-")) / "database.db"
-            url = sa.make_url(f"sqlite:///{path}")
+            url = sa.make_url(f"sqlite:///{new_home('sqlite') / 'database.db'}")
         else:
             found = server(where)
             name = f"db_{uuid4().hex[:12]}"
@@ -106,6 +105,8 @@ def close_all() -> None:
     """Close every database and stop every server."""
     for db in _databases.values():
         db.close()
+        if db.kind == "sqlite":
+            remove(Path(str(db.url.database)).parent)
     _databases.clear()
     for found in _started:
         found.stop()
