@@ -94,7 +94,8 @@ class Stage:
         self._start: Message | None = None
         self._chunks: list[bytes] = []
         self._messages: list[Message] = []
-        self._complete = asyncio.Event()
+        self._is_complete = False
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._released = asyncio.Event()
         self._refused: Exception | None = None
         self.wishes = Wishes(answering.get())
@@ -108,6 +109,12 @@ class Stage:
             self._task = asyncio.ensure_future(self._run(app))
         finally:
             answering.reset(token)
+        self._task.add_done_callback(self._end)
+
+    def _end(self, task: object = None) -> None:
+        """Wake whoever waits for the response: it is complete, or the application has ended."""
+        if not self._over.done():
+            self._over.set_result(None)
 
     async def _run(self, app: App) -> None:
         with self._cancelling:
@@ -115,14 +122,10 @@ class Stage:
 
     async def response(self) -> Response:
         """Wait for the response; what the application raises is raised here."""
-        done = asyncio.ensure_future(self._complete.wait())
-        try:
-            await asyncio.wait({self._task, done}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            done.cancel()
+        await self._over  # one future, and no task that waits for two: each request makes it
         if self._refused is not None:
             raise self._refused
-        if not self._complete.is_set():
+        if not self._is_complete:
             await self._task  # raises what it has raised
             raise RuntimeError("the application has returned without a response")
         assert self._start is not None
@@ -161,7 +164,7 @@ class Stage:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
-        if self._complete.is_set():
+        if self._is_complete:
             await self._released.wait()
             return  # the server has been told of the end
         if message["type"] == "http.response.start":
@@ -177,12 +180,14 @@ class Stage:
                     "a streaming response cannot be committed before it is sent, nor replayed: answer with a whole one, or "
                     "leave this path out of the middleware"
                 )
-                self._complete.set()
+                self._is_complete = True
+                self._end()
                 raise self._refused
             self._chunks.append(message.get("body", b""))
         self._messages.append(message)
         if message["type"] == "http.response.body" and not message.get("more_body"):
-            self._complete.set()
+            self._is_complete = True
+            self._end()
             await self._released.wait()
 
     def _has_length(self) -> bool:
