@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .asgi import IdempotencyMiddleware
-from .exchange import KEPT_HEADERS, SINGLE_TENANT, keep
+from .exchange import KEPT_HEADERS, SINGLE_TENANT
 from .messages import Request, Response
+from .wishes import keep
 from .wsgi import WSGIIdempotencyMiddleware
 
 __all__ = [

@@ -16,7 +16,8 @@ from ..errors import IdempotencyError
 from ..table_async import AsyncIdemTable
 from .exchange import SINGLE_TENANT, Options, Rules
 from .messages import Headers, Request, Response
-from .problems import AWAY, TOO_LARGE, Refused, answer, away, refusal
+from .performance import BasePerformance
+from .problems import TOO_LARGE, Refused, answer, refusal
 from .stage import App, Gone, Line, Message, Receive, Send, Stage, outlasted
 
 if TYPE_CHECKING:
@@ -116,7 +117,6 @@ class IdempotencyMiddleware:
     async def _asked(self, scope: MutableMapping[str, Any], receive: Receive) -> _Performance:
         """Read a request, and return what is to be done about it."""
         rules = self._rules
-        rules.listen()
         headers = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
         key = rules.key_of(headers)  # before a byte of the body is read
         body = await _body(headers, receive, rules.max_body)
@@ -143,11 +143,7 @@ class IdempotencyMiddleware:
                 else:
                     outcome = await self._threaded(performance, call)
             except Exception as error:
-                if performance.answered is not None and performance.answered in (error, error.__cause__):
-                    return None
-                if isinstance(error, AWAY) and error is not performance.raised:
-                    return away(error, rules.docs)
-                raise
+                return performance.failed(error)
         return rules.replay(outcome.value) if outcome.replayed or performance.stage is None else None
 
     async def _threaded(self, performance: _Performance, call: Call) -> Outcome[Any]:
@@ -174,21 +170,15 @@ class IdempotencyMiddleware:
             raise
 
 
-class _Performance:
-    """The application at work on one request, in as many attempts as the database asks for."""
-
+class _Performance(BasePerformance):
     def __init__(
         self, app: App, scope: MutableMapping[str, Any], body: bytes, line: Line, rules: Rules, call: Call
     ) -> None:
+        super().__init__(rules, call)
         self._app, self._scope, self._body, self._line = app, scope, body, line
-        self._rules, self.call = rules, call
         self._is_interrupted = False
         self.stage: Stage | None = None
         """The last attempt."""
-        self.raised: BaseException | None = None
-        """What the application has raised in it."""
-        self.answered: Exception | None = None
-        """An error of the database that it has made a response of: the answer, if nothing comes of another attempt."""
 
     async def admitted(self, session: Any) -> Any:
         """Be what the engine runs on the loop."""
@@ -204,7 +194,7 @@ class _Performance:
             raise Gone
         if self._is_interrupted:
             raise asyncio.CancelledError
-        self.raised = self.answered = None
+        self._begin()
         stage = self.stage = Stage(self._app, self._scope, self._body, self._line, session)
         try:
             response = await stage.response()
@@ -216,11 +206,7 @@ class _Performance:
             self.raised = error
             await stage.stop()  # before its session is rolled back
             raise
-        outcome = self._rules.judged(self.call, response, keep=stage.wishes.keep)
-        if (given := stage.wishes.error) is not None and self._rules.asks_again(outcome, given):
-            self.answered = given
-            raise given
-        return outcome
+        return self._judged(response, stage.wishes)
 
     def interrupt(self) -> None:
         """Have what runs end, and let nothing begin."""

@@ -6,20 +6,16 @@ import inspect
 import json
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from datetime import timedelta
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 from uuid import UUID, uuid4
-
-from sqlalchemy import event
 
 from ..claim.attempt import RollBack, Unkept
 from ..claim.call import Call, Keys
 from ..claim.kinds import UNCLAIMED
 from ..claim.verdict import Verdict
-from ..dialects.origin import root
 from ..errors import MissingKeyError
 from ..fingerprint import fingerprint
 from ..keys import MAX_BYTES, checked_key, checked_tenant
@@ -36,8 +32,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ..settings import Settings
-
-ResponseT = TypeVar("ResponseT")
 
 
 class _SingleTenant:
@@ -279,12 +273,6 @@ class Rules:
         """
         return isinstance(outcome, RollBack) and error is not None and Verdict(error, self.settings.dialect).restarts
 
-    def listen(self) -> None:
-        """Hear of the errors of the table's engine; doing it twice is harmless."""
-        engine = root(self.settings.place.engine)
-        if not event.contains(engine, "handle_error", _notice):
-            event.listen(engine, "handle_error", _notice)
-
     def replay(self, response: Response) -> Response:
         """Return a stored response as it is sent again."""
         headers = [*response.headers, ("cache-control", "no-store")]
@@ -308,58 +296,3 @@ def _token_of(request: Request) -> str | None:
     if lines:
         return lines[0] if len(lines) == 1 else ""
     return field_of(request, TOKEN_FIELD)
-
-
-# --- keep(response) -------------------------------------------------------------------------------------------------------
-
-
-class Wishes:
-    """What the application has asked for while it answers one request."""
-
-    __slots__ = ("_outer", "error", "keep")
-
-    def __init__(self, outer: Wishes | None = None) -> None:
-        self._outer = outer
-        self.keep = False
-        self.error: Exception | None = None
-        """The last error that the database has given it."""
-
-    def keep_it(self) -> None:
-        """Have the response kept, by whatever middleware stands around."""
-        self.keep = True
-        if self._outer is not None:
-            self._outer.keep_it()
-
-
-answering: ContextVar[Wishes | None] = ContextVar("idemtable_answering", default=None)
-"""Of the request that is being answered. The application's threads and tasks inherit it, and share its wishes."""
-
-
-def _notice(context: Any) -> None:
-    if (wishes := answering.get()) is not None:
-        wishes.error = context.sqlalchemy_exception or context.original_exception
-
-
-def keep(response: ResponseT) -> ResponseT:
-    """Have the response to the present request stored and its writes committed, whatever its status is.
-
-    Args:
-        response: what is to be returned. Outside of a protected request nothing comes of it.
-
-    Returns:
-        The response.
-    """
-    if (wishes := answering.get()) is not None:
-        wishes.keep_it()
-    return response
-
-
-def awaitable_refused(value: Any) -> Any:
-    """Return what a callable gave; raise TypeError for a coroutine, which a sync middleware cannot await."""
-    if hasattr(value, "__await__"):
-        getattr(value, "close", lambda: None)()
-        raise TypeError("tenant= is async, and this middleware is not: give it a plain function")
-    return value
-
-
-__all__ = ["KEPT_HEADERS", "SINGLE_TENANT", "Options", "Rules", "Wishes", "answering", "keep"]

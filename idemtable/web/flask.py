@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Callable, Iterable
 from copy import copy
@@ -28,7 +29,6 @@ except ImportError as error:
 from ..errors import IdempotencyError
 from ..keys import checked_tenant
 from .exchange import Options
-from .framework import asked
 from .problems import DOCS, refusal
 from .wsgi import WSGIIdempotencyMiddleware
 
@@ -104,7 +104,7 @@ def token_blueprint(
     @blueprint.post(path)
     def issue_token() -> Any:
         try:
-            owner = None if subject is None else checked_tenant(asked(subject, request))
+            owner = None if subject is None else checked_tenant(_asked(subject))
             # The request that issues may be protected too: on SQLite a second transaction would wait for the first.
             session = request.environ.get("idemtable.session") if tokens.in_table else None
             return {"token": tokens.issue(owner, session)}
@@ -113,3 +113,7 @@ def token_blueprint(
             return FlaskResponse(answer.body, answer.status, answer.headers)
 
     return blueprint
+
+
+def _asked(subject: Callable[..., Any]) -> Any:
+    return subject(request) if inspect.signature(subject).parameters else subject()

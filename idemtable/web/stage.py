@@ -9,8 +9,8 @@ from contextlib import nullcontext
 from typing import Any, Final
 
 from ..errors import ResultNotSerializableError
-from .exchange import Wishes, answering
 from .messages import Response
+from .wishes import Wishes, answering
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

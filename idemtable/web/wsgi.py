@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ..claim.run import Run
 from ..errors import IdempotencyError, ResultNotSerializableError
 from ..table_async import AsyncIdemTable
-from .exchange import SINGLE_TENANT, Options, Rules, Wishes, answering, awaitable_refused
+from .exchange import SINGLE_TENANT, Options, Rules
 from .messages import Headers, Request, Response
-from .problems import AWAY, INCOMPLETE, TOO_LARGE, Refused, answer, away, reason, refusal
+from .performance import BasePerformance
+from .problems import INCOMPLETE, TOO_LARGE, Refused, answer, reason, refusal
+from .wishes import Wishes, answering
 
 if TYPE_CHECKING:
     from ..claim.call import Call
@@ -77,7 +79,6 @@ class WSGIIdempotencyMiddleware:
 
     def _asked(self, environ: Environ) -> _Performance:
         rules = self._rules
-        rules.listen()
         headers = Headers(_headers(environ))
         key = rules.key_of(headers)
         body = _body(environ, rules)
@@ -86,7 +87,7 @@ class WSGIIdempotencyMiddleware:
         request = Request(
             environ["REQUEST_METHOD"], path, environ.get("QUERY_STRING", ""), headers, body, environ=environ
         )
-        tenant = None if rules.tenant is SINGLE_TENANT else awaitable_refused(rules.tenant(request))
+        tenant = None if rules.tenant is SINGLE_TENANT else _awaited_by_nobody(rules.tenant(request))
         return _Performance(self.app, environ, body, rules, rules.call(request, key, tenant))
 
     def _performed(self, performance: _Performance) -> Response | None:
@@ -95,33 +96,25 @@ class WSGIIdempotencyMiddleware:
             try:
                 outcome = Run(rules.settings, call).outcome(performance.run)
             except Exception as error:
-                if performance.answered is not None and performance.answered in (error, error.__cause__):
-                    return None
-                if isinstance(error, AWAY) and error is not performance.raised:
-                    return away(error, rules.docs)
-                raise
+                return performance.failed(error)
         return rules.replay(outcome.value) if outcome.replayed or not performance.status else None
 
 
-class _Performance:
-    """The application at work on one request, in as many attempts as the database asks for."""
-
+class _Performance(BasePerformance):
     def __init__(self, app: App, environ: Environ, body: bytes, rules: Rules, call: Call) -> None:
-        self._app, self._environ, self._body, self._rules = app, environ, body, rules
-        self.call = call
+        super().__init__(rules, call)
+        self._app, self._environ, self._body = app, environ, body
         self.status = ""
         self.headers: list[tuple[str, str]] = []
         self.body = b""
-        self.raised: BaseException | None = None
-        self.answered: Exception | None = None
-        """An error of the database that it has made a response of: the answer, if nothing comes of another attempt."""
         self._iterable: Iterable[bytes] = ()
 
     def run(self, session: Any) -> Any:
         """Be what the engine runs: the application, until its response is complete."""
         self.close()
         self._rules.admit(self.call, session)
-        self.status, self.headers, self.raised, self.answered = "", [], None, None
+        self._begin()
+        self.status, self.headers = "", []
         wishes = Wishes(answering.get())
         environ = {
             **self._environ,
@@ -140,11 +133,7 @@ class _Performance:
         finally:
             answering.reset(token)
         response = Response(int(self.status.split(" ", 1)[0]), list(self.headers), self.body)
-        outcome = self._rules.judged(self.call, response, keep=wishes.keep)
-        if (given := wishes.error) is not None and self._rules.asks_again(outcome, given):
-            self.answered = given
-            raise given
-        return outcome
+        return self._judged(response, wishes)
 
     def _answered(self, environ: Environ) -> bytes:
         written: list[bytes] = []
@@ -196,6 +185,13 @@ class _Closing:
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._parts)
+
+
+def _awaited_by_nobody(value: Any) -> Any:
+    if hasattr(value, "__await__"):
+        getattr(value, "close", lambda: None)()
+        raise TypeError("tenant= is async, and this middleware is not: give it a plain function")
+    return value
 
 
 def _headers(environ: Environ) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,49 @@
+"""An application at work on one request: what both interfaces share of judging its response and its failures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .problems import AWAY, away
+from .wishes import listen
+
+if TYPE_CHECKING:
+    from ..claim.call import Call
+    from .exchange import Rules
+    from .messages import Response
+    from .wishes import Wishes
+
+
+class BasePerformance:
+    """The application at work on one request, in as many attempts as the database asks for."""
+
+    def __init__(self, rules: Rules, call: Call) -> None:
+        listen(rules.settings.place.engine)
+        self._rules, self.call = rules, call
+        self.raised: BaseException | None = None
+        """What the application has raised in the last attempt."""
+        self._behind: Exception | None = None
+        """An error of the database that it has made a response of: the answer, if nothing comes of another attempt."""
+
+    def _begin(self) -> None:
+        self.raised = self._behind = None
+
+    def _judged(self, response: Response, wishes: Wishes) -> Any:
+        """Return what the engine is to make of a response; raise what the database has asked behind it."""
+        outcome = self._rules.judged(self.call, response, keep=wishes.keep)
+        if (error := wishes.error) is not None and self._rules.asks_again(outcome, error):
+            self._behind = error
+            raise error
+        return outcome
+
+    def failed(self, error: Exception) -> Response | None:
+        """Return the answer to a request that has ended in an error; ``None`` where the application has one itself.
+
+        Raises:
+            Exception: the error, where it is the application's.
+        """
+        if self._behind is not None and self._behind in (error, error.__cause__):
+            return None
+        if isinstance(error, AWAY) and error is not self.raised:
+            return away(error, self._rules.docs)
+        raise error

@@ -1,0 +1,63 @@
+"""What an application says, and what the database tells it, while it answers one request."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import event
+
+from ..dialects.origin import root
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+ResponseT = TypeVar("ResponseT")
+
+
+class Wishes:
+    """What the application has asked for while it answers one request."""
+
+    __slots__ = ("_outer", "error", "keep")
+
+    def __init__(self, outer: Wishes | None = None) -> None:
+        self._outer = outer
+        self.keep = False
+        self.error: Exception | None = None
+        """The last error that the database has given it."""
+
+    def keep_it(self) -> None:
+        """Have the response kept, by whatever middleware stands around."""
+        self.keep = True
+        if self._outer is not None:
+            self._outer.keep_it()
+
+
+answering: ContextVar[Wishes | None] = ContextVar("idemtable_answering", default=None)
+"""Of the request that is being answered. The application's threads and tasks inherit it, and share its wishes."""
+
+
+def keep(response: ResponseT) -> ResponseT:
+    """Have the response to the present request stored and its writes committed, whatever its status is.
+
+    Args:
+        response: what is to be returned. Outside of a protected request nothing comes of it.
+
+    Returns:
+        The response.
+    """
+    if (wishes := answering.get()) is not None:
+        wishes.keep_it()
+    return response
+
+
+def listen(engine: Engine) -> None:
+    """Write an engine's errors down with the request that gets them; doing it twice is harmless."""
+    engine = root(engine)
+    if not event.contains(engine, "handle_error", _notice):
+        event.listen(engine, "handle_error", _notice)
+
+
+def _notice(context: Any) -> None:
+    if (wishes := answering.get()) is not None:
+        wishes.error = context.sqlalchemy_exception or context.original_exception
