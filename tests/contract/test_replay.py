@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import InvalidRequestError
 
 from idemtable import FingerprintMismatchError, LostClaimError, Status
 from tests.support.database import Database, effect
@@ -104,3 +106,18 @@ def test_a_commit_inside_the_function_is_noticed_and_never_run_again_until_forgo
     assert db.idem.forget("order", "k")
     order("k")
     assert db.effects() == ["k", "k"]
+
+
+def test_whoever_keeps_the_session_of_a_call_finds_it_closed(db: Database) -> None:
+    """A background task would begin a transaction in it that nobody ends."""
+    kept: list[Any] = []
+
+    @db.idem.transactional("kept", key="key")
+    def order(session: Any, key: str) -> int:
+        kept.append(session)
+        return effect(session, key)
+
+    order("k")
+    with pytest.raises(InvalidRequestError, match="permanently closed"):
+        kept[0].execute(sa.text("SELECT 1"))
+    assert db.effects() == ["k"]
