@@ -16,12 +16,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-# The id and the owner: the one check that notices a deadlock that was swallowed, a ROLLBACK sent as text, a claim that
-# somebody else has taken over.
-_STORE: Final = """
-    UPDATE {table} SET status = :status, codec = :codec, result = :result, completed_at = {now}
-    WHERE id = :id AND owner = :owner"""
-
 _RENEW: Final = f"""
     UPDATE {{table}} SET status = {Status.LOCK.code}, expires_at = {{later}} WHERE id = :id AND owner = :owner"""
 
@@ -55,7 +49,6 @@ class Records:
     def __init__(self, dialect: Dialect, table: str, schema: str | None) -> None:
         self.dialect = dialect
         self._table, self._schema = table, schema
-        self._store = dialect.statement(_STORE)
         self._forget = dialect.statement(_FORGET)
         self._renew = dialect.statement(_RENEW)
         self._issue_one = dialect.issue(1)
@@ -106,13 +99,17 @@ class Records:
             "wait": self.dialect.wait(wait),
         }
 
-    def find(self, connection: Connection, id: UUID, wait: float = 0) -> Stored | None:
+    def find(self, connection: Connection, id: UUID, wait: float = 0, *, leaving: bool = False) -> Stored | None:
         """Read the row of an id as it was committed, with the database's time.
 
         Args:
+            connection: where.
+            id: of the row.
             wait: seconds to wait for whoever is changing it, where a look would see what is not committed.
+            leaving: whether the transaction will be undone whatever the row says.
         """
-        row: Any = self.dialect.find(connection, {"id": self.dialect.id(id), "wait": self.dialect.wait(wait)}).first()
+        values = {"id": self.dialect.id(id), "wait": self.dialect.wait(wait)}
+        row: Any = self.dialect.find(connection, values, leaving=leaving).first()
         if row is None:
             return None
         tenant, scope, key, status, fingerprint, codec, result, created, completed, expires, owner, now = row
@@ -149,8 +146,18 @@ class Records:
         assert time is not None
         return time
 
-    def store(self, connection: Connection, request: Request, status: Status, codec: str, result: bytes) -> bool:
+    def store(
+        self, connection: Connection, request: Request, status: Status, codec: str, result: bytes, along: Any = None
+    ) -> bool:
         """Put the outcome into the row of a claim.
+
+        Args:
+            connection: that is in the claim's transaction.
+            request: that claimed.
+            status: of a row with an outcome.
+            codec: that made the bytes.
+            result: the outcome.
+            along: what the dialect said that COMMIT can travel by, to commit it too.
 
         Returns:
             Whether exactly one row was the request's own; if not, the claim is lost and nothing may be committed.
@@ -162,7 +169,7 @@ class Records:
             "codec": codec,
             "result": result,
         }
-        return self._store(connection, values).rowcount == 1
+        return self.dialect.store(connection, values, along)
 
     def forget(self, connection: Connection, id: UUID) -> bool:
         """Delete the row of an id; say whether there was one."""

@@ -213,8 +213,8 @@ class Attempt:
         if (seal := self._course.settings.seal) is not None:
             data = sealed(seal, data, call.request, codec, status)
 
-        def keep() -> bool:
-            kept = self._checked(call.kind.keep, tx, call.request, status, codec, data)
+        def keep(along: Any) -> bool:
+            kept = self._checked(call.kind.keep, tx, call.request, status, codec, data, along)
             if kept:
                 if steps.listeners:
                     self._tell(Step.STORED)
@@ -222,7 +222,7 @@ class Attempt:
                 self._leaving = tx.owned
             return kept
 
-        if not tx.leave(keep):
+        if not tx.leave(keep, ends=call.kind.ends):
             raise broken_out(call.request.scope)
         self._leave()
         if steps.listeners:

@@ -24,6 +24,8 @@ class Kind(ABC):
 
     status: ClassVar[Status]
     """Of a row that holds its result."""
+    ends: ClassVar[bool] = True
+    """Whether its last statement can have COMMIT behind it."""
     settles: ClassVar[bool] = True
     """Whether calling again tells whether a COMMIT without an answer arrived: the row is there or it is not."""
     reserves: ClassVar[bool] = False
@@ -56,9 +58,13 @@ class Kind(ABC):
     def decide(self, stored: Stored | None, request: Request) -> Decision:
         """Say what the row means that was there instead."""
 
-    def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes) -> bool:
-        """Store an outcome; say whether it still was the request's own."""
-        return tx.records.store(tx.connection, request, status, codec, data)
+    def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes, along: Any) -> bool:
+        """Store an outcome; say whether it still was the request's own.
+
+        Args:
+            along: what COMMIT is to travel by with the statement, if anything.
+        """
+        return tx.records.store(tx.connection, request, status, codec, data, along)
 
     def give_back(self, request: Request) -> None:
         """Return, once the transaction was undone, what was reserved before it."""
@@ -161,6 +167,7 @@ class TokenStore(Protocol):
 class _Rowless(Kind):
     """What no row stands for. So no row says what a COMMIT did whose answer was lost."""
 
+    ends = False  # whether it got as far as COMMIT decides what is given back
     settles = False
 
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
@@ -171,7 +178,7 @@ class _Rowless(Kind):
     def decide(self, stored: Stored | None, request: Request) -> Decision:
         raise AssertionError("nothing stands in the way of what has no row")
 
-    def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes) -> bool:
+    def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes, along: Any) -> bool:
         # No row to look at: what fails if the transaction is another one by now, or has failed and that was swallowed.
         # COMMIT would not: PostgreSQL answers it with ROLLBACK, and that is no error.
         send(tx.connection, f"RELEASE SAVEPOINT {_MARK}")

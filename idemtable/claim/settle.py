@@ -51,8 +51,8 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
     request, kind = course.call.request, course.call.kind
     stale: bytes | None = None
 
-    def look() -> Stored | None:
-        return tx.records.find(tx.connection, request.id, course.remaining())
+    def look(leaving: bool = False) -> Stored | None:
+        return tx.records.find(tx.connection, request.id, course.remaining(), leaving=leaving)
 
     wait = course.remaining()
     take = partial(kind.take, tx, request, stale, wait)
@@ -67,7 +67,8 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
         if won:
             return Won()
         in_place = tx.records.dialect.reads_in_place and stale is None
-        found = look() if in_place else tx.restart(look, course.remaining())
+        # Whatever the row says, an own transaction ends here or begins again.
+        found = look(tx.is_alone) if in_place else tx.restart(look, course.remaining())
         if steps.listeners:
             tell(Step.FOUND)
         match decision := kind.decide(found, request):

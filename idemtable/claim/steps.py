@@ -36,7 +36,8 @@ class Step(StrEnum):
     RAN = "ran"
     """The business has returned; it was not looked at yet whether it left the transaction as it was."""
     STORED = "stored"
-    """The result, or an exception to remember, stands in the row. COMMIT was not sent."""
+    """The result, or an exception to remember, stands in the row. COMMIT was not sent: while somebody listens it does not
+    travel with the statement that stores."""
     COMMITTED = "committed"
     """COMMIT has answered; in the caller's transaction: the savepoint was released."""
     REPLAYED = "replayed"

@@ -16,14 +16,16 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
     UnboundExecutionError,
 )
+from sqlalchemy.orm import Session
 
 from ..dialects.base import AS_IT_IS
 from ..errors import SessionNotUsableError
+from . import steps
 from .quiet import quiet
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-    from sqlalchemy.orm import Session, SessionTransaction
+    from sqlalchemy.orm import SessionTransaction
 
     from ..repository import Records
     from ..settings import Place
@@ -37,8 +39,8 @@ _cut: Final[WeakSet[Connection]] = WeakSet()
 class Transaction(ABC):
     """What an attempt needs of a transaction.
 
-    It is entered with the first statement and left with the last one, so that a driver that can may send BEGIN with the
-    one and COMMIT with the other; here they go one by one.
+    It is entered with the first statement and left with the last one, so that a driver that can sends BEGIN with the one
+    and COMMIT with the other.
 
     Attributes:
         owned: whether it begins and ends here.
@@ -62,6 +64,11 @@ class Transaction(ABC):
     def prepare(self) -> None:  # noqa: B027 - a new session has nothing that is somebody else's
         """Do what belongs to the caller before anything of ours, so that its errors are not taken for ours."""
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is a transaction of the database's, and not a savepoint in one."""
+        return False
+
     def enter(self, first: Callable[[], T], wait: float) -> T:
         """Begin, and return what the first statement gives.
 
@@ -77,17 +84,18 @@ class Transaction(ABC):
         self._undo()
         return self.enter(first, wait)
 
-    def leave(self, last: Callable[[], bool]) -> bool:
+    def leave(self, last: Callable[[Any], bool], *, ends: bool = False) -> bool:
         """Send the last statement, and make everything last (or part of the caller's) if it says that all is well.
 
         Args:
-            last: stores the outcome, and says whether it touched the one row that is the call's own. A statement that
-                travels with COMMIT has nobody to ask in between: it must fail by itself where the row is not.
+            last: stores the outcome, and says whether it touched the one row that is the call's own. Given something that
+                COMMIT is to travel by, it has nobody to ask in between: the statement fails by itself where the row is not.
+            ends: whether it knows how to.
 
         Returns:
             What `last` said. After ``False`` nothing was committed.
         """
-        if not last():
+        if not last(self._along() if ends else None):
             return False
         self._commit()
         self._unwatch()
@@ -150,6 +158,10 @@ class Transaction(ABC):
     @abstractmethod
     def _commit(self) -> None: ...
 
+    def _along(self) -> Any:
+        """Return what COMMIT can travel by with the last statement, if nobody has a say in between."""
+        return None
+
     # --- a transaction in which the business speaks first -----------------------------------------------------------------
 
     def watch(self) -> None:
@@ -205,6 +217,10 @@ class Own(Transaction):
 
     owned = True
 
+    @property
+    def is_alone(self) -> bool:
+        return not self._place.is_inside
+
     def __init__(self, place: Place, session: Session, isolation_level: str | None = None) -> None:
         super().__init__(place, session)
         self._level = isolation_level
@@ -245,7 +261,25 @@ class Own(Transaction):
     def held(self) -> bool:
         return self.session.get_transaction() is self._root
 
+    def _along(self) -> Any:
+        session, connection = self.session, self.connection
+        if (
+            not self.is_alone
+            or steps.listeners
+            or type(session).commit is not Session.commit
+            or session.twophase
+            or session.dispatch.before_commit
+            or connection.engine.dispatch.commit
+            # What SQLAlchemy would send before COMMIT it would send after it: flush again, release a savepoint.
+            or not session._is_clean()
+            or session.get_nested_transaction() is not None
+            or connection.in_nested_transaction()
+        ):
+            return None
+        return self.records.dialect.along(connection)
+
     def _commit(self) -> None:
+        # Committed along with the last statement, the driver knows it, and only the session is still to be told.
         try:
             self.session.commit()
         except Exception as error:

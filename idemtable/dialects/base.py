@@ -109,6 +109,11 @@ class Dialect(Definition):
     REDEEM: ClassVar[str] = f"""
         UPDATE {{table}} SET fingerprint = :fingerprint, status = {Status.IN_PROGRESS.code}, owner = :owner
         WHERE id = :id AND owner = :holder AND status = {Status.ISSUED.code} AND expires_at > {{now}}"""
+    # The id and the owner: the one check that notices a deadlock that was swallowed, a ROLLBACK sent as text, a claim that
+    # somebody else has taken over.
+    STORE: ClassVar[str] = """
+        UPDATE {table} SET status = :status, codec = :codec, result = :result, completed_at = {now}
+        WHERE id = :id AND owner = :owner"""
     FIND: ClassVar[str] = """
         SELECT tenant, scope, {key}, status, fingerprint, codec, result, created_at, completed_at, expires_at, owner,
             {now} FROM {table} WHERE id = :id"""
@@ -131,16 +136,20 @@ class Dialect(Definition):
         self._claim = self.statement(self.CLAIM)
         self._take_over = self.statement(self.TAKE_OVER)
         self._redeem = self.statement(self.REDEEM)
+        self._store = self.statement(self.STORE)
         self._find = self.statement(self.FIND)
         dbapi = dialect.dbapi
         self._driver_errors: tuple[type[BaseException], ...] = (DBAPIError, *((dbapi.Error,) if dbapi else ()))
 
     def statement(self, template: str) -> Statement:
         """Compile a template for this table."""
-        sql = template.format(
+        return Statement(self.filled(template), self._dialect)
+
+    def filled(self, template: str) -> str:
+        """Return a template in the words of this table and database."""
+        return template.format(
             table=self.table, key=self._key, now=self.now, later=self.later, past=self.past, expires=self.expires
         )
-        return Statement(sql, self._dialect)
 
     def issue(self, count: int) -> Statement:
         """Compile the insertion of `count` tokens."""
@@ -185,9 +194,25 @@ class Dialect(Definition):
         """Make an issued token's row ours unless it is spent or expired; wait for a transaction that redeems it."""
         return self._redeem(connection, values).rowcount == 1
 
-    def find(self, connection: Connection, values: Mapping[str, Any]) -> Answer:
-        """Read a row as it was committed."""
+    def find(self, connection: Connection, values: Mapping[str, Any], *, leaving: bool) -> Answer:
+        """Read a row as it was committed.
+
+        Args:
+            connection: where.
+            values: with the row's id.
+            leaving: whether the transaction will be undone whatever the row says, and may be with the same packet.
+        """
         return self._find(connection, values)
+
+    def store(self, connection: Connection, values: Mapping[str, Any], along: Any) -> bool:
+        """Put an outcome into a claim's row; say whether there was exactly one that is the claim's own.
+
+        Args:
+            connection: that is in the claim's transaction.
+            values: of the row.
+            along: what `along` returned, to commit it too if it was the claim's.
+        """
+        return self._store(connection, values).rowcount == 1
 
     @abstractmethod
     def delete_expired(self, connection: Connection, batch: int) -> int:
@@ -239,6 +264,10 @@ class Dialect(Definition):
         if isinstance(told := getattr(raw, "autocommit", None), bool):  # psycopg, psycopg2
             return told
         return getattr(driver, "isolation_level", None) == "autocommit"  # asyncpg, as SQLAlchemy has adapted it
+
+    def along(self, connection: Connection) -> Any:
+        """Return what COMMIT can travel by with the statement before it, past SQLAlchemy; ``None`` if there is nothing."""
+        return None
 
     def in_transaction(self, connection: Connection) -> bool:
         """Say whether the server still is in a transaction, as far as the driver tells; ``True`` if it does not."""

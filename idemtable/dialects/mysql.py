@@ -162,10 +162,10 @@ class MySQL(Dialect):
     def redeem(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return bool(self._bounded(connection, values, self._redeem, self._update_issued).rowcount == 1)
 
-    def find(self, connection: Connection, values: Mapping[str, Any]) -> Any:
+    def find(self, connection: Connection, values: Mapping[str, Any], *, leaving: bool) -> Any:
         # At READ UNCOMMITTED a plain SELECT shows what somebody else is about to roll back.
         if _level(connection) != "READ UNCOMMITTED":
-            return super().find(connection, values)
+            return super().find(connection, values, leaving=leaving)
         return self._bounded(connection, values, self._find_held_in_time, self._find_held)
 
     def refuse_held(self, connection: Connection, id: UUID) -> bool:

@@ -11,10 +11,13 @@ from uuid import UUID
 from sqlalchemy import func, select, text
 from sqlalchemy import table as table_named
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine.default import DefaultDialect
 
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect, Fault
 from .definition import Driver, Job, Types
+from .packet import Line, Packet, line_of
+from .statement import Answer
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -37,6 +40,14 @@ _CLAIMED = f"""CASE WHEN set_config('idemtable.lock_timeout', current_setting('l
 _BOUNDED = """WITH before AS MATERIALIZED (
         SELECT current_setting('lock_timeout') AS timeout, set_config('lock_timeout', CAST(:wait AS text), true))"""
 
+_STORE = """INSERT INTO {{table}} AS t (id, scope, status, owner, created_at, expires_at, codec, result, completed_at)
+        VALUES (:id, '', :status, :owner, '-infinity', '-infinity', :codec, :result, {{now}})
+        ON CONFLICT (id) DO UPDATE SET status = {kept}, codec = excluded.codec, result = excluded.result,
+            completed_at = excluded.completed_at {mine}
+        RETURNING {own}"""
+_REFUSED = ("23502", "22012")
+"""What `STORE_OR_FAIL` fails with: not_null_violation and division_by_zero."""
+
 _READABLE = text("""SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relname = CAST(:table AS text) AND CASE
@@ -45,6 +56,11 @@ _READABLE = text("""SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_pr
         ELSE n.nspname = ANY(string_to_array(replace(current_setting('search_path'), ' ', ''), ',')) END
     ORDER BY 1 DESC LIMIT 1""")
 _SET_WAIT = "SELECT current_setting('lock_timeout'), set_config('lock_timeout', CAST(:wait AS text), true)"
+
+
+def _is_plain(way_out: Any) -> bool:
+    """Say whether an application has not put a way of its own in place of SQLAlchemy's to commit or to roll back."""
+    return getattr(way_out, "__func__", None) in (DefaultDialect.do_commit, DefaultDialect.do_rollback)
 
 
 class PostgreSQL(Dialect):
@@ -94,6 +110,8 @@ class PostgreSQL(Dialect):
         "08006": Fault.UNKNOWN,
         "08007": Fault.UNKNOWN,
         "08P01": Fault.UNKNOWN,  # PgBouncer's own
+        "26000": Fault.RESTART,  # invalid_sql_statement_name: forgotten by a pooler (see `packet`)
+        "42P05": Fault.RESTART,  # duplicate_prepared_statement
         "40003": Fault.UNKNOWN,  # statement_completion_unknown
         "lost": Fault.UNKNOWN,
     }
@@ -105,6 +123,19 @@ class PostgreSQL(Dialect):
         VALUES (:id, :tenant, :scope, :key, :fingerprint, {_CLAIMED}, :owner, {{now}}, {{later}})
         ON CONFLICT (id) DO NOTHING
         RETURNING set_config('lock_timeout', current_setting('idemtable.lock_timeout'), true)"""
+    # Not an UPDATE: a prepared one reads the whole table, once its plan was made while the table was small. ON CONFLICT goes
+    # through the index without asking the planner, and costs the same. What is inserted where there is no row is told by its
+    # age, and never committed.
+    STORE = _STORE.format(
+        kept="excluded.status", mine="WHERE t.owner = excluded.owner", own="t.created_at > '-infinity'"
+    )
+    # For use with COMMIT behind it, where nobody can ask how many rows it touched: it fails by itself if that was none. A
+    # status that is NULL the table refuses; without a row it divides by zero.
+    STORE_OR_FAIL = _STORE.format(
+        kept="CASE WHEN t.owner = excluded.owner THEN excluded.status END",
+        mine="",
+        own="1 / CAST(t.created_at > '-infinity' AS integer)",
+    )
     TAKE_OVER = f"""{_BOUNDED}
         UPDATE {{table}} AS t SET fingerprint = CAST(:fingerprint AS bytea), status = {Status.IN_PROGRESS.code},
             owner = CAST(:owner AS bytea), codec = NULL, result = NULL, completed_at = NULL,
@@ -127,6 +158,10 @@ class PostgreSQL(Dialect):
         super().__init__(dialect, table, schema)
         # Advisory locks are the database's: the same key in another table, or of another tenant, must not wait for this.
         self._salt = int.from_bytes(sha256(self.table.encode()).digest()[:8], "big", signed=True)
+        self._packs = dialect.driver.startswith("psycopg") and dialect.driver != "psycopg2"
+        self._claiming, self._finding, self._storing, self._ending = (
+            Packet(self.filled(template)) for template in (self.CLAIM, self.FIND, self.STORE, self.STORE_OR_FAIL)
+        )
 
     def id(self, id: UUID) -> Any:
         return id
@@ -137,7 +172,36 @@ class PostgreSQL(Dialect):
 
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         lock = int.from_bytes(values["id"].bytes[:8], "big", signed=True) ^ self._salt
-        return self._claim(connection, {**values, "lock": lock}).first() is not None
+        values = {**values, "lock": lock}
+        if (line := self._line(connection)) is not None:
+            return bool(line.send(connection, (self._claiming, values)).ntuples)
+        return self._claim(connection, values).first() is not None
+
+    def find(self, connection: Connection, values: Mapping[str, Any], *, leaving: bool) -> Answer:
+        line = self._line(connection)
+        if line is None:
+            return super().find(connection, values, leaving=leaving)
+        engine = connection.engine
+        past = leaving and _is_plain(engine.dialect.do_rollback) and not engine.dispatch.rollback
+        found = line.send(connection, (self._finding, values), b"ROLLBACK" if past else None)
+        return Answer(line.rows(found), found.ntuples)
+
+    def store(self, connection: Connection, values: Mapping[str, Any], along: Line | None) -> bool:
+        if along is not None:
+            return along.commit_with(connection, (self._ending, values), _REFUSED)
+        if (line := self._line(connection)) is not None:
+            stored = line.send(connection, (self._storing, values))
+            return bool(stored.ntuples and stored.get_value(0, 0) == b"t")
+        row = self._store(connection, values).first()
+        return row is not None and row[0]
+
+    def along(self, connection: Connection) -> Line | None:
+        if not _is_plain(connection.dialect.do_commit) or not connection.in_transaction():
+            return None
+        return self._line(connection)
+
+    def _line(self, connection: Connection) -> Line | None:
+        return line_of(connection) if self._packs else None
 
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return self._take_over(connection, values).first() is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import text
 
@@ -46,7 +46,7 @@ def send(connection: Connection, sql: str, parameters: Any = ()) -> Answer:
     Raises:
         sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would, with a lost connection marked and taken out of the pool.
     """
-    if _listened_to(connection):
+    if is_listened_to(connection):
         result = connection.exec_driver_sql(sql, parameters or None)
         return Answer(result.fetchall() if result.returns_rows else (), result.rowcount)
     cursor = None
@@ -57,19 +57,35 @@ def send(connection: Connection, sql: str, parameters: Any = ()) -> Answer:
         cursor.close()
         return answer
     except BaseException as error:
-        dbapi = connection.dialect.dbapi
-        if isinstance(error, Exception) and dbapi is not None and not isinstance(error, dbapi.Error):
-            # Somebody else's, such as the time limit that a signal handler raises: it came in the middle of the driver's
-            # work, and what the server answers next is the answer to this statement.
-            connection.invalidate(error)
-            raise
-        # Not public, and the same in 2.0 and 2.1, which is what pyproject allows. What it does must be done for every
-        # error: wrap it, ask the dialect whether the connection is lost, invalidate it and all that are older.
-        connection._handle_dbapi_exception(error, sql, parameters, cursor, None)
-        raise  # never reached: the line above raises
+        fail(connection, error, sql, parameters, cursor)
 
 
-def _listened_to(connection: Connection) -> bool:
+def fail(
+    connection: Connection, error: BaseException, sql: str | None, parameters: Any, cursor: Any = None
+) -> NoReturn:
+    """Raise what a driver raised as SQLAlchemy would; only while it is being handled.
+
+    Args:
+        connection: that it came from.
+        error: the driver's, or what came in the middle of its work.
+        sql: the statement, if it was one's.
+        parameters: of the statement.
+        cursor: to be closed.
+    """
+    dbapi = connection.dialect.dbapi
+    if isinstance(error, Exception) and dbapi is not None and not isinstance(error, dbapi.Error):
+        # Somebody else's, such as the time limit that a signal handler raises: it came in the middle of the driver's
+        # work, and what the server answers next is the answer to this statement.
+        connection.invalidate(error)
+        raise error
+    # Not public, and the same in 2.0 and 2.1, which is what pyproject allows. What it does must be done for every
+    # error: wrap it, ask the dialect whether the connection is lost, invalidate it and all that are older.
+    connection._handle_dbapi_exception(error, sql, parameters, cursor, None)
+    raise error  # never reached: the line above raises
+
+
+def is_listened_to(connection: Connection) -> bool:
+    """Say whether somebody wants to see a connection's statements."""
     if connection._echo:
         return True
     engine = connection.engine

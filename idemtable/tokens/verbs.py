@@ -154,7 +154,7 @@ class BaseTokens:
         with explained(self._settings, self._scope, repeats=False):
             try:
                 value = tx.enter(lambda: work(tx.records, tx.connection), self._settings.wait)
-                tx.leave(lambda: True)
+                tx.leave(lambda _: True)
             except BaseException:
                 tx.rollback()
                 raise

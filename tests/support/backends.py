@@ -23,6 +23,7 @@ _ALL = {
     "sqlite-async": ("sqlite", "sqlite+aiosqlite"),
     "postgresql16": ("postgresql16", "postgresql+psycopg2"),
     "postgresql18": ("postgresql18", "postgresql+psycopg"),
+    "postgresql18-listened": ("postgresql18", "postgresql+psycopg"),  # statement by statement, not in packets
     "postgresql18-async": ("postgresql18", "postgresql+psycopg_async"),
     "postgresql18-asyncpg": ("postgresql18", "postgresql+asyncpg"),
     "mariadb": ("mariadb", "mysql+pymysql"),

@@ -97,7 +97,13 @@ class Database:
             from sqlalchemy.ext.asyncio import create_async_engine
 
             return create_async_engine(self.url, **options)
-        return sa.create_engine(self.url, **options)
+        return self.listened(sa.create_engine(self.url, **options))
+
+    def listened(self, engine: Any) -> Any:
+        """The engine, with somebody who listens to its statements where the backend says so."""
+        if "listened" in self.backend:
+            sa.event.listen(engine, "after_cursor_execute", lambda *_: None)
+        return engine
 
     def table(self, bind: Any = None, **settings: Any) -> Any:
         """A table on the database's engine or another bind, spoken to plainly."""

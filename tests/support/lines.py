@@ -27,6 +27,11 @@ class Line:
     engine: Any
     idem: Any
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether COMMIT travels with the result."""
+        return self.db.backend in ("postgresql18", "postgresql18-async")
+
     def checked_out(self) -> int:
         """How many connections are out of the pool."""
         return int(getattr(self.engine, "sync_engine", self.engine).pool.checkedout())
@@ -39,7 +44,7 @@ def engine_at(db: Database, port: int, **options: Any) -> Any:
         from sqlalchemy.ext.asyncio import create_async_engine
 
         return create_async_engine(url, **options)
-    return sa.create_engine(url, **options)
+    return db.listened(sa.create_engine(url, **options))
 
 
 @contextmanager

@@ -1,0 +1,347 @@
+"""Several statements in one packet, for PostgreSQL through psycopg: BEGIN travels with the first, COMMIT with the last.
+
+Sent one by one, a first execution waits for the network twice more than the business alone: for the claim and for the
+store. In one packet with what must be sent anyway they cost no wait at all. psycopg's own ``pipeline()`` would do it too,
+and takes 70 to 150 microseconds of Python a block, which is more than the waits that it spares on one machine: so libpq's
+pipeline mode is used as psycopg hands it out, by ``Connection.pgconn`` and ``Connection.wait``.
+
+What is unusual about a connection keeps it on the plain way, statement by statement through the driver's cursor: see
+`line_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.dialects import postgresql
+
+from .statement import fail, is_listened_to
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+# libpq's numbers.
+_IDLE: Final = 0
+_SENDABLE: Final = (_IDLE, 2)
+_DONE: Final = (1, 2)
+_SYNC: Final = 10
+_BAD: Final = 1
+# psycopg's words for what a generator waits for, and for what its book of prepared statements says.
+_READ: Final = 1
+_READ_OR_WRITE: Final = 3
+_PLAIN, _PREPARED = 1, 2
+
+_RENEWED: Final = 1000
+"""After so many uses a statement is prepared anew. PostgreSQL keeps the plan of a prepared statement until the table is
+analysed, and one that was made when the table was small reads it whole however large it has become. To prepare takes no
+longer than half a call."""
+_FORGOTTEN: Final = ("26000", "42P05")
+"""A prepared statement is not there, or is there already: a pooler has put another of its connections behind this one."""
+
+
+class Packet:
+    """A statement in libpq's words: numbered places, and values in bytes.
+
+    Args:
+        sql: the statement, with ``:name`` for a value.
+    """
+
+    __slots__ = ("_values", "formats", "query", "text", "types")
+
+    def __init__(self, sql: str) -> None:
+        compiled = text(sql).compile(dialect=postgresql.dialect(paramstyle="numeric_dollar"))  # type: ignore[no-untyped-call]
+        order: list[str] = getattr(compiled, "positiontup", None) or []
+        self.text = str(compiled)
+        # By these two names psycopg's book knows a statement.
+        self.query = self.text.encode()
+        self.types: tuple[int, ...] = ()
+        self.formats = [int(name in _BINARY) for name in order]
+        self._values: Callable[[Mapping[str, Any]], Any] = itemgetter(*order)
+        if len(order) == 1:  # which itemgetter returns by itself
+            self._values = lambda values: (values[order[0]],)
+
+    def encoded(self, values: Mapping[str, Any]) -> list[bytes | None]:
+        """Return the values in the order of their places."""
+        return [_WIRE[type(value)](value) for value in self._values(values)]
+
+
+_BINARY: Final = frozenset({"id", "owner", "fingerprint", "result"})
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+class _Wire(dict[type, Callable[[Any], Any]]):
+    """How values of a class are sent; those of a class of the application's own, such as a StrEnum, as their base's."""
+
+    def __missing__(self, cls: type) -> Callable[[Any], Any]:
+        for base in cls.__mro__:
+            if base in self:
+                return self[base]
+        raise TypeError(f"a {cls.__name__} cannot be sent")
+
+
+_WIRE: Final = _Wire(
+    {str: str.encode, bytes: _same, type(None): _same, int: b"%d".__mod__, UUID: lambda value: value.bytes}
+)
+
+Part = tuple[Packet, Mapping[str, Any]]
+_Encoded = list[tuple[Packet, list[bytes | None]]]
+_Plan = list[Any]
+"""For each statement what is to be done with its result: `_GIVE`, `_PASS`, or give it and call something that notes it."""
+_GIVE: Final = object()
+_PASS: Final = object()
+_Sending = Generator[int, int, list[Any]]
+
+
+class Line:
+    """What can be sent at once on one connection of psycopg's.
+
+    Args:
+        driver: the connection.
+        bridge: waits for what an async connection returns.
+    """
+
+    __slots__ = ("_bridge", "_cursor", "_driver", "_pgconn", "_remembers", "_uses")
+
+    def __init__(self, driver: Any, bridge: Callable[[Any], Any] | None) -> None:
+        self._driver = driver
+        self._bridge = bridge
+        self._cursor = driver.cursor_factory
+        self._pgconn = driver.pgconn
+        self._remembers = True
+        """Whether the server knows on the next packet what was prepared on this one."""
+        self._uses: dict[Packet, int] = {}
+
+    @property
+    def is_free(self) -> bool:
+        """Whether something can be sent on it now, as `line_of` says."""
+        pgconn, driver = self._pgconn, self._driver
+        return (
+            pgconn.transaction_status in _SENDABLE
+            and not driver.autocommit
+            and driver.cursor_factory is self._cursor
+            and not pgconn.pipeline_status
+            and not driver._num_transactions
+            and pgconn.parameter_status(b"client_encoding") == b"UTF8"
+        )
+
+    def send(self, connection: Connection, part: Part, end: bytes | None = None) -> Any:
+        """Send a statement, with BEGIN before it where no transaction is open.
+
+        Args:
+            connection: whose line it is.
+            part: the statement and its values.
+            end: ``ROLLBACK``, where the transaction is to end with it. What psycopg does at a ROLLBACK of its own is to
+                forget all that is prepared, and have the server forget it: right where a table may have been made and
+                undone, and not where nothing but a claim was tried.
+
+        Returns:
+            libpq's result.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would.
+        """
+        for answer in (answers := self._sent(connection, part, end)):
+            if answer.status not in _DONE:
+                self._refuse(connection, answer, part)
+        return answers[0]
+
+    def commit_with(self, connection: Connection, part: Part, refusals: Sequence[str]) -> bool:
+        """Send the last statement with COMMIT behind it.
+
+        Args:
+            connection: whose line it is.
+            part: the statement, which fails by itself where nothing may be committed: nobody is asked in between.
+            refusals: the codes with which it does.
+
+        Returns:
+            Whether it was committed. If not, it was refused, or the transaction had failed before.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would.
+        """
+        last, commit = self._sent(connection, part, b"COMMIT")
+        if last.status not in _DONE:
+            if _state(last) in refusals:
+                return False
+            self._refuse(connection, last, part)
+        if commit.status not in _DONE:
+            self._refuse(connection, commit, None)
+        # An aborted transaction answers COMMIT with ROLLBACK, and that is no error.
+        return bool(commit.command_status == b"COMMIT")
+
+    def rows(self, answer: Any) -> list[Any]:
+        """Return the rows of a result, with values as the driver's own cursor gives them."""
+        from psycopg.adapt import Transformer
+
+        reader = Transformer(self._driver)
+        reader.set_pgresult(answer)
+        return reader.load_rows(0, answer.ntuples, tuple)
+
+    def _refuse(self, connection: Connection, answer: Any, part: Part | None) -> None:
+        """Raise the error that a result is."""
+        import psycopg
+
+        if _state(answer) in _FORGOTTEN:
+            self._remembers = False
+        sql, values = (None, None) if part is None else (part[0].text, part[1])
+        try:
+            raise psycopg.errors.error_from_result(answer, self._driver.info.encoding)
+        except psycopg.Error as error:
+            fail(connection, error, sql, values)
+
+    # --- on the wire ------------------------------------------------------------------------------------------------------
+
+    def _sent(self, connection: Connection, part: Part, end: bytes | None) -> list[Any]:
+        packet, values = part
+        sending = self._travel(packet, packet.encoded(values), end)
+        try:
+            if self._bridge is not None:
+                return self._bridge(self._asend(sending))  # type: ignore[no-any-return]
+            with self._driver.lock:
+                return self._driver.wait(sending)  # type: ignore[no-any-return]
+        except BaseException as error:
+            fail(connection, error, None, None)
+
+    async def _asend(self, sending: _Sending) -> list[Any]:
+        async with self._driver.lock:
+            return await self._driver.wait(sending)  # type: ignore[no-any-return]
+
+    def _travel(self, packet: Packet, values: list[bytes | None], end: bytes | None) -> _Sending:
+        pgconn = self._pgconn
+        pgconn.enter_pipeline_mode()
+        plan: _Plan = []
+        if pgconn.transaction_status == _IDLE:
+            pgconn.send_query_params(self._begin(), None)
+            plan.append(_PASS)
+        self._put(packet, values, plan)
+        if end is not None:
+            pgconn.send_query_params(end, None)
+            plan.append(_GIVE)
+        pgconn.pipeline_sync()
+        while pgconn.flush():
+            if (yield _READ_OR_WRITE) & _READ:
+                pgconn.consume_input()
+        answers = []
+        is_busy, get_result = pgconn.is_busy, pgconn.get_result
+        while True:
+            # get_result() would wait by itself, and would keep all other threads from running meanwhile.
+            while is_busy():
+                yield _READ
+                pgconn.consume_input()
+            answer = get_result()
+            if answer is None:  # between the results of two statements
+                if pgconn.status == _BAD:
+                    break
+            elif answer.status == _SYNC:
+                # Not before: what is left unread would be taken for the answer to what is sent next.
+                pgconn.exit_pipeline_mode()
+                break
+            else:
+                answers.append(answer)
+        return _given(answers, plan)
+
+    def _put(self, packet: Packet, values: list[bytes | None], plan: _Plan) -> None:
+        """Queue a statement, and have it prepared when psycopg would.
+
+        In psycopg's own book: what is prepared is forgotten with its own, after a ROLLBACK and whenever it is told to.
+        """
+        pgconn, book = self._pgconn, self._driver._prepared
+        prepare, name = book.get(packet) if self._remembers else (_PLAIN, b"")
+        if prepare == _PREPARED:
+            used = self._uses[packet] = self._uses.get(packet, 0) + 1
+            if used % _RENEWED:
+                pgconn.send_query_prepared(name, values, packet.formats)
+                plan.append(_GIVE)
+                return
+            pgconn.send_query_params(b"DEALLOCATE " + name, None)
+            plan.append(_PASS)
+            del book._names[book.key(packet)]
+            prepare = _PLAIN
+        if prepare == _PLAIN:
+            pgconn.send_query_params(packet.query, values, None, packet.formats)
+        else:
+            pgconn.send_prepare(name, packet.query)
+            plan.append(_PASS)
+            pgconn.send_query_prepared(name, values, packet.formats)
+        plan.append(partial(book.maybe_add_to_cache, packet, prepare, name))
+
+    def _begin(self) -> bytes:
+        driver = self._driver
+        level, read_only, deferrable = driver.isolation_level, driver.read_only, driver.deferrable
+        words = "BEGIN"
+        if level is not None:
+            words += f" ISOLATION LEVEL {level.name.replace('_', ' ')}"
+        if read_only is not None:
+            words += " READ ONLY" if read_only else " READ WRITE"
+        if deferrable is not None:
+            words += " DEFERRABLE" if deferrable else " NOT DEFERRABLE"
+        return words.encode()
+
+
+def _given(answers: list[Any], plan: _Plan) -> list[Any]:
+    """Return the results that were asked for; where a step on the way to one failed, its error stands for it."""
+    given: list[Any] = []
+    failed = None
+    for answer, use in zip(answers, plan, strict=False):
+        if failed is None and answer.status not in _DONE:
+            failed = answer
+        if use is not _PASS:
+            given.append(failed or answer)
+            if use is not _GIVE and failed is None:
+                use()
+    if len(answers) < len(plan):  # the connection was lost on the way
+        if failed is None:
+            import psycopg
+
+            raise psycopg.OperationalError("the connection was lost before the server had answered")
+        given += [failed] * (sum(use is not _PASS for use in plan) - len(given))
+    return given
+
+
+def _state(answer: Any) -> str:
+    from psycopg.pq import DiagnosticField
+
+    return (answer.error_field(DiagnosticField.SQLSTATE) or b"").decode()
+
+
+_MARK: Final = "_idemtable_line"
+_unknown: Any = object()
+
+
+def line_of(connection: Connection) -> Line | None:
+    """Return the line of a connection, or ``None`` where statements must go one by one.
+
+    They must where somebody listens to statements, or has a cursor class of their own (tracing at the driver); in
+    AUTOCOMMIT, in a transaction that has failed, inside psycopg's own ``pipeline()`` or ``transaction()``; with another
+    encoding than UTF-8; and with a libpq older than 14.
+    """
+    if is_listened_to(connection):
+        return None
+    driver: Any = connection.connection.driver_connection
+    line = getattr(driver, _MARK, _unknown)
+    if line is _unknown:
+        line = _made(driver)
+        setattr(driver, _MARK, line)
+    return line if line is not None and line.is_free else None
+
+
+def _made(driver: Any) -> Line | None:
+    import psycopg
+
+    if not psycopg.Pipeline.is_supported():
+        return None
+    if type(driver) is psycopg.Connection and driver.cursor_factory is psycopg.Cursor:
+        return Line(driver, None)
+    if type(driver) is psycopg.AsyncConnection and driver.cursor_factory is psycopg.AsyncCursor:
+        from sqlalchemy.util import await_only
+
+        return Line(driver, await_only)
+    return None
