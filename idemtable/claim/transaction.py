@@ -95,9 +95,15 @@ class Transaction(ABC):
         Returns:
             What `last` said. After ``False`` nothing was committed.
         """
-        if not last(self._along() if ends else None):
+        along = self._along() if ends else None
+        if not last(along):
             return False
-        self._commit()
+        if along is None:
+            self._commit()
+        else:
+            # Only SQLAlchemy is still to be told.
+            with self.records.dialect.committed(self.connection):
+                self._commit()
         self._unwatch()
         return True
 
@@ -279,7 +285,6 @@ class Own(Transaction):
         return self.records.dialect.along(connection)
 
     def _commit(self) -> None:
-        # Committed along with the last statement, the driver knows it, and only the session is still to be told.
         try:
             self.session.commit()
         except Exception as error:

@@ -11,6 +11,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import UUID
 
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import DBAPIError
 
 from ..model import Status
@@ -45,6 +46,11 @@ def asks_autocommit(connection: Connection) -> bool:
     """Say whether a connection was asked for in AUTOCOMMIT, by itself or by its engine."""
     level = connection.get_execution_options().get("isolation_level")
     return (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
+
+
+def is_plain(way_out: Any) -> bool:
+    """Say whether an application has not put a way of its own in place of SQLAlchemy's to commit or to roll back."""
+    return getattr(way_out, "__func__", None) in (DefaultDialect.do_commit, DefaultDialect.do_rollback)
 
 
 AS_IT_IS: Final = nullcontext()
@@ -268,6 +274,10 @@ class Dialect(Definition):
     def along(self, connection: Connection) -> Any:
         """Return what COMMIT can travel by with the statement before it, past SQLAlchemy; ``None`` if there is nothing."""
         return None
+
+    def committed(self, connection: Connection) -> AbstractContextManager[None]:
+        """Let SQLAlchemy end inside a transaction of which COMMIT has travelled `along` already."""
+        return AS_IT_IS
 
     def in_transaction(self, connection: Connection) -> bool:
         """Say whether the server still is in a transaction, as far as the driver tells; ``True`` if it does not."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from math import ceil
 from time import monotonic
@@ -17,7 +17,8 @@ from sqlalchemy.exc import DBAPIError
 
 from ..errors import SchemaError
 from ..model import Status
-from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, lent
+from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, is_plain, lent
+from .compound import BLOCK, REFUSED, takes_blocks, told
 from .definition import Driver, Job, Types
 from .statement import Answer, Statement
 
@@ -136,6 +137,7 @@ class MySQL(Dialect):
             "SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = :wait"
         )
         self._give_wait_back = self.statement("SET SESSION innodb_lock_wait_timeout = @idemtable_wait")
+        self._store_and_commit = self.statement(BLOCK.format(statement=self.STORE))
         self._nowait = self.statement("SELECT 1 FROM {table} WHERE id = :id FOR UPDATE NOWAIT")
 
     def wait(self, wait: float) -> int:
@@ -167,6 +169,23 @@ class MySQL(Dialect):
         if _level(connection) != "READ UNCOMMITTED":
             return super().find(connection, values, leaving=leaving)
         return self._bounded(connection, values, self._find_held_in_time, self._find_held)
+
+    def store(self, connection: Connection, values: Mapping[str, Any], along: Any) -> bool:
+        if along is None:
+            return super().store(connection, values, along)
+        try:
+            self._store_and_commit(connection, values)
+        except DBAPIError as error:
+            if self.code(error.orig or error) == REFUSED:
+                return False
+            raise
+        return True
+
+    def along(self, connection: Connection) -> Any:
+        return told if is_plain(connection.dialect.do_commit) and takes_blocks(connection) else None
+
+    def committed(self, connection: Connection) -> AbstractContextManager[None]:
+        return told(connection)
 
     def refuse_held(self, connection: Connection, id: UUID) -> bool:
         if _is_mariadb(connection):  # waits as short as it is told

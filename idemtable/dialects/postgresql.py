@@ -11,10 +11,9 @@ from uuid import UUID
 from sqlalchemy import func, select, text
 from sqlalchemy import table as table_named
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine.default import DefaultDialect
 
 from ..model import Status
-from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect, Fault
+from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect, Fault, is_plain
 from .definition import Driver, Job, Types
 from .packet import Line, Packet, line_of
 from .statement import Answer
@@ -56,11 +55,6 @@ _READABLE = text("""SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_pr
         ELSE n.nspname = ANY(string_to_array(replace(current_setting('search_path'), ' ', ''), ',')) END
     ORDER BY 1 DESC LIMIT 1""")
 _SET_WAIT = "SELECT current_setting('lock_timeout'), set_config('lock_timeout', CAST(:wait AS text), true)"
-
-
-def _is_plain(way_out: Any) -> bool:
-    """Say whether an application has not put a way of its own in place of SQLAlchemy's to commit or to roll back."""
-    return getattr(way_out, "__func__", None) in (DefaultDialect.do_commit, DefaultDialect.do_rollback)
 
 
 class PostgreSQL(Dialect):
@@ -123,9 +117,9 @@ class PostgreSQL(Dialect):
         VALUES (:id, :tenant, :scope, :key, :fingerprint, {_CLAIMED}, :owner, {{now}}, {{later}})
         ON CONFLICT (id) DO NOTHING
         RETURNING set_config('lock_timeout', current_setting('idemtable.lock_timeout'), true)"""
-    # Not an UPDATE: a prepared one reads the whole table, once its plan was made while the table was small. ON CONFLICT goes
-    # through the index without asking the planner, and costs the same. What is inserted where there is no row is told by its
-    # age, and never committed.
+    # Not an UPDATE: a prepared one reads the whole table, once its plan was made while the table was small. ON CONFLICT
+    # goes through the index without asking the planner, and costs the same. What is inserted where there is no row is told
+    # by its age, and never committed.
     STORE = _STORE.format(
         kept="excluded.status", mine="WHERE t.owner = excluded.owner", own="t.created_at > '-infinity'"
     )
@@ -182,7 +176,7 @@ class PostgreSQL(Dialect):
         if line is None:
             return super().find(connection, values, leaving=leaving)
         engine = connection.engine
-        past = leaving and _is_plain(engine.dialect.do_rollback) and not engine.dispatch.rollback
+        past = leaving and is_plain(engine.dialect.do_rollback) and not engine.dispatch.rollback
         found = line.send(connection, (self._finding, values), b"ROLLBACK" if past else None)
         return Answer(line.rows(found), found.ntuples)
 
@@ -196,7 +190,7 @@ class PostgreSQL(Dialect):
         return row is not None and row[0]
 
     def along(self, connection: Connection) -> Line | None:
-        if not _is_plain(connection.dialect.do_commit) or not connection.in_transaction():
+        if not is_plain(connection.dialect.do_commit) or not connection.in_transaction():
             return None
         return self._line(connection)
 

@@ -45,11 +45,14 @@ class Proxy:
         self._cut: Cut | None = None
         self._seen = 0
         self._committing: set[int] = set()
+        self._asking: set[int] = set()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server((HOST, 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
         self.hits = 0
+        self.round_trips = 0
+        """How often a client has waited for its server: what it sends before an answer comes is one question."""
         self._start(self._accept)
 
     # --- what a test says -----------------------------------------------------------------------------------------
@@ -104,10 +107,19 @@ class Proxy:
         pair = id(source if way is Way.TO_SERVER else target)
         with suppress(OSError):
             while chunk := source.recv(65536):
+                self._count(way, pair)
                 if self._is_the_moment(way, chunk, pair):
                     break
                 target.sendall(chunk)
         self._end(source, target)
+
+    def _count(self, way: Way, pair: int) -> None:
+        with self._lock:
+            if way is Way.TO_CLIENT:
+                self._asking.discard(pair)
+            elif pair not in self._asking:
+                self._asking.add(pair)
+                self.round_trips += 1
 
     def _is_the_moment(self, way: Way, chunk: bytes, pair: int) -> bool:
         with self._lock:
