@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from .dialects import Dialect
-from .dialects.base import MORTAL
+from .dialects.base import MORTAL, Look
 from .keys import digest
 from .model import Record, Request, Stats, Status, Stored, Wanted
 
@@ -63,6 +63,10 @@ class Records:
         """
         return self.dialect.claim(connection, self._values(request, wait))
 
+    def defer(self, connection: Connection, request: Request, wait: float) -> Any:
+        """Have the claim travel with the function's first statement; return it, or ``None`` where it cannot."""
+        return self.dialect.defer(connection, self._values(request, wait))
+
     def take_over(self, connection: Connection, request: Request, stale: bytes, wait: float) -> bool:
         """Make an expired row the request's, if it still is the row of the owner `stale`."""
         return self.dialect.take_over(connection, self._values(request, wait) | {"stale": stale})
@@ -99,17 +103,17 @@ class Records:
             "wait": self.dialect.wait(wait),
         }
 
-    def find(self, connection: Connection, id: UUID, wait: float = 0, *, leaving: bool = False) -> Stored | None:
+    def find(self, connection: Connection, id: UUID, wait: float = 0, look: Look = Look.STAYING) -> Stored | None:
         """Read the row of an id as it was committed, with the database's time.
 
         Args:
             connection: where.
             id: of the row.
             wait: seconds to wait for whoever is changing it, where a look would see what is not committed.
-            leaving: whether the transaction will be undone whatever the row says.
+            look: what it may leave behind.
         """
         values = {"id": self.dialect.id(id), "wait": self.dialect.wait(wait)}
-        row: Any = self.dialect.find(connection, values, leaving=leaving).first()
+        row: Any = self.dialect.find(connection, values, look).first()
         if row is None:
             return None
         tenant, scope, key, status, fingerprint, codec, result, created, completed, expires, owner, now = row

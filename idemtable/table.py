@@ -66,6 +66,8 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
         returns: Any = None,
         isolation_level: str | None = None,
         share_scope: bool = False,
+        lookaside: bool = False,
+        deferred: bool = False,
     ) -> Decorator:
         """Decorate a function so that its effect is committed at most once for each key.
 
@@ -88,6 +90,12 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
             isolation_level: of the transaction, instead of the engine's.
             share_scope: whether another function of this table may have the scope too, and say so. With one key, each
                 answers for the other.
+            lookaside: whether to look for an answer before a transaction is begun. A replay then waits for the database
+                once, and a first run once more than before: for keys of which most come twice.
+            deferred: whether the claim may travel with the function's first statement, so that a first run waits for the
+                database less often than the function alone would. The function then begins before anybody knows whether
+                it is to run: only for one that does nothing outside its session. PostgreSQL through psycopg, not async;
+                elsewhere the claim comes first, as always.
 
         Raises:
             ValueError: at decoration, for a name that is no parameter, or a scope that another function has.
@@ -102,6 +110,8 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
             "returns": returns,
             "isolation_level": isolation_level,
             "share_scope": share_scope,
+            "lookaside": lookaside,
+            "deferred": deferred,
         }
         return decorate_keys(self._settings, scope, key, options)
 

@@ -43,8 +43,8 @@ class AsyncIdemTable(
 
         Args:
             scope, key: those of `IdemTable.transactional`.
-            options: ``tenant``, ``payload``, ``ttl``, ``wait``, ``remember``, ``returns``, ``isolation_level`` and
-                ``share_scope``, with the same meanings and defaults.
+            options: ``tenant``, ``payload``, ``ttl``, ``wait``, ``remember``, ``returns``, ``isolation_level``,
+                ``share_scope``, ``lookaside`` and ``deferred``, with the same meanings and defaults.
         """
         return decorate_keys(self._settings, scope, key, options)
 

@@ -53,6 +53,8 @@ class Options(TypedDict, total=False):
     returns: Any
     isolation_level: str | None
     share_scope: bool
+    lookaside: bool
+    deferred: bool
 
 
 # No function can change a value of these.
@@ -136,7 +138,7 @@ class Compiled:
         can be changed.
         """
         work = self.work(args, kwargs)
-        if self.settings.attempts == 1:
+        if self.settings.attempts == 1 and not call.deferred:
             return work
         before = None if self._covers_all else self._seen(given)
         has_run = False

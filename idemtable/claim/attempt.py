@@ -189,6 +189,8 @@ class Attempt:
 
     def _store(self, value: Any) -> Outcome[Any]:
         call, tx = self._call, self._tx
+        if tx.deferred is not None and not self._checked(tx.deferred.take):
+            raise begin_again(call.request.scope)  # without waiting for the function's first statement
         if not tx.intact(self._work):
             raise broken_out(call.request.scope)
         try:
@@ -238,6 +240,11 @@ class Attempt:
             TransactionError: COMMIT failed, and calling again would not tell whether it arrived.
         """
         verdict = self._course.judged(error, self._tx)
+        if self._tx.deferred is not None and self._tx.deferred.is_lost:
+            # Whatever the function has made of that: it has done nothing, and the key is claimed before it runs again.
+            self._course.overtaken = True
+            self._abandon()
+            return
         try:
             door = self.door
             occupied = door is not None and door.is_occupied

@@ -36,6 +36,10 @@ class Call:
     wait: float
     """Seconds."""
     remember: tuple[type[Exception], ...] = ()
+    lookaside: bool = False
+    """Whether to look for an answer before a transaction is begun."""
+    deferred: bool = False
+    """Whether the claim may travel with the function's first statement."""
 
 
 class Asks(ABC):
@@ -48,6 +52,8 @@ class Asks(ABC):
         wait: instead of the table's.
         remember: exceptions that are results.
         results: what carries them, instead of the table's codec.
+        lookaside: whether to look for an answer before a transaction is begun.
+        deferred: whether the claim may travel with the function's first statement.
 
     Raises:
         TypeError, ValueError: one of them cannot be.
@@ -65,11 +71,14 @@ class Asks(ABC):
         wait: timedelta | None = None,
         remember: Any = (),
         results: Results | None = None,
+        lookaside: bool = False,
+        deferred: bool = False,
     ) -> None:
         self._settings = settings
         self.scope = checked_scope(scope)
         self._wait = settings.wait if wait is None else checked_wait(wait)
         self._remember = _checked_remember(remember)
+        self._lookaside, self._deferred = bool(lookaside), bool(deferred)
         self._results = results or settings.results(Any if returns is None else returns, self.scope)
 
     @abstractmethod
@@ -89,7 +98,7 @@ class Asks(ABC):
     ) -> Call:
         fingerprint = None if printed is None else printed(NEWEST)
         request = Request(id, tenant, self.scope, key, fingerprint, ttl, in_version=printed)
-        return Call(request, kind, self._results, self._wait, self._remember)
+        return Call(request, kind, self._results, self._wait, self._remember, self._lookaside, self._deferred)
 
     def block(self, key: Any, tenant: Any, payload: Any) -> Call:
         """Return one call, of what a block was given."""

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from . import steps
 from .verdict import Verdict
 
 if TYPE_CHECKING:
@@ -30,9 +31,16 @@ class Course:
         self.place = settings.place
         self.attempts = 0
         """How many transactions have begun."""
+        self.overtaken = False
+        """Whether a claim that came with the function's first statement came too late."""
         self._deadline = time.monotonic() + call.wait
         self._handled = sys.exc_info()[1]
         self._verdict: Verdict | None = None
+
+    @property
+    def defers(self) -> bool:
+        """Whether the claim may wait for the function's first statement: once, and while nobody wants to see it come."""
+        return self.call.deferred and self.attempts == 1 and not steps.listeners
 
     def remaining(self) -> float:
         """Return the seconds that may still be spent waiting."""

@@ -86,6 +86,9 @@ class BaseRun(Course):
         return turn
 
     def _repeats(self, error: Exception) -> bool:
+        if self.overtaken:
+            self.overtaken = False
+            return True
         return self.settings.attempts > 1 and self.judged(error).restarts and not self.place.is_inside
 
     def _policy(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ..codecs import exceptions, opened
+from ..dialects.base import Look
 from ..errors import InProgressError, ResultUnreadableError
 from ..model import Answer, Outcome, Reraise, Settled, TakeOver, Won, tell_outcome
 from . import steps
@@ -51,12 +52,22 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
     request, kind = course.call.request, course.call.kind
     stale: bytes | None = None
 
-    def look(leaving: bool = False) -> Stored | None:
-        return tx.records.find(tx.connection, request.id, course.remaining(), leaving=leaving)
+    def look(how: Look = Look.STAYING) -> Stored | None:
+        return tx.records.find(tx.connection, request.id, course.remaining(), how)
 
     wait = course.remaining()
     take = partial(kind.take, tx, request, stale, wait)
-    if wait or not tx.owned:
+    if course.call.lookaside and tx.is_alone:
+        decision = kind.decide(tx.glance(partial(look, Look.ASIDE)), request)
+        if not isinstance(decision, Won | TakeOver):
+            if steps.listeners:
+                tell(Step.FOUND)
+            return decision
+    if course.defers and tx.is_alone and tx.records.dialect.defers:
+        if tx.defer(request, wait):
+            return Won()
+        won = take()
+    elif wait or not tx.owned:
         won = tx.enter(take, wait)
     else:
         looked = tx.enter(lambda: tx.records.dialect.refuse_held(tx.connection, request.id), wait)
@@ -68,7 +79,9 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
             return Won()
         in_place = tx.records.dialect.reads_in_place and stale is None
         # Whatever the row says, an own transaction ends here or begins again.
-        found = look(tx.is_alone) if in_place else tx.restart(look, course.remaining())
+        found = (
+            look(Look.LEAVING if tx.is_alone else Look.STAYING) if in_place else tx.restart(look, course.remaining())
+        )
         if steps.listeners:
             tell(Step.FOUND)
         match decision := kind.decide(found, request):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import SessionTransaction
 
+    from ..model import Request
     from ..repository import Records
     from ..settings import Place
 
@@ -57,6 +58,8 @@ class Transaction(ABC):
         self._place = place
         self.session = session
         self.records = place.records
+        self.deferred: Any = None
+        """The claim, if it waits for the function's first statement."""
         self._root: SessionTransaction | None = None
         self._watched = False
         self._heard = True
@@ -78,6 +81,14 @@ class Transaction(ABC):
         """
         self._begin(wait)
         return first()
+
+    def glance(self, look: Callable[[], T]) -> T:
+        """Return what a look gives, and leave nothing begun."""
+        raise NotImplementedError  # of a transaction of one's own
+
+    def defer(self, request: Request, wait: float) -> bool:
+        """Have the claim travel with the function's first statement, and say whether it will."""
+        return False
 
     def restart(self, first: Callable[[], T], wait: float) -> T:
         """Undo what was done, and enter again with another first statement."""
@@ -109,6 +120,8 @@ class Transaction(ABC):
 
     def rollback(self) -> None:
         """Undo everything since it was entered."""
+        if self.deferred is not None:
+            self.deferred.forget()
         self._unwatch()
         self._undo()
 
@@ -156,7 +169,8 @@ class Transaction(ABC):
         """Say whether the session still is in it; a transaction in which nothing was sent yet is held too."""
 
     @abstractmethod
-    def _begin(self, wait: float) -> None: ...
+    def _begin(self, wait: float | None) -> None:
+        """Begin, taking the lock to write with where there is one, unless `wait` is ``None``."""
 
     @abstractmethod
     def _undo(self) -> None: ...
@@ -231,7 +245,7 @@ class Own(Transaction):
         super().__init__(place, session)
         self._level = isolation_level
 
-    def _begin(self, wait: float) -> None:
+    def _begin(self, wait: float | None) -> None:
         inside = self._place.is_inside
         options: dict[str, Any] = {}
         if self._level is not None:
@@ -246,7 +260,7 @@ class Own(Transaction):
         if not self.session.autobegin:
             self.session.begin()
         try:
-            with AS_IT_IS if inside else self.records.dialect.beginning(wait):
+            with AS_IT_IS if inside or wait is None else self.records.dialect.beginning(wait):
                 self.connection = self._connect(options)
         except Exception as error:
             self._drop_dead(error)
@@ -255,8 +269,19 @@ class Own(Transaction):
         self._root = self.session.get_transaction()
         if why := self.records.dialect.unusable(self.connection):
             raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
-        if inside:
+        if inside and wait is not None:
             self.records.dialect.join(self.connection, wait)
+
+    def defer(self, request: Request, wait: float) -> bool:
+        self._begin(wait)
+        self.deferred = self.records.defer(self.connection, request, wait)
+        return self.deferred is not None
+
+    def glance(self, look: Callable[[], T]) -> T:
+        self._begin(None)
+        found = look()
+        self._undo()
+        return found
 
     def intact(self, work: SessionTransaction | None = None) -> bool:
         root = self._root
@@ -323,7 +348,8 @@ class Joined(Transaction):
                 "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"
             ) from error
 
-    def _begin(self, wait: float) -> None:
+    def _begin(self, wait: float | None) -> None:
+        assert wait is not None  # of somebody else's transaction nobody knows what it is for
         if self._savepoint is not None:  # entered before, and checked
             self._enter()
             return

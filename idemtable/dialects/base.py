@@ -42,6 +42,17 @@ class Fault(Enum):
     """The role lacks a right."""
 
 
+class Look(Enum):
+    """What a look at a row leaves behind."""
+
+    STAYING = auto()
+    """The transaction that it is in, or that it begins."""
+    LEAVING = auto()
+    """None: whatever the row says, the transaction will be undone, and may be in the same packet."""
+    ASIDE = auto()
+    """None: nothing else was sent, and a driver that can sends it outside of a transaction."""
+
+
 def asks_autocommit(connection: Connection) -> bool:
     """Say whether a connection was asked for in AUTOCOMMIT, by itself or by its engine."""
     level = connection.get_execution_options().get("isolation_level")
@@ -99,6 +110,8 @@ class Dialect(Definition):
     """A minute ago."""
     expires: ClassVar[str]
     """When a row expires: its column, and for a key's result what the call took besides."""
+    defers: ClassVar[bool] = False
+    """Whether a claim can travel with a statement of the function's."""
     begins_unasked: ClassVar[bool] = False
     """Whether the statement after an error that ended the transaction begins another one, of which nobody is told."""
     busy: ClassVar[str] = "the first call with this key is still running"
@@ -184,6 +197,10 @@ class Dialect(Definition):
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         """Insert the row unless its id is there; wait for a transaction that holds the id. Say whether it was won."""
 
+    def defer(self, connection: Connection, values: Mapping[str, Any]) -> Any:
+        """Have the claim travel with the function's first statement; return it, or ``None`` where it cannot."""
+        return None
+
     def refuse_held(self, connection: Connection, id: UUID) -> bool:
         """Raise `Fault.BUSY` at once if somebody holds a row, where the claim itself would wait for a while.
 
@@ -200,14 +217,8 @@ class Dialect(Definition):
         """Make an issued token's row ours unless it is spent or expired; wait for a transaction that redeems it."""
         return self._redeem(connection, values).rowcount == 1
 
-    def find(self, connection: Connection, values: Mapping[str, Any], *, leaving: bool) -> Answer:
-        """Read a row as it was committed.
-
-        Args:
-            connection: where.
-            values: with the row's id.
-            leaving: whether the transaction will be undone whatever the row says, and may be with the same packet.
-        """
+    def find(self, connection: Connection, values: Mapping[str, Any], look: Look) -> Answer:
+        """Read a row as it was committed."""
         return self._find(connection, values)
 
     def store(self, connection: Connection, values: Mapping[str, Any], along: Any) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..errors import SchemaError
 from ..model import Status
-from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, is_plain, lent
+from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, Look, is_plain, lent
 from .compound import BLOCK, REFUSED, takes_blocks, told
 from .definition import Driver, Job, Types
 from .statement import Answer, Statement
@@ -164,10 +164,10 @@ class MySQL(Dialect):
     def redeem(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return bool(self._bounded(connection, values, self._redeem, self._update_issued).rowcount == 1)
 
-    def find(self, connection: Connection, values: Mapping[str, Any], *, leaving: bool) -> Any:
+    def find(self, connection: Connection, values: Mapping[str, Any], look: Look) -> Any:
         # At READ UNCOMMITTED a plain SELECT shows what somebody else is about to roll back.
         if _level(connection) != "READ UNCOMMITTED":
-            return super().find(connection, values, leaving=leaving)
+            return super().find(connection, values, look)
         return self._bounded(connection, values, self._find_held_in_time, self._find_held)
 
     def store(self, connection: Connection, values: Mapping[str, Any], along: Any) -> bool:

@@ -108,10 +108,10 @@ class Line:
         bridge: waits for what an async connection returns.
     """
 
-    __slots__ = ("_bridge", "_cursor", "_driver", "_pgconn", "_remembers", "_uses")
+    __slots__ = ("_bridge", "_cursor", "_pgconn", "_remembers", "_uses", "driver")
 
     def __init__(self, driver: Any, bridge: Callable[[Any], Any] | None) -> None:
-        self._driver = driver
+        self.driver = driver
         self._bridge = bridge
         self._cursor = driver.cursor_factory
         self._pgconn = driver.pgconn
@@ -120,9 +120,19 @@ class Line:
         self._uses: dict[Packet, int] = {}
 
     @property
+    def is_async(self) -> bool:
+        """Whether what the driver returns is to be awaited."""
+        return self._bridge is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no transaction is open."""
+        return bool(self._pgconn.transaction_status == _IDLE)
+
+    @property
     def is_free(self) -> bool:
         """Whether something can be sent on it now, as `line_of` says."""
-        pgconn, driver = self._pgconn, self._driver
+        pgconn, driver = self._pgconn, self.driver
         return (
             pgconn.transaction_status in _SENDABLE
             and not driver.autocommit
@@ -132,12 +142,13 @@ class Line:
             and pgconn.parameter_status(b"client_encoding") == b"UTF8"
         )
 
-    def send(self, connection: Connection, part: Part, end: bytes | None = None) -> Any:
+    def send(self, connection: Connection, part: Part, *, begin: bool = True, end: bytes | None = None) -> Any:
         """Send a statement, with BEGIN before it where no transaction is open.
 
         Args:
             connection: whose line it is.
             part: the statement and its values.
+            begin: whether it needs a transaction that outlasts it.
             end: ``ROLLBACK``, where the transaction is to end with it. What psycopg does at a ROLLBACK of its own is to
                 forget all that is prepared, and have the server forget it: right where a table may have been made and
                 undone, and not where nothing but a claim was tried.
@@ -148,7 +159,7 @@ class Line:
         Raises:
             sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would.
         """
-        for answer in (answers := self._sent(connection, part, end)):
+        for answer in (answers := self._sent(connection, part, begin, end)):
             if answer.status not in _DONE:
                 self._refuse(connection, answer, part)
         return answers[0]
@@ -167,7 +178,7 @@ class Line:
         Raises:
             sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would.
         """
-        last, commit = self._sent(connection, part, b"COMMIT")
+        last, commit = self._sent(connection, part, True, b"COMMIT")
         if last.status not in _DONE:
             if _state(last) in refusals:
                 return False
@@ -181,7 +192,7 @@ class Line:
         """Return the rows of a result, with values as the driver's own cursor gives them."""
         from psycopg.adapt import Transformer
 
-        reader = Transformer(self._driver)
+        reader = Transformer(self.driver)
         reader.set_pgresult(answer)
         return reader.load_rows(0, answer.ntuples, tuple)
 
@@ -193,33 +204,33 @@ class Line:
             self._remembers = False
         sql, values = (None, None) if part is None else (part[0].text, part[1])
         try:
-            raise psycopg.errors.error_from_result(answer, self._driver.info.encoding)
+            raise psycopg.errors.error_from_result(answer, self.driver.info.encoding)
         except psycopg.Error as error:
             fail(connection, error, sql, values)
 
     # --- on the wire ------------------------------------------------------------------------------------------------------
 
-    def _sent(self, connection: Connection, part: Part, end: bytes | None) -> list[Any]:
+    def _sent(self, connection: Connection, part: Part, begin: bool, end: bytes | None) -> list[Any]:
         packet, values = part
-        sending = self._travel(packet, packet.encoded(values), end)
+        sending = self._travel(packet, packet.encoded(values), begin, end)
         try:
             if self._bridge is not None:
                 return self._bridge(self._asend(sending))  # type: ignore[no-any-return]
-            with self._driver.lock:
-                return self._driver.wait(sending)  # type: ignore[no-any-return]
+            with self.driver.lock:
+                return self.driver.wait(sending)  # type: ignore[no-any-return]
         except BaseException as error:
             fail(connection, error, None, None)
 
     async def _asend(self, sending: _Sending) -> list[Any]:
-        async with self._driver.lock:
-            return await self._driver.wait(sending)  # type: ignore[no-any-return]
+        async with self.driver.lock:
+            return await self.driver.wait(sending)  # type: ignore[no-any-return]
 
-    def _travel(self, packet: Packet, values: list[bytes | None], end: bytes | None) -> _Sending:
+    def _travel(self, packet: Packet, values: list[bytes | None], begin: bool, end: bytes | None) -> _Sending:
         pgconn = self._pgconn
         pgconn.enter_pipeline_mode()
         plan: _Plan = []
-        if pgconn.transaction_status == _IDLE:
-            pgconn.send_query_params(self._begin(), None)
+        if begin and pgconn.transaction_status == _IDLE:
+            pgconn.send_query_params(self.begin, None)
             plan.append(_PASS)
         self._put(packet, values, plan)
         if end is not None:
@@ -253,7 +264,7 @@ class Line:
 
         In psycopg's own book: what is prepared is forgotten with its own, after a ROLLBACK and whenever it is told to.
         """
-        pgconn, book = self._pgconn, self._driver._prepared
+        pgconn, book = self._pgconn, self.driver._prepared
         prepare, name = book.get(packet) if self._remembers else (_PLAIN, b"")
         if prepare == _PREPARED:
             used = self._uses[packet] = self._uses.get(packet, 0) + 1
@@ -273,8 +284,10 @@ class Line:
             pgconn.send_query_prepared(name, values, packet.formats)
         plan.append(partial(book.maybe_add_to_cache, packet, prepare, name))
 
-    def _begin(self) -> bytes:
-        driver = self._driver
+    @property
+    def begin(self) -> bytes:
+        """How a transaction begins on it."""
+        driver = self.driver
         level, read_only, deferrable = driver.isolation_level, driver.read_only, driver.deferrable
         words = "BEGIN"
         if level is not None:

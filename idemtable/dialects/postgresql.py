@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -13,7 +14,8 @@ from sqlalchemy import table as table_named
 from sqlalchemy.dialects import postgresql
 
 from ..model import Status
-from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect, Fault, is_plain
+from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect, Fault, Look, is_plain
+from .deferred import Deferred, listen
 from .definition import Driver, Job, Types
 from .packet import Line, Packet, line_of
 from .statement import Answer
@@ -72,6 +74,7 @@ class PostgreSQL(Dialect):
     # ON CONFLICT DO NOTHING leaves the transaction usable, and where its snapshot could not see the winner's row (at
     # REPEATABLE READ and above) it raises 40001 by itself.
     reads_in_place = True
+    defers = True
 
     # clock_timestamp() and not now(): now() is frozen at BEGIN, before the wait for another claim.
     now = "clock_timestamp()"
@@ -130,6 +133,8 @@ class PostgreSQL(Dialect):
         mine="",
         own="1 / CAST(t.created_at > '-infinity' AS integer)",
     )
+    # For use with somebody else's statement behind it, which must not be done where the key is taken.
+    CLAIM_OR_FAIL = CLAIM.replace("DO NOTHING", "DO UPDATE SET status = NULL")
     TAKE_OVER = f"""{_BOUNDED}
         UPDATE {{table}} AS t SET fingerprint = CAST(:fingerprint AS bytea), status = {Status.IN_PROGRESS.code},
             owner = CAST(:owner AS bytea), codec = NULL, result = NULL, completed_at = NULL,
@@ -153,6 +158,7 @@ class PostgreSQL(Dialect):
         # Advisory locks are the database's: the same key in another table, or of another tenant, must not wait for this.
         self._salt = int.from_bytes(sha256(self.table.encode()).digest()[:8], "big", signed=True)
         self._packs = dialect.driver.startswith("psycopg") and dialect.driver != "psycopg2"
+        self._deferred = self.statement(self.CLAIM_OR_FAIL)
         self._claiming, self._finding, self._storing, self._ending = (
             Packet(self.filled(template)) for template in (self.CLAIM, self.FIND, self.STORE, self.STORE_OR_FAIL)
         )
@@ -165,19 +171,30 @@ class PostgreSQL(Dialect):
         return f"{max(1, round(wait * 1000))}ms"
 
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
-        lock = int.from_bytes(values["id"].bytes[:8], "big", signed=True) ^ self._salt
-        values = {**values, "lock": lock}
+        values = self._locking(values)
         if (line := self._line(connection)) is not None:
             return bool(line.send(connection, (self._claiming, values)).ntuples)
         return self._claim(connection, values).first() is not None
 
-    def find(self, connection: Connection, values: Mapping[str, Any], *, leaving: bool) -> Answer:
+    def defer(self, connection: Connection, values: Mapping[str, Any]) -> Deferred | None:
+        line = self._line(connection)
+        if line is None or line.is_async or not line.is_idle:
+            return None
+        listen(connection.engine)
+        sql = self._deferred.sql
+        return Deferred(line.driver, line.begin, sql, self._locking(values), partial(self.claim, connection, values))
+
+    def _locking(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**values, "lock": int.from_bytes(values["id"].bytes[:8], "big", signed=True) ^ self._salt}
+
+    def find(self, connection: Connection, values: Mapping[str, Any], look: Look) -> Answer:
         line = self._line(connection)
         if line is None:
-            return super().find(connection, values, leaving=leaving)
-        engine = connection.engine
-        past = leaving and is_plain(engine.dialect.do_rollback) and not engine.dispatch.rollback
-        found = line.send(connection, (self._finding, values), b"ROLLBACK" if past else None)
+            return super().find(connection, values, look)
+        engine, end = connection.engine, None
+        if look is Look.LEAVING and is_plain(engine.dialect.do_rollback) and not engine.dispatch.rollback:
+            end = b"ROLLBACK"
+        found = line.send(connection, (self._finding, values), begin=look is not Look.ASIDE, end=end)
         return Answer(line.rows(found), found.ntuples)
 
     def store(self, connection: Connection, values: Mapping[str, Any], along: Line | None) -> bool:

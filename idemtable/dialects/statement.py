@@ -103,7 +103,7 @@ class Statement:
 
     def __init__(self, sql: str, dialect: SQLAlchemyDialect) -> None:
         compiled = text(sql).compile(dialect=dialect)
-        self._sql = str(compiled)
+        self.sql = str(compiled)
         order: list[str] = getattr(compiled, "positiontup", None) or []
         self._ordered: Callable[[Mapping[str, Any]], Any] | None = None
         if order:
@@ -113,5 +113,5 @@ class Statement:
     def __call__(self, connection: Connection, values: Mapping[str, Any] | None = None) -> Answer:
         """Run it with values by name; more of them than it names are left alone."""
         if values is None:
-            return send(connection, self._sql)
-        return send(connection, self._sql, values if self._ordered is None else self._ordered(values))
+            return send(connection, self.sql)
+        return send(connection, self.sql, values if self._ordered is None else self._ordered(values))
