@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from .dialects import Dialect
-from .dialects.base import MORTAL, Look
+from .dialects.base import MORTAL
+from .dialects.words import Look
 from .keys import digest
 from .model import Record, Request, Stats, Status, Stored, Wanted
 

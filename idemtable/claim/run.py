@@ -13,7 +13,8 @@ from ..binding import awaited
 from . import nesting, retry
 from .attempt import Attempt
 from .course import Course
-from .transaction import Joined, Own
+from .joined import Joined
+from .own import Own
 from .verdict import Verdict, begin_again
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ..codecs import exceptions, opened
-from ..dialects.base import Look
+from ..dialects.words import Look
 from ..errors import InProgressError, ResultUnreadableError
 from ..model import Answer, Outcome, Reraise, Settled, TakeOver, Won, tell_outcome
 from . import steps
@@ -45,6 +45,9 @@ def settle(course: Course, tx: Transaction, tell: Callable[[Step], None], *, rep
         verdict = course.judged(error, tx)
         if meaning := verdict.meaning(course.settings, course.call.request.scope, repeats=repeats):
             raise meaning from error
+        if tx.is_cut and not repeats:
+            # The call around this one has given the connection up meanwhile, and the driver says whatever occurs to it.
+            raise begin_again(course.call.request.scope) from error
         raise
 
 

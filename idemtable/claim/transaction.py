@@ -1,4 +1,4 @@
-"""The two kinds of transaction a claim can live in: its own, or a savepoint in somebody else's."""
+"""What a claim needs of a transaction, be it its own or a savepoint in somebody else's."""
 
 from __future__ import annotations
 
@@ -10,17 +10,10 @@ from weakref import WeakSet
 
 from sqlalchemy import event
 from sqlalchemy.exc import (
-    InvalidRequestError,
     OperationalError,
-    PendingRollbackError,
-    SQLAlchemyError,
-    UnboundExecutionError,
 )
 from sqlalchemy.orm import Session
 
-from ..dialects.base import AS_IT_IS
-from ..errors import SessionNotUsableError
-from . import steps
 from .quiet import quiet
 
 if TYPE_CHECKING:
@@ -232,177 +225,8 @@ class Transaction(ABC):
             raise OperationalError(None, None, error, connection_invalidated=True) from error
 
 
-class Own(Transaction):
-    """A transaction of the library's own: begun here, committed here, begun again where that may help."""
-
-    owned = True
-
-    @property
-    def is_alone(self) -> bool:
-        return not self._place.is_inside
-
-    def __init__(self, place: Place, session: Session, isolation_level: str | None = None) -> None:
-        super().__init__(place, session)
-        self._level = isolation_level
-
-    def _begin(self, wait: float | None) -> None:
-        inside = self._place.is_inside
-        options: dict[str, Any] = {}
-        if self._level is not None:
-            if inside:
-                raise SessionNotUsableError(
-                    "isolation_level= cannot be chosen inside a transaction that is open: the sessionmaker is bound to a "
-                    "Connection"
-                )
-            options["isolation_level"] = self._level
-        if not inside and (why := self.records.dialect.occupied(self._place.engine)):
-            raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
-        if not self.session.autobegin:
-            self.session.begin()
-        try:
-            with AS_IT_IS if inside or wait is None else self.records.dialect.beginning(wait):
-                self.connection = self._connect(options)
-        except Exception as error:
-            self._drop_dead(error)
-            raise
-        self.records = self._place.records_of(self.connection, self.session)
-        self._root = self.session.get_transaction()
-        if why := self.records.dialect.unusable(self.connection):
-            raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
-        if inside and wait is not None:
-            self.records.dialect.join(self.connection, wait)
-
-    def defer(self, request: Request, wait: float) -> bool:
-        self._begin(wait)
-        self.deferred = self.records.defer(self.connection, request, wait)
-        return self.deferred is not None
-
-    def glance(self, look: Callable[[], T]) -> T:
-        self._begin(None)
-        found = look()
-        self._undo()
-        return found
-
-    def intact(self, work: SessionTransaction | None = None) -> bool:
-        root = self._root
-        if root is None or self.session.get_transaction() is not root or not root.is_active:
-            return False
-        return (work is None or _stands(self.session, work)) and self._is_alive()
-
-    def held(self) -> bool:
-        return self.session.get_transaction() is self._root
-
-    def _along(self) -> Any:
-        session, connection = self.session, self.connection
-        if (
-            not self.is_alone
-            or steps.listeners
-            or type(session).commit is not Session.commit
-            or session.twophase
-            or session.dispatch.before_commit
-            or connection.engine.dispatch.commit
-            # What SQLAlchemy would send before COMMIT it would send after it: flush again, release a savepoint.
-            or not session._is_clean()
-            or session.get_nested_transaction() is not None
-            or connection.in_nested_transaction()
-        ):
-            return None
-        return self.records.dialect.along(connection)
-
-    def _commit(self) -> None:
-        try:
-            self.session.commit()
-        except Exception as error:
-            self._drop_dead(error)
-            raise
-
-    def _undo(self) -> None:
-        try:
-            self.session.rollback()
-        except Exception as error:
-            self._drop_dead(error)
-            raise
-
-    def _drop_dead(self, error: Exception) -> None:
-        # The raw error of PyMySQL or asyncmy, from setting an isolation level or putting it back: SQLAlchemy does not
-        # notice that the connection is dead, would hand it out again, or lose its place in the pool for good.
-        if not isinstance(error, SQLAlchemyError) and self.records.dialect.is_driver_error(error):
-            self._place.engine.dispose(close=False)
-
-
-class Joined(Transaction):
-    """A savepoint in the caller's transaction: never commits it, never retries.
-
-    The savepoint is round the claim too. Without it a caller who swallows the exception and commits would leave a key
-    behind that has no result.
-    """
-
-    owned = False
-    _savepoint: SessionTransaction | None = None
-
-    def prepare(self) -> None:
-        try:
-            self.session.flush()
-        except PendingRollbackError as error:
-            raise SessionNotUsableError(
-                "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"
-            ) from error
-
-    def _begin(self, wait: float | None) -> None:
-        assert wait is not None  # of somebody else's transaction nobody knows what it is for
-        if self._savepoint is not None:  # entered before, and checked
-            self._enter()
-            return
-        try:
-            if self.session.in_transaction():
-                self.connection = self._connect()
-            else:
-                # Nothing has begun: then it can begin as our own would, on SQLite with the write lock.
-                with self.records.dialect.beginning(wait):
-                    self.connection = self._connect()
-            self.records = self._place.records_of(self.connection, self.session)
-            dialect = self.records.dialect
-            if why := dialect.unusable(self.connection):
-                raise SessionNotUsableError(f"the session cannot carry a claim: {why}")
-            self._enter()
-        except UnboundExecutionError as error:
-            raise SessionNotUsableError(
-                "the session has no engine of its own, only binds= for classes: give it bind= too, the claim needs it"
-            ) from error
-        except (PendingRollbackError, InvalidRequestError) as error:
-            raise SessionNotUsableError(
-                "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"
-            ) from error
-        self._root = self.session.get_transaction()
-        dialect.join(self.connection, wait)
-
-    def _enter(self) -> None:
-        self._savepoint = self.session.begin_nested()  # flushes first: what is pending belongs to the caller
-        self.session.connection()  # SAVEPOINT is only sent for the first statement that goes through the session
-
-    def intact(self, work: SessionTransaction | None = None) -> bool:
-        savepoint = work or self._savepoint
-        return savepoint is not None and _stands(self.session, savepoint) and self._is_alive()
-
-    def held(self) -> bool:
-        return self._savepoint is not None and is_open(self.session, self._savepoint)
-
-    def _commit(self) -> None:
-        assert self._savepoint is not None
-        self.release(self._savepoint)
-
-    def _undo(self) -> None:
-        # Also one that a failed flush has undone already: until it is left the caller's session refuses everything.
-        if self.held():
-            assert self._savepoint is not None
-            try:
-                self._savepoint.rollback()
-            except Exception as error:  # it is gone, and the transaction with it
-                self.records.dialect.give_up(self.connection, error)
-                raise
-
-
-def _stands(session: Session, savepoint: SessionTransaction) -> bool:
+def stands(session: Session, savepoint: SessionTransaction) -> bool:
+    """Say whether the session still is inside a savepoint that nothing has undone."""
     return is_open(session, savepoint) and savepoint.is_active
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from .base import Dialect, Fault
+from .base import Dialect
 from .definition import Driver, Job, Types, full_name
 from .mysql import MySQL
 from .origin import origin_of
 from .postgresql import PostgreSQL
 from .sqlite import SQLite, configure_sqlite
 from .statement import Statement
+from .words import Fault
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect

@@ -4,92 +4,23 @@ from __future__ import annotations
 
 import socket
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import DBAPIError
 
 from ..model import Status
 from .definition import Definition
 from .origin import listen
 from .statement import Answer, Statement
+from .words import AS_IT_IS, Fault, Look, asks_autocommit
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Select, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
-
-
-class Fault(Enum):
-    """What an error of the database means to a call."""
-
-    BUSY = auto()
-    """Somebody else holds what was asked for, for longer than allowed."""
-    RESTART = auto()
-    """The transaction is gone or must go; beginning it again may succeed."""
-    UNKNOWN = auto()
-    """The connection is gone, and with it the knowledge of whether COMMIT arrived."""
-    DUPLICATE = auto()
-    READ_ONLY = auto()
-    DEAD = auto()
-    """The transaction, or the savepoint asked for, is no longer there."""
-    NO_TABLE = auto()
-    DENIED = auto()
-    """The role lacks a right."""
-
-
-class Look(Enum):
-    """What a look at a row leaves behind."""
-
-    STAYING = auto()
-    """The transaction that it is in, or that it begins."""
-    LEAVING = auto()
-    """None: whatever the row says, the transaction will be undone, and may be in the same packet."""
-    ASIDE = auto()
-    """None: nothing else was sent, and a driver that can sends it outside of a transaction."""
-
-
-def asks_autocommit(connection: Connection) -> bool:
-    """Say whether a connection was asked for in AUTOCOMMIT, by itself or by its engine."""
-    level = connection.get_execution_options().get("isolation_level")
-    return (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
-
-
-def is_plain(way_out: Any) -> bool:
-    """Say whether an application has not put a way of its own in place of SQLAlchemy's to commit or to roll back."""
-    return getattr(way_out, "__func__", None) in (DefaultDialect.do_commit, DefaultDialect.do_rollback)
-
-
-AS_IT_IS: Final = nullcontext()
-"""Inside of which nothing is changed."""
-
-
-@contextmanager
-def lent(connection: Connection, put_back: Callable[[], object]) -> Iterator[None]:
-    """Change a setting of the session inside, and put it back however that ends.
-
-    What is being raised goes on, whatever becomes of the setting; and nobody may find ours on a connection of the pool.
-    """
-    try:
-        yield
-    except BaseException:
-        if not connection.invalidated:
-            try:
-                put_back()
-            except BaseException:
-                with suppress(Exception):
-                    connection.invalidate()
-        raise
-    try:
-        put_back()
-    except BaseException:
-        if not connection.invalidated:
-            connection.invalidate()
-        raise
 
 
 class Dialect(Definition):

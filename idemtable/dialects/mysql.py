@@ -17,10 +17,11 @@ from sqlalchemy.exc import DBAPIError
 
 from ..errors import SchemaError
 from ..model import Status
-from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, Look, is_plain, lent
+from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
 from .compound import BLOCK, REFUSED, takes_blocks, told
 from .definition import Driver, Job, Types
 from .statement import Answer, Statement
+from .words import Fault, Look, is_plain, lent
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Inspector, Select, Table

@@ -13,13 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
-from sqlalchemy import text
-from sqlalchemy.dialects import postgresql
-
+from .libpq import Packet
 from .statement import fail, is_listened_to
 
 if TYPE_CHECKING:
@@ -43,53 +39,6 @@ longer than half a call."""
 _FORGOTTEN: Final = ("26000", "42P05")
 """A prepared statement is not there, or is there already: a pooler has put another of its connections behind this one."""
 
-
-class Packet:
-    """A statement in libpq's words: numbered places, and values in bytes.
-
-    Args:
-        sql: the statement, with ``:name`` for a value.
-    """
-
-    __slots__ = ("_values", "formats", "query", "text", "types")
-
-    def __init__(self, sql: str) -> None:
-        compiled = text(sql).compile(dialect=postgresql.dialect(paramstyle="numeric_dollar"))  # type: ignore[no-untyped-call]
-        order: list[str] = getattr(compiled, "positiontup", None) or []
-        self.text = str(compiled)
-        # By these two names psycopg's book knows a statement.
-        self.query = self.text.encode()
-        self.types: tuple[int, ...] = ()
-        self.formats = [int(name in _BINARY) for name in order]
-        self._values: Callable[[Mapping[str, Any]], Any] = itemgetter(*order)
-        if len(order) == 1:  # which itemgetter returns by itself
-            self._values = lambda values: (values[order[0]],)
-
-    def encoded(self, values: Mapping[str, Any]) -> list[bytes | None]:
-        """Return the values in the order of their places."""
-        return [_WIRE[type(value)](value) for value in self._values(values)]
-
-
-_BINARY: Final = frozenset({"id", "owner", "fingerprint", "result"})
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-class _Wire(dict[type, Callable[[Any], Any]]):
-    """How values of a class are sent; those of a class of the application's own, such as a StrEnum, as their base's."""
-
-    def __missing__(self, cls: type) -> Callable[[Any], Any]:
-        for base in cls.__mro__:
-            if base in self:
-                return self[base]
-        raise TypeError(f"a {cls.__name__} cannot be sent")
-
-
-_WIRE: Final = _Wire(
-    {str: str.encode, bytes: _same, type(None): _same, int: b"%d".__mod__, UUID: lambda value: value.bytes}
-)
 
 Part = tuple[Packet, Mapping[str, Any]]
 _Encoded = list[tuple[Packet, list[bytes | None]]]

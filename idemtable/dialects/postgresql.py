@@ -14,11 +14,13 @@ from sqlalchemy import table as table_named
 from sqlalchemy.dialects import postgresql
 
 from ..model import Status
-from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect, Fault, Look, is_plain
+from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect
 from .deferred import Deferred, listen
 from .definition import Driver, Job, Types
-from .packet import Line, Packet, line_of
+from .libpq import Packet
+from .packet import Line, line_of
 from .statement import Answer
+from .words import Fault, Look, is_plain
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

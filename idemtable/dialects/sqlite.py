@@ -16,10 +16,11 @@ from sqlalchemy import SingletonThreadPool, StaticPool, event, false, update
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
 from ..errors import SessionNotUsableError
-from .base import AS_IT_IS, COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect, Fault, asks_autocommit, lent
+from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
 from .definition import Driver
 from .origin import root
 from .statement import send
+from .words import AS_IT_IS, Fault, asks_autocommit, lent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypedDict, TypeVar, Unpa
 
 from ..binding import AsyncBinding, sync_session
 from ..blocks import AsyncClaim, Claim
+from ..claim.joined import Joined
 from ..claim.run import alone
-from ..claim.transaction import Joined
 from ..claim.verdict import explained
 from ..decorated import AsyncDecorator, Decorator
 from ..keys import checked_scope

@@ -9,10 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import LostClaimError
-from idemtable.claim.transaction import Joined
-from idemtable.dialects.base import Dialect, Fault
+from idemtable.claim.joined import Joined
+from idemtable.dialects.base import Dialect
 from idemtable.dialects.mysql import MySQL
 from idemtable.dialects.postgresql import PostgreSQL
+from idemtable.dialects.words import Fault
 from idemtable.repository import Records
 from tests.races.test_one_key import check_that_a_rollback_lets_one_of_the_waiters_run
 from tests.support.backends import db_of
@@ -128,6 +129,7 @@ def test_the_check_finds_a_store_that_does_not_name_the_owner(db: Database, monk
     anybodys = dialect.statement(
         "UPDATE {table} SET status = :status, codec = :codec, result = :result, completed_at = {now} WHERE id = :id"
     )
+    monkeypatch.setattr(dialect, "along", lambda connection: None)
     monkeypatch.setattr(dialect, "store", lambda connection, values, along: anybodys(connection, values).rowcount == 1)
     with pytest.raises(AssertionError):
         check_that_a_call_that_lost_its_claim_commits_nothing(db)
@@ -136,7 +138,8 @@ def test_the_check_finds_a_store_that_does_not_name_the_owner(db: Database, monk
 
 def test_the_check_finds_a_store_that_does_not_count(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Records.store
-    monkeypatch.setattr(Records, "store", lambda self, *args: store(self, *args[:-1]) or True)
+    monkeypatch.setattr(type(db.idem._settings.records.dialect), "along", lambda self, connection: None)
+    monkeypatch.setattr(Records, "store", lambda self, *args: store(self, *args) or True)
     with pytest.raises(AssertionError):
         check_that_a_call_that_lost_its_claim_commits_nothing(db)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from idemtable import InvalidKeyError
@@ -58,6 +58,8 @@ def test_the_longest_key_is_255_characters_however_it_is_written() -> None:
 
 @pytest.mark.parametrize("syntax", ["lenient", "strict"])
 def test_what_fits_the_pattern_that_openapi_shows_is_a_key(syntax: Syntax) -> None:
+    # How fast a machine makes them up is no part of it.
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.from_regex(PATTERNS[syntax].replace("$", r"\Z")))
     def fits(line: str) -> None:
         key = key_of([line], syntax)

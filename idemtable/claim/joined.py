@@ -1,0 +1,85 @@
+"""A savepoint in a transaction that somebody else began, and will end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, UnboundExecutionError
+
+from ..errors import SessionNotUsableError
+from .transaction import Transaction, is_open, stands
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import SessionTransaction
+
+
+class Joined(Transaction):
+    """A savepoint in the caller's transaction: never commits it, never retries.
+
+    The savepoint is round the claim too. Without it a caller who swallows the exception and commits would leave a key
+    behind that has no result.
+    """
+
+    owned = False
+    _savepoint: SessionTransaction | None = None
+
+    def prepare(self) -> None:
+        try:
+            self.session.flush()
+        except PendingRollbackError as error:
+            raise SessionNotUsableError(
+                "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"
+            ) from error
+
+    def _begin(self, wait: float | None) -> None:
+        assert wait is not None  # of somebody else's transaction nobody knows what it is for
+        if self._savepoint is not None:  # entered before, and checked
+            self._enter()
+            return
+        try:
+            if self.session.in_transaction():
+                self.connection = self._connect()
+            else:
+                # Nothing has begun: then it can begin as our own would, on SQLite with the write lock.
+                with self.records.dialect.beginning(wait):
+                    self.connection = self._connect()
+            self.records = self._place.records_of(self.connection, self.session)
+            dialect = self.records.dialect
+            if why := dialect.unusable(self.connection):
+                raise SessionNotUsableError(f"the session cannot carry a claim: {why}")
+            self._enter()
+        except UnboundExecutionError as error:
+            raise SessionNotUsableError(
+                "the session has no engine of its own, only binds= for classes: give it bind= too, the claim needs it"
+            ) from error
+        except (PendingRollbackError, InvalidRequestError) as error:
+            raise SessionNotUsableError(
+                "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"
+            ) from error
+        self._root = self.session.get_transaction()
+        dialect.join(self.connection, wait)
+
+    def _enter(self) -> None:
+        self._savepoint = self.session.begin_nested()  # flushes first: what is pending belongs to the caller
+        self.session.connection()  # SAVEPOINT is only sent for the first statement that goes through the session
+
+    def intact(self, work: SessionTransaction | None = None) -> bool:
+        savepoint = work or self._savepoint
+        return savepoint is not None and stands(self.session, savepoint) and self._is_alive()
+
+    def held(self) -> bool:
+        return self._savepoint is not None and is_open(self.session, self._savepoint)
+
+    def _commit(self) -> None:
+        assert self._savepoint is not None
+        self.release(self._savepoint)
+
+    def _undo(self) -> None:
+        # Also one that a failed flush has undone already: until it is left the caller's session refuses everything.
+        if self.held():
+            assert self._savepoint is not None
+            try:
+                self._savepoint.rollback()
+            except Exception as error:  # it is gone, and the transaction with it
+                self.records.dialect.give_up(self.connection, error)
+                raise

@@ -1,0 +1,120 @@
+"""A transaction of the library's own: from BEGIN to COMMIT, and again where that may help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from ..dialects.words import AS_IT_IS
+from ..errors import SessionNotUsableError
+from . import steps
+from .transaction import Transaction, stands
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import SessionTransaction
+
+    from ..model import Request
+    from ..settings import Place
+
+T = TypeVar("T")
+
+
+class Own(Transaction):
+    """A transaction of the library's own: begun here, committed here, begun again where that may help."""
+
+    owned = True
+
+    @property
+    def is_alone(self) -> bool:
+        return not self._place.is_inside
+
+    def __init__(self, place: Place, session: Session, isolation_level: str | None = None) -> None:
+        super().__init__(place, session)
+        self._level = isolation_level
+
+    def _begin(self, wait: float | None) -> None:
+        inside = self._place.is_inside
+        options: dict[str, Any] = {}
+        if self._level is not None:
+            if inside:
+                raise SessionNotUsableError(
+                    "isolation_level= cannot be chosen inside a transaction that is open: the sessionmaker is bound to a "
+                    "Connection"
+                )
+            options["isolation_level"] = self._level
+        if not inside and (why := self.records.dialect.occupied(self._place.engine)):
+            raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
+        if not self.session.autobegin:
+            self.session.begin()
+        try:
+            with AS_IT_IS if inside or wait is None else self.records.dialect.beginning(wait):
+                self.connection = self._connect(options)
+        except Exception as error:
+            self._drop_dead(error)
+            raise
+        self.records = self._place.records_of(self.connection, self.session)
+        self._root = self.session.get_transaction()
+        if why := self.records.dialect.unusable(self.connection):
+            raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
+        if inside and wait is not None:
+            self.records.dialect.join(self.connection, wait)
+
+    def defer(self, request: Request, wait: float) -> bool:
+        self._begin(wait)
+        self.deferred = self.records.defer(self.connection, request, wait)
+        return self.deferred is not None
+
+    def glance(self, look: Callable[[], T]) -> T:
+        self._begin(None)
+        found = look()
+        self._undo()
+        return found
+
+    def intact(self, work: SessionTransaction | None = None) -> bool:
+        root = self._root
+        if root is None or self.session.get_transaction() is not root or not root.is_active:
+            return False
+        return (work is None or stands(self.session, work)) and self._is_alive()
+
+    def held(self) -> bool:
+        return self.session.get_transaction() is self._root
+
+    def _along(self) -> Any:
+        session, connection = self.session, self.connection
+        if (
+            not self.is_alone
+            or steps.listeners
+            or type(session).commit is not Session.commit
+            or session.twophase
+            or session.dispatch.before_commit
+            or connection.engine.dispatch.commit
+            # What SQLAlchemy would send before COMMIT it would send after it: flush again, release a savepoint.
+            or not session._is_clean()
+            or session.get_nested_transaction() is not None
+            or connection.in_nested_transaction()
+        ):
+            return None
+        return self.records.dialect.along(connection)
+
+    def _commit(self) -> None:
+        try:
+            self.session.commit()
+        except Exception as error:
+            self._drop_dead(error)
+            raise
+
+    def _undo(self) -> None:
+        try:
+            self.session.rollback()
+        except Exception as error:
+            self._drop_dead(error)
+            raise
+
+    def _drop_dead(self, error: Exception) -> None:
+        # The raw error of PyMySQL or asyncmy, from setting an isolation level or putting it back: SQLAlchemy does not
+        # notice that the connection is dead, would hand it out again, or lose its place in the pool for good.
+        if not isinstance(error, SQLAlchemyError) and self.records.dialect.is_driver_error(error):
+            self._place.engine.dispose(close=False)
