@@ -43,7 +43,7 @@ test-lowest: $(BIN)/python ## the contract suite and the features on the lowest 
 	@$(BIN)/python tests/lowest.py > .venv-lowest/constraints.txt
 	@.venv-lowest/bin/pip install -q -c .venv-lowest/constraints.txt -e '$(EXTRAS)' --group test
 	@.venv-lowest/bin/python -c 'import sqlalchemy, alembic; print("SQLAlchemy", sqlalchemy.__version__, "Alembic", alembic.__version__)'
-	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -W default tests/contract tests/unit tests/tokens tests/guards $(ARGS)
+	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -W default tests/contract tests/unit tests/tokens tests/guards tests/inbox $(ARGS)
 
 test-pythons: ## the contract suite and the features on every newer Python that is found here
 	@untested=; failed=; for version in $(NEWER); do \
@@ -59,7 +59,7 @@ test-pythons: ## the contract suite and the features on every newer Python that 
 
 test-python: $(VENV)/.test # on the Python of VENV
 	@$(BIN)/python -VV
-	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/contract tests/unit tests/tokens tests/guards $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/contract tests/unit tests/tokens tests/guards tests/inbox $(ARGS)
 
 lint: $(VENV)/.lint $(VENV)/.test $(VENV)/.recipes ## what a reader would complain about
 	@$(BIN)/ruff check .

@@ -35,12 +35,13 @@ def _fault(value: object) -> str | None:
     return None
 
 
-def checked_key(key: object, where: str = "the call") -> str:
+def checked_key(key: object, where: str = "the call", what: str = "key") -> str:
     """Return the key as text, exactly as given: nothing is trimmed or folded.
 
     Args:
         key: the key.
         where: what it was looked for in, for the message.
+        what: what the program calls it, for the message.
 
     Raises:
         MissingKeyError: `key` is ``None``.
@@ -51,7 +52,7 @@ def checked_key(key: object, where: str = "the call") -> str:
     if isinstance(key, UUID):
         return str(key)
     if fault := _fault(key):
-        raise InvalidKeyError(f"the key {fault}")
+        raise InvalidKeyError(f"the {what} {fault}")
     return str.__str__(key)
 
 

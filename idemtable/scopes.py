@@ -57,7 +57,9 @@ class Scopes:
         self._lock = threading.Lock()
         self._at: WeakKeyDictionary[Any, _Places] = WeakKeyDictionary()
 
-    def take(self, anchors: Iterable[Any], place: Place, decorated: Callable[..., Any], owner: Owner) -> None:
+    def take(
+        self, anchors: Iterable[Any], place: Place, decorated: Callable[..., Any], owner: Owner, rivalry: str
+    ) -> None:
         """Give a scope to a function.
 
         Args:
@@ -65,6 +67,7 @@ class Scopes:
             place: the table in that database, and the scope.
             decorated: the function that callers have; the scope is its own as long as it lives.
             owner: whose it is.
+            rivalry: what is wrong with two owners and how it is cured, for the message.
 
         Raises:
             ValueError: it belongs to another function.
@@ -79,10 +82,7 @@ class Scopes:
             rival = self._rival(known, place, owner)
             if rival is None:
                 return self._keep(known, place, decorated, owner)
-        raise ValueError(
-            f"{owner} has the scope {place[-1]!r} of {rival} on the same table: with one key, each would answer for the "
-            f"other. Give it a scope of its own, or say share_scope=True in both if that is meant"
-        )
+        raise ValueError(f"{owner} has the scope {place[-1]!r} of {rival} on the same table: {rivalry}")
 
     def _rival(self, anchors: list[Any], place: Place, owner: Owner) -> Owner | None:
         for anchor in anchors:

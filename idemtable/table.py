@@ -15,6 +15,7 @@ from .blocks import Claim
 from .claim.call import identity
 from .decorated import AsyncDecorator, Decorator
 from .guards import lock_name
+from .inbox import Inbox
 from .model import ALL, PurgeReport, Record, Stats
 from .table_async import AsyncIdemTable
 from .table_base import BaseTable, BlockOptions, Statuses
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | sessionmaker[Any]], Tokens]):
+class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | sessionmaker[Any]], Tokens, Inbox]):
     """The table of keys, bound to an Engine or a sessionmaker.
 
     Args:
@@ -52,6 +53,7 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
 
     _binding = Binding
     _tokens = Tokens
+    _inbox = Inbox
 
     def transactional(
         self,

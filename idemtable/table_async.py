@@ -12,6 +12,7 @@ from .blocks import AsyncClaim
 from .claim.call import identity
 from .decorated import AsyncDecorator
 from .guards import lock_name
+from .inbox import AsyncInbox
 from .model import PurgeReport, Record, Stats
 from .table_base import BaseTable, BlockOptions, Statuses
 from .tokens import AsyncTokens
@@ -26,7 +27,9 @@ T = TypeVar("T")
 
 class AsyncIdemTable(
     BaseTable[
-        "AsyncEngine | async_sessionmaker[Any] | Callable[[], AsyncEngine | async_sessionmaker[Any]]", AsyncTokens
+        "AsyncEngine | async_sessionmaker[Any] | Callable[[], AsyncEngine | async_sessionmaker[Any]]",
+        AsyncTokens,
+        AsyncInbox,
     ]
 ):
     """The table of keys, bound to an AsyncEngine or an async_sessionmaker: the same names, awaited.
@@ -37,6 +40,7 @@ class AsyncIdemTable(
 
     _binding = AsyncBinding
     _tokens = AsyncTokens
+    _inbox = AsyncInbox
 
     def transactional(self, scope: str, *, key: Spec, **options: Unpack[Options]) -> AsyncDecorator:
         """Decorate an async function so that its effect is committed at most once for each key.

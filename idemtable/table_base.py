@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 BindT = TypeVar("BindT")
 TokensT = TypeVar("TokensT")
+InboxT = TypeVar("InboxT")
 
 
 class BlockOptions(TypedDict, total=False):
@@ -57,11 +58,12 @@ WEEK: Final = timedelta(days=7)
 """A Friday's bug is found on Monday, and queues keep dead letters for days: the key must outlive the last retry."""
 
 
-class BaseTable(Generic[BindT, TokensT]):
-    """A table in one colour: the types of its bind and its tokens are all that differs up to here."""
+class BaseTable(Generic[BindT, TokensT, InboxT]):
+    """A table in one colour: the types of its bind, its tokens and its inboxes are all that differs up to here."""
 
     _binding: ClassVar[type[Any]]
     _tokens: ClassVar[type[Any]]
+    _inbox: ClassVar[type[Any]]
 
     def __init__(
         self,
@@ -107,6 +109,14 @@ class BaseTable(Generic[BindT, TokensT]):
             store: keep the tokens in Redis instead of the table; see `RedisTokenStore` for what that loses.
         """
         return cast("TokensT", self._tokens(self._settings, scope, ttl=ttl, replay=replay, store=store))
+
+    def inbox(self, scope: str) -> InboxT:
+        """Return the inbox of a consumer of messages.
+
+        Args:
+            scope: the consumer's name. Each message is done once for each consumer.
+        """
+        return cast("InboxT", self._inbox(self._settings, scope))
 
     def machine(self, column: Any, transitions: Mapping[Any, Collection[Any]]) -> StateMachine:
         """Return a `StateMachine` that remembers events in this table.

@@ -280,11 +280,13 @@ def _dress(form: Any, function: Any, signature: inspect.Signature, is_main: bool
     form.__signature__ = signature
 
 
-def decorate_keys(settings: Settings, scope: str, key: Spec, options: Options) -> Callable[[Any], Any]:
-    """Return the decorator of functions whose key the client makes; see `IdemTable.transactional`."""
+def decorate_keys(
+    settings: Settings, scope: str, key: Spec, options: Options, keys: type[Keys] = Keys
+) -> Callable[[Any], Any]:
+    """Return the decorator of functions whose key the client makes, and `keys` checks; see `IdemTable.transactional`."""
     rest: Options = options.copy()
     tenant = rest.pop("tenant", None)
-    return decorate(settings, partial(Keys, settings, scope), rest, key=key, tenant=tenant, takes=Options)
+    return decorate(settings, partial(keys, settings, scope), rest, key=key, tenant=tenant, takes=Options)
 
 
 def decorate(
@@ -322,9 +324,9 @@ def decorate(
         _check(function, is_async)
         made = Compiled(settings, function, asks, key=key, tenant=tenant, **compiled)
         decorated = _dressed(made, (_async if is_async else _sync)(made))
-        place = (type(made.asks).__name__, settings.table, settings.schema, made.asks.scope)
+        place = (made.asks.space, settings.table, settings.schema, made.asks.scope)
         owner = owner_of(function, shares=bool(options.get("share_scope", False)))
-        SCOPES.take(settings.anchors if store is None else [store], place, decorated, owner)
+        SCOPES.take(settings.anchors if store is None else [store], place, decorated, owner, made.asks.rivalry)
         return decorated
 
     return decorator

@@ -61,6 +61,13 @@ class Asks(ABC):
 
     words: ClassVar[tuple[str, str]]
     """What the program calls the two arguments that say who a call is."""
+    space: ClassVar[str]
+    """Whose rows they share: with one scope of one space, two functions answer for each other."""
+    rivalry: ClassVar[str] = (
+        "with one key, each would answer for the other. Give it a scope of its own, or say share_scope=True in both if "
+        "that is meant"
+    )
+    """What is to be said to the second function that wants a scope."""
 
     def __init__(
         self,
@@ -113,6 +120,7 @@ class Keys(Asks):
     """Calls whose key the client made. `ttl`: instead of the table's."""
 
     words = ("key", "tenant")
+    space = "keys"
     key = staticmethod(checked_key)
     tenant = staticmethod(checked_tenant)
 

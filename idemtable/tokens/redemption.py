@@ -87,6 +87,7 @@ class Redemptions(Asks):
     """
 
     words = ("token", "subject")
+    space = "tokens"
     key = staticmethod(checked_token)
     tenant = staticmethod(checked_subject)
 

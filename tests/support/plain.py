@@ -82,6 +82,16 @@ def as_async(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+class PlainInbox:
+    """An AsyncInbox, spoken to plainly."""
+
+    def __init__(self, loop: Loop, inbox: Any) -> None:
+        self._loop, self.inner = loop, inbox
+
+    def transactional(self, **options: Any) -> Callable[[Callable[..., Any]], PlainFunction]:
+        return lambda function: PlainFunction(self._loop, self.inner.transactional(**options)(as_async(function)))
+
+
 class PlainTable:
     """An AsyncIdemTable, spoken to plainly."""
 
@@ -97,6 +107,9 @@ class PlainTable:
             return PlainFunction(self._loop, self.inner.transactional(scope, **options)(as_async(function)))
 
         return decorator
+
+    def inbox(self, scope: str) -> PlainInbox:
+        return PlainInbox(self._loop, self.inner.inbox(scope))
 
     def transaction(self, *args: Any, **kwargs: Any) -> PlainBlock:
         return PlainBlock(self._loop, self.inner.transaction(*args, **kwargs))
