@@ -15,7 +15,18 @@ import pytest
 import redis as redis_client
 from sqlalchemy import NullPool, create_engine, text
 
-from tests.servers import MissingEngine, RedisServer, Server, from_environment, mariadb, mysql, postgresql, redis
+from tests.servers import (
+    MissingEngine,
+    RedisServer,
+    Server,
+    debian,
+    from_environment,
+    mariadb,
+    mysql,
+    postgresql,
+    redis,
+)
+from tests.servers.rabbitmq import PACKAGES as RABBITMQ
 from tests.servers.watchdog import alive, family
 from tests.support.backends import needed, redis_server, server
 
@@ -39,6 +50,8 @@ def every_engine() -> None:
             with needed():
                 engine().stop()
     redis_server()
+    with needed():
+        debian.find("rabbitmq-server", RABBITMQ)  # found and not started, which would take as long as all others
 
 
 @pytest.fixture(params=ENGINES)
@@ -136,17 +149,20 @@ def test_redis() -> None:
 def test_a_killed_test_run_leaves_nothing() -> None:
     script = (
         "import os, signal\n"
-        "from tests.servers import mariadb, mysql, postgresql, redis\n"
-        "for server in (postgresql(), mariadb(), mysql(), redis()):\n"
-        "    print(server.pid, server.process.home, flush=True)\n"
+        "from tests.servers import mariadb, mysql, postgresql, rabbitmq, redis\n"
+        "from tests.servers.watchdog import family\n"
+        "for server in (postgresql(), mariadb(), mysql(), redis(), rabbitmq()):\n"
+        "    print(server.process.home, *family(server.pid), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     command = [sys.executable, "-c", script]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    started = [line.split(" ", 1) for line in ended.stdout.splitlines()]
-    assert len(started) == 4
-    assert eventually(lambda: not any(alive(int(pid)) or Path(home).exists() for pid, home in started))
+    started = [line.split(" ") for line in ended.stdout.splitlines()]
+    assert len(started) == 5
+    assert eventually(
+        lambda: not any(Path(home).exists() or any(map(alive, map(int, pids))) for home, *pids in started)
+    )
 
 
 def test_the_command_runs_until_it_is_told_to_stop() -> None:

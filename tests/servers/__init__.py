@@ -1,4 +1,4 @@
-"""Real database servers for the tests, without Docker and without root: `with postgresql(18) as server: ...`; a browser."""
+"""Real servers for the tests, without Docker and without root: `with postgresql(18) as server: ...`; and a browser."""
 
 from tests.servers.chromium import Browser, chromium
 from tests.servers.debian import MissingEngine
@@ -7,12 +7,14 @@ from tests.servers.mysql import mysql
 from tests.servers.pgbouncer import pgbouncer
 from tests.servers.postgresql import postgresql
 from tests.servers.process import ServerError
+from tests.servers.rabbitmq import rabbitmq
 from tests.servers.redis import redis
-from tests.servers.server import RedisServer, Server, from_environment
+from tests.servers.server import RabbitServer, RedisServer, Server, from_environment
 
 __all__ = [
     "Browser",
     "MissingEngine",
+    "RabbitServer",
     "RedisServer",
     "Server",
     "ServerError",
@@ -22,5 +24,6 @@ __all__ = [
     "mysql",
     "pgbouncer",
     "postgresql",
+    "rabbitmq",
     "redis",
 ]

@@ -1,4 +1,4 @@
-"""`python -m tests.servers postgresql mariadb mysql redis`: runs them until Ctrl-C or SIGTERM, one URL a line."""
+"""`python -m tests.servers postgresql mariadb mysql redis rabbitmq`: runs them until Ctrl-C or SIGTERM, one URL a line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 
 from tests import servers
 
-ENGINES: dict[str, Callable[[], servers.Server | servers.RedisServer]] = {
+ENGINES: dict[str, Callable[[], servers.Server | servers.RedisServer | servers.RabbitServer]] = {
     "postgresql": servers.postgresql,
     "postgresql16": partial(servers.postgresql, 16),
     "postgresql18": partial(servers.postgresql, 18),
@@ -19,6 +19,7 @@ ENGINES: dict[str, Callable[[], servers.Server | servers.RedisServer]] = {
     "mariadb11.8": partial(servers.mariadb, "11.8"),
     "mysql": servers.mysql,
     "redis": servers.redis,
+    "rabbitmq": servers.rabbitmq,
 }
 DATABASE = "idemtable"
 
@@ -34,7 +35,7 @@ def main() -> None:
         for name in chosen:
             server = ENGINES[name]()
             stack.callback(server.stop)
-            if isinstance(server, servers.RedisServer):
+            if not isinstance(server, servers.Server):
                 print(server.url(), flush=True)
             else:
                 server.create_database(DATABASE)

@@ -147,8 +147,11 @@ def _plain(name: str) -> str:
 def _missing_libraries(root: Path) -> set[str]:
     usr = root / "usr"
     programs = [str(path) for folder in ("bin", "sbin") for path in (usr / folder).glob("*")]
-    # What a script in bin/ starts: lib/chromium/chromium.
+    # What a script in bin/ starts: lib/chromium/chromium, and Erlang's runtime with what that loads.
     programs += [str(path) for path in usr.glob("lib/*/*") if path.name == path.parent.name]
+    programs += [
+        str(path) for part in ("erts-*/bin/*", "lib/*/priv/lib/*.so") for path in usr.glob(f"lib/erlang/{part}")
+    ]
     environment = {"PATH": search_path(), "LC_ALL": "C", "LD_LIBRARY_PATH": _library_path(root)}
     # Scripts and dangling links make ldd fail, and say nothing about libraries.
     listing = subprocess.run(["ldd", *programs], capture_output=True, text=True, env=environment, check=False).stdout

@@ -99,6 +99,12 @@ class RedisServer(Running):
         return f"redis://{self.host}:{self.port}/{database}"
 
 
+@dataclass(kw_only=True)
+class RabbitServer(Running):
+    def url(self) -> str:
+        return f"amqp://guest:guest@{self.host}:{self.port}/%2F"
+
+
 def from_environment(name: str) -> Server | None:
     """The server that IDEMTABLE_TEST_<NAME>_URL points at; `name` is `postgresql`, `mariadb` or `mysql`."""
     variable = f"IDEMTABLE_TEST_{name.upper()}_URL"

@@ -14,7 +14,18 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from tests.servers import MissingEngine, RedisServer, Server, from_environment, mariadb, mysql, postgresql, redis
+from tests.servers import (
+    MissingEngine,
+    RabbitServer,
+    RedisServer,
+    Server,
+    from_environment,
+    mariadb,
+    mysql,
+    postgresql,
+    rabbitmq,
+    redis,
+)
 from tests.servers.process import new_home, remove
 from tests.support.database import Database
 
@@ -52,7 +63,7 @@ _STARTERS = {
     "mariadb11.8": partial(mariadb, "11.8"),
     "mysql": mysql,
 }
-_started: list[Server | RedisServer] = []
+_started: list[Server | RedisServer | RabbitServer] = []
 _databases: dict[str, Database] = {}
 
 
@@ -81,6 +92,15 @@ def redis_server() -> RedisServer:
     """Start Redis once in this process."""
     with needed():
         found = redis()
+    _started.append(found)
+    return found
+
+
+@cache
+def rabbitmq_server() -> RabbitServer:
+    """Start RabbitMQ once in this process."""
+    with needed():
+        found = rabbitmq()
     _started.append(found)
     return found
 
