@@ -17,6 +17,7 @@ from tests.support.backends import BACKENDS, close_all, db_of, server  # noqa: E
 from tests.support.database import Database  # noqa: E402
 
 LONG = (
+    "tests/brokers/",  # beside the pages that want the same broker
     "test_toy_dialect",
     "test_demo",
     "test_typing",

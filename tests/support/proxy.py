@@ -37,10 +37,14 @@ def is_commit(chunk: bytes) -> bool:
 
 
 class Proxy:
-    """Passes connections on to a server until it cuts them. As a context manager it ends with all of them."""
+    """Passes connections on to a server until it cuts them. As a context manager it ends with all of them.
 
-    def __init__(self, target: int) -> None:
+    `listener` is told of each chunk before that is passed on.
+    """
+
+    def __init__(self, target: int, listener: Callable[[Way, bytes], None] | None = None) -> None:
         self._target = target
+        self._listen = listener or (lambda way, chunk: None)
         self._lock = threading.Lock()
         self._cut: Cut | None = None
         self._seen = 0
@@ -110,6 +114,7 @@ class Proxy:
                 self._count(way, pair)
                 if self._is_the_moment(way, chunk, pair):
                     break
+                self._listen(way, chunk)
                 target.sendall(chunk)
         self._end(source, target)
 
