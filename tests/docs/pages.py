@@ -6,6 +6,7 @@ Comments that readers do not see say what a page is to the tests::
     <!-- docs-test: raises KeyError -->             the next block ends in this error
     <!-- docs-test: also postgresql18 mariadb -->   the whole page runs on these servers too
     <!-- docs-test: only postgresql18 -->           the whole page runs on this server and not on SQLite
+    <!-- docs-test: needs rabbitmq -->              a broker, which AMQP_URL names
     <!-- docs-test: file payments.py -->            from here on the Python blocks are this file; commands run it
     <!-- docs-test: setup                           code that runs here and is not shown
     -->
@@ -62,6 +63,7 @@ class Page:
     blocks: list[Block]
     prose: str
     places: list[str]
+    needs: list[str]
 
     @property
     def python(self) -> list[Block]:
@@ -82,6 +84,7 @@ def read(path: Path) -> Page:
     blocks: list[Block] = []
     prose: list[str] = []
     places: list[str] = ["sqlite"]
+    needs: list[str] = []
     words: list[str] = []
     file = ""
     current: Block | None = None
@@ -97,6 +100,8 @@ def read(path: Path) -> Page:
             name, *rest = found["words"].split()
             if name in ("also", "only"):
                 places = [*(places if name == "also" else []), *rest]
+            elif name == "needs":
+                needs += rest
             elif name == "file":
                 (file,) = rest
             elif name == "setup":
@@ -116,7 +121,7 @@ def read(path: Path) -> Page:
     assert not words, f"{path}: a directive without a block"
     for block in blocks:
         assert block.language, f"{path}:{block.line}: a block without a language"
-    return Page(path, blocks, "\n".join(prose), places)
+    return Page(path, blocks, "\n".join(prose), places, needs)
 
 
 PARSED = {name: read(path) for name, path in PAGES.items()}

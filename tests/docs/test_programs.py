@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import DOCS, PARSED, ROOT, Page, empty_database
+from tests.support.backends import rabbitmq_server
 from tests.support.forked import python
 
 PROGRAMS = {name: page for name, page in PARSED.items() if page.is_saved}
+BROKERS = {"rabbitmq": ("AMQP_URL", rabbitmq_server)}
 COMMANDS = {"python": [], "pytest": ["-m", "pytest", "-p", "no:cacheprovider"], "idemtable": ["-m", "idemtable"]}
 TUTORIAL = PARSED["docs/tutorial.md"]
 PAYMENTS = DOCS / "examples" / "payments.py"
@@ -27,6 +29,7 @@ def follow(page: Page, folder: Path, url: str) -> list[str]:
     """Do what the page says; give the commands that were run."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
     environment |= {"IDEMTABLE_URL": url, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    environment |= {name: start().url() for name, start in map(BROKERS.__getitem__, page.needs)}
     prints: dict[str, list[str]] = {}
     done = []
     for block in page.blocks:

@@ -30,6 +30,7 @@ from idemtable import (
     transactional,
 )
 from idemtable.blocks import AsyncClaim, Claim
+from idemtable.inbox import AsyncInbox, Inbox
 from idemtable.tokens import AsyncTokens
 
 
@@ -203,6 +204,18 @@ def sync(
 
     tabled("k")
 
+    # A handler of messages.
+    inbox = idem.inbox("billing")
+    assert_type(inbox, Inbox)
+
+    @inbox.transactional(message_id="message_id", ttl=timedelta(1), remember=CardDeclined)
+    def on_payment(session: Session, message_id: str, body: Receipt) -> None: ...
+
+    assert_type(on_payment.outcome("m", Receipt(1)), Outcome[None])
+    on_payment("m")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    inbox.transactional()  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    inbox.transactional(message_id="m", key="m")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+
     # The blocks.
     with idem.transaction("pay", "k", tenant="t", payload={"a": 1}, returns=Receipt) as claim:
         assert_type(claim.session, Session)
@@ -311,6 +324,15 @@ async def twins(
         return Receipt(1)
 
     assert_type(await checkout("t", "u"), Receipt)
+
+    inbox = idem.inbox("billing")
+    assert_type(inbox, AsyncInbox)
+
+    @inbox.transactional(message_id="message_id")
+    async def on_payment(session: AsyncSession, message_id: str, body: Receipt) -> int:
+        return 1
+
+    assert_type(await on_payment("m", Receipt(1)), int)
 
     async with idem.transaction("pay", "k") as claim:
         assert_type(claim.session, AsyncSession)
