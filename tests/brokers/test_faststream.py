@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from idemtable import AsyncIdemTable
 from tests.support import PATIENCE
-from tests.support.amqp import client, is_done, overheard, publish
+from tests.support.amqp import Ears, client, is_done, overheard, publish
 from tests.support.backends import db_of
 from tests.support.crowd import until
 from tests.support.database import effect
@@ -20,7 +20,7 @@ from faststream import AckPolicy  # noqa: E402
 from faststream.rabbit import RabbitBroker, RabbitMessage, RabbitQueue  # noqa: E402
 
 
-async def consume(url: str, queue: str, engine: Any, policy: AckPolicy) -> None:
+async def consume(url: str, queue: str, engine: Any, policy: AckPolicy, ears: Ears) -> None:
     """Take one message."""
     broker = RabbitBroker(url, logger=None)
     done = asyncio.Event()
@@ -33,6 +33,7 @@ async def consume(url: str, queue: str, engine: Any, policy: AckPolicy) -> None:
     async def received(body: dict[str, Any], message: RabbitMessage) -> None:
         if policy is AckPolicy.MANUAL:
             await message.ack()  # broken: too early, and the test must hear it
+            await asyncio.to_thread(until, lambda: ears.heard, "the acknowledgement was not heard")
         await on_payment(message.message_id)
         done.set()
 
@@ -47,7 +48,7 @@ def heard_of(broker: str, channel: Any, queue: str, policy: AckPolicy) -> list[s
     assert db.loop is not None
     publish(channel, queue, "m-1")
     with overheard(broker, db) as (ears, url, engine):
-        db.loop.run(consume(url, queue, engine, policy))
+        db.loop.run(consume(url, queue, engine, policy, ears))
         until(lambda: len(ears.heard) == 2, f"not all was heard: {ears.heard}")
     assert db.effects() == ["m-1"]
     assert is_done(channel, queue)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,7 +13,7 @@ import pytest
 from tests.support.crowd import until
 from tests.support.database import Database
 from tests.support.lines import engine_at
-from tests.support.proxy import Proxy, Way, is_commit
+from tests.support.proxy import Proxy, Way
 
 
 def client(name: str) -> Any:
@@ -28,6 +27,8 @@ pika = client("pika")
 
 _ACK = b"\0\0\0\x0d\0\x3c\0\x50"
 """In a frame of AMQP 0-9-1: thirteen bytes, class 60 (basic), method 80 (ack)."""
+_COMMITTED = b"C\0\0\0\x0bCOMMIT\0"
+"""PostgreSQL's CommandComplete of a COMMIT; of a transaction that had failed it says ROLLBACK."""
 
 
 @contextmanager
@@ -68,25 +69,18 @@ def is_done(channel: Any, queue: str) -> bool:
 
 
 class Ears:
-    """What passes on the lines to the broker and to the database, in the order in which it passes."""
+    """What passes on the lines to the broker and to a PostgreSQL, in the order in which it passes."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
-        self._lock = threading.Lock()
-        self._committing = False
 
     def of_the_database(self, way: Way, chunk: bytes) -> None:
-        with self._lock:
-            if way is Way.TO_SERVER:
-                self._committing = self._committing or is_commit(chunk)
-            elif self._committing:
-                self._committing = False
-                self.heard.append("committed")
+        if way is Way.TO_CLIENT and _COMMITTED in chunk:
+            self.heard.append("committed")
 
     def of_the_broker(self, way: Way, chunk: bytes) -> None:
         if way is Way.TO_SERVER and _ACK in chunk:
-            with self._lock:
-                self.heard.append("acknowledged")
+            self.heard.append("acknowledged")
 
 
 @contextmanager
