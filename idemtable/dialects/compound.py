@@ -1,37 +1,75 @@
-"""MariaDB through PyMySQL: the last statement and COMMIT in one packet, as a block that the server decides about.
+"""MariaDB and MySQL through PyMySQL: several statements in one packet.
 
-Not two statements in one packet: for that a connection must allow several, which makes of every injected quote a whole
-statement of the attacker's, and PyMySQL forbids it for a reason. MariaDB takes a block of statements as a single one.
-MySQL does not, and its claims and results go one by one.
+MariaDB takes a block of statements as a single one, which decides by itself whether to come to COMMIT. MySQL does not:
+there several statements travel together only on a connection that allows several in one packet, which PyMySQL forbids
+unless it is told otherwise (``client_flag``). The library does not tell it: an application in which somebody finds a place
+to inject is not to lose that guard for a round trip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from .statement import is_listened_to
+from .statement import Statement, fail, is_listened_to
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-REFUSED: Final = 1644
-"""What the block fails with where its statement did not touch exactly one row."""
+REFUSED: Final = (1644, 1242)
+"""What the last statement's check fails with where it did not touch exactly one row: the SIGNAL of the block; among several
+statements, which can have no SIGNAL, a subquery of two rows."""
 
-BLOCK: Final = f"""BEGIN NOT ATOMIC {{statement}};
+BLOCK: Final = """BEGIN NOT ATOMIC {statement};
     IF ROW_COUNT() = 1 THEN COMMIT;
-    ELSE SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = {REFUSED}, MESSAGE_TEXT = 'the row is not this claim''s own';
+    ELSE SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 1644, MESSAGE_TEXT = 'the row is not this claim''s own';
     END IF; END"""
+SEVERAL: Final = """{statement};
+    SET @idemtable_kept = IF(ROW_COUNT() = 1, 1, (SELECT 1 UNION SELECT 2)); COMMIT"""
+
+_MULTI_STATEMENTS: Final = 1 << 16
 
 
 def takes_blocks(connection: Connection) -> bool:
-    """Say whether a connection's server and driver take a block, and nobody wants to see its statements one by one."""
-    if not getattr(connection.dialect, "is_mariadb", False) or is_listened_to(connection):
+    """Say whether a connection takes `BLOCK`, and nobody wants to see its statements one by one."""
+    return _is_mariadb(connection) and _is_unheard_pymysql(connection)
+
+
+def takes_several(connection: Connection) -> bool:
+    """Say whether a connection of MySQL's takes several statements at once, and nobody wants to see them one by one."""
+    if _is_mariadb(connection) or not _is_unheard_pymysql(connection):
         return False
     driver: Any = connection.connection.driver_connection
-    kind = type(driver)
-    return (kind.__module__, kind.__qualname__) == ("pymysql.connections", "Connection")
+    return bool(driver.client_flag & _MULTI_STATEMENTS)
+
+
+def _is_mariadb(connection: Connection) -> bool:
+    return bool(getattr(connection.dialect, "is_mariadb", False))
+
+
+def _is_unheard_pymysql(connection: Connection) -> bool:
+    kind = type(connection.connection.driver_connection)
+    return (kind.__module__, kind.__qualname__) == ("pymysql.connections", "Connection") and not is_listened_to(
+        connection
+    )
+
+
+def send_several(connection: Connection, statement: Statement, values: Mapping[str, Any]) -> None:
+    """Run several statements, of which the first that fails keeps the server from doing the others.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would.
+    """
+    cursor = None
+    try:
+        cursor = connection.connection.cursor()
+        cursor.execute(statement.sql, values)
+        while cursor.nextset():
+            pass
+        cursor.close()
+    except BaseException as error:
+        fail(connection, error, statement.sql, values, cursor)
 
 
 @contextmanager

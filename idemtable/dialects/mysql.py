@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
-from .compound import BLOCK, REFUSED, takes_blocks, told
+from .compound import BLOCK, REFUSED, SEVERAL, send_several, takes_blocks, takes_several, told
 from .definition import Driver, Job, Types
 from .statement import Answer, Statement
 from .words import Fault, Look, is_plain, lent
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _SERVER_STATUS_IN_TRANS = 1
 _UNNUMBERED = -1
+_LEND = "SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = :wait"
+_GIVE_BACK = "SET SESSION innodb_lock_wait_timeout = @idemtable_wait"
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
 
 
@@ -134,11 +136,11 @@ class MySQL(Dialect):
         self._update = self.statement(Dialect.TAKE_OVER)
         self._update_issued = self.statement(Dialect.REDEEM)
         # One statement to look and to set: each costs a round trip. The variable is the session's own, like the setting.
-        self._lend_wait = self.statement(
-            "SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = :wait"
-        )
-        self._give_wait_back = self.statement("SET SESSION innodb_lock_wait_timeout = @idemtable_wait")
-        self._store_and_commit = self.statement(BLOCK.format(statement=self.STORE))
+        self._lend_wait = self.statement(_LEND)
+        self._give_wait_back = self.statement(_GIVE_BACK)
+        self._claim_at_once = self.statement(f"{_LEND}; {self._INSERT}; {_GIVE_BACK}")
+        self._store_in_block = self.statement(BLOCK.format(statement=self.STORE))
+        self._store_at_once = self.statement(SEVERAL.format(statement=self.STORE))
         self._nowait = self.statement("SELECT 1 FROM {table} WHERE id = :id FOR UPDATE NOWAIT")
 
     def wait(self, wait: float) -> int:
@@ -147,7 +149,10 @@ class MySQL(Dialect):
 
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         try:
-            self._bounded(connection, values, self._claim, self._insert)
+            if takes_several(connection):
+                self._claim_in_one(connection, values)
+            else:
+                self._bounded(connection, values, self._claim, self._insert)
         except Exception as error:
             # Whatever its class: an application may turn the database's errors into its own (``handle_error``).
             one: BaseException | None = error
@@ -158,6 +163,13 @@ class MySQL(Dialect):
                 one = None if self.is_driver_error(one) else one.__cause__ or one.__context__
             raise
         return True
+
+    def _claim_in_one(self, connection: Connection, values: Mapping[str, Any]) -> None:
+        try:
+            send_several(connection, self._claim_at_once, values)
+        except BaseException:
+            with lent(connection, lambda: self._give_wait_back(connection)):  # which it did not come to
+                raise
 
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return bool(self._bounded(connection, values, self._take_over, self._update).rowcount == 1)
@@ -175,15 +187,22 @@ class MySQL(Dialect):
         if along is None:
             return super().store(connection, values, along)
         try:
-            self._store_and_commit(connection, values)
+            along(connection, values)
         except DBAPIError as error:
-            if self.code(error.orig or error) == REFUSED:
+            if self.code(error.orig or error) in REFUSED:
                 return False
             raise
         return True
 
     def along(self, connection: Connection) -> Any:
-        return told if is_plain(connection.dialect.do_commit) and takes_blocks(connection) else None
+        if not is_plain(connection.dialect.do_commit):
+            return None
+        if takes_blocks(connection):
+            return self._store_in_block
+        return self._store_together if takes_several(connection) else None
+
+    def _store_together(self, connection: Connection, values: Mapping[str, Any]) -> None:
+        send_several(connection, self._store_at_once, values)
 
     def committed(self, connection: Connection) -> AbstractContextManager[None]:
         return told(connection)

@@ -41,6 +41,7 @@ _ALL = {
     "mariadb-async": ("mariadb", "mysql+asyncmy"),
     "mariadb11": ("mariadb11.8", "mysql+pymysql"),
     "mysql": ("mysql", "mysql+pymysql"),
+    "mysql-several": ("mysql", "mysql+pymysql"),  # which allows several statements in one packet
     "mysql-async": ("mysql", "mysql+asyncmy"),
     "mysql-connector": ("mysql", "mysql+mysqlconnector"),
 }

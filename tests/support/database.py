@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from pymysql.constants import CLIENT
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
@@ -64,7 +65,9 @@ class Database:
 
     def __init__(self, backend: str, url: sa.URL, driver: str, connect_args: dict[str, Any] | None = None) -> None:
         self.backend = backend
-        self._connect_args = connect_args or {}
+        self.connect_args = connect_args or {}
+        if "several" in backend:
+            self.connect_args = {**self.connect_args, "client_flag": CLIENT.MULTI_STATEMENTS}
         self.is_async = "async" in backend
         self.sync_url = url
         self.url = url.set(drivername=driver)
@@ -91,8 +94,8 @@ class Database:
             options = {"pool_size": 40, "poolclass": pool, **options}
         # PyMySQL reads the machine's certificates for each connection: most of what a test would cost.
         usual = {"ssl_disabled": True} if self.url.get_driver_name() == "pymysql" else {}
-        if usual or self._connect_args:
-            options = {"connect_args": {**usual, **self._connect_args}, **options}
+        if usual or self.connect_args:
+            options = {"connect_args": {**usual, **self.connect_args}, **options}
         if self.is_async:
             from sqlalchemy.ext.asyncio import create_async_engine
 

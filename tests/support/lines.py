@@ -30,7 +30,7 @@ class Line:
     @property
     def is_fused(self) -> bool:
         """Whether COMMIT travels with the result."""
-        return self.db.backend in ("postgresql18", "postgresql18-async")
+        return self.db.backend in ("postgresql18", "postgresql18-async", "mysql-several")
 
     def checked_out(self) -> int:
         """How many connections are out of the pool."""
@@ -40,6 +40,8 @@ class Line:
 def engine_at(db: Database, port: int, **options: Any) -> Any:
     """An engine for the database, behind another port."""
     url = db.url.set(host="127.0.0.1", port=port)
+    if db.connect_args:
+        options = {"connect_args": db.connect_args, **options}
     if db.is_async:
         from sqlalchemy.ext.asyncio import create_async_engine
 
