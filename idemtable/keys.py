@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
@@ -92,12 +93,14 @@ def digest(tenant: str | None, scope: str, key: str) -> UUID:
     A digest has a fixed size and no collation: under MariaDB's utf8mb4_bin, "a" and "a " are one key. Every part
     carries its length, or ("a:b", "c") and ("a", "b:c") would be one too; no tenant differs from every tenant.
     """
-    parts = bytearray()
-    for part in (tenant, scope, key):
-        if part is None:
-            parts += b"\xff\xff\xff\xff"
-        else:
-            data = part.encode()
-            parts += len(data).to_bytes(4, "big")
-            parts += data
-    return UUID(bytes=sha256(parts).digest()[:16])
+    return UUID(bytes=sha256(_parts(tenant, scope) + _part(key)).digest()[:16])
+
+
+@lru_cache(1024)
+def _parts(tenant: str | None, scope: str) -> bytes:
+    return (b"\xff\xff\xff\xff" if tenant is None else _part(tenant)) + _part(scope)
+
+
+def _part(text: str) -> bytes:
+    data = text.encode()
+    return len(data).to_bytes(4, "big") + data

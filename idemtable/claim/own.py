@@ -84,8 +84,10 @@ class Own(Transaction):
 
     def _along(self) -> Any:
         session, connection = self.session, self.connection
+        dialect = self.records.dialect
         if (
-            not self.is_alone
+            not dialect.commits_along
+            or not self.is_alone
             or steps.listeners
             or type(session).commit is not Session.commit
             or session.twophase
@@ -97,7 +99,7 @@ class Own(Transaction):
             or connection.in_nested_transaction()
         ):
             return None
-        return self.records.dialect.along(connection)
+        return dialect.along(connection)
 
     def _commit(self) -> None:
         try:

@@ -41,6 +41,8 @@ class Dialect(Definition):
     """A minute ago."""
     expires: ClassVar[str]
     """When a row expires: its column, and for a key's result what the call took besides."""
+    commits_along: ClassVar[bool] = False
+    """Whether there are drivers with which COMMIT can travel with the statement before it."""
     defers: ClassVar[bool] = False
     """Whether a claim can travel with a statement of the function's."""
     begins_unasked: ClassVar[bool] = False

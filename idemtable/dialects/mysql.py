@@ -61,6 +61,7 @@ class MySQL(Dialect):
 
     # At REPEATABLE READ a transaction with an older snapshot does not see the row that its INSERT collided with.
     reads_in_place = False
+    commits_along = True
     begins_unasked = True  # after a deadlock or 1020
     locks_gaps = True  # at REPEATABLE READ, which is what most servers run at
 

@@ -42,10 +42,6 @@ _FORGOTTEN: Final = ("26000", "42P05")
 
 Part = tuple[Packet, Mapping[str, Any]]
 _Encoded = list[tuple[Packet, list[bytes | None]]]
-_Plan = list[Any]
-"""For each statement what is to be done with its result: `_GIVE`, `_PASS`, or give it and call something that notes it."""
-_GIVE: Final = object()
-_PASS: Final = object()
 _Sending = Generator[int, int, list[Any]]
 
 
@@ -177,19 +173,20 @@ class Line:
     def _travel(self, packet: Packet, values: list[bytes | None], begin: bool, end: bytes | None) -> _Sending:
         pgconn = self._pgconn
         pgconn.enter_pipeline_mode()
-        plan: _Plan = []
+        before = 0
         if begin and pgconn.transaction_status == _IDLE:
             pgconn.send_query_params(self.begin, None)
-            plan.append(_PASS)
-        self._put(packet, values, plan)
+            before = 1
+        more, note = self._put(packet, values)
+        before += more
         if end is not None:
             pgconn.send_query_params(end, None)
-            plan.append(_GIVE)
         pgconn.pipeline_sync()
         while pgconn.flush():
             if (yield _READ_OR_WRITE) & _READ:
                 pgconn.consume_input()
-        answers = []
+        answers: list[Any] = []
+        failed = None
         is_busy, get_result = pgconn.is_busy, pgconn.get_result
         while True:
             # get_result() would wait by itself, and would keep all other threads from running meanwhile.
@@ -200,44 +197,61 @@ class Line:
             if answer is None:  # between the results of two statements
                 if pgconn.status == _BAD:
                     break
-            elif answer.status == _SYNC:
+                continue
+            status = answer.status
+            if status == _SYNC:
                 # Not before: what is left unread would be taken for the answer to what is sent next.
                 pgconn.exit_pipeline_mode()
                 break
-            else:
-                answers.append(answer)
-        return _given(answers, plan)
+            if failed is None and status not in _DONE:
+                failed = answer
+            answers.append(answer)
+        asked = 1 if end is None else 2
+        if failed is None and len(answers) < before + asked:
+            import psycopg
 
-    def _put(self, packet: Packet, values: list[bytes | None], plan: _Plan) -> None:
+            raise psycopg.OperationalError("the connection was lost before the server had answered")
+        if failed is not None and failed in answers[: before + 1]:
+            return [failed] * asked  # also where it was a step on the way: nothing after it was done
+        if note is not None:
+            note()
+        return answers[before:] if failed is None else [answers[before], failed]
+
+    def _put(self, packet: Packet, values: list[bytes | None]) -> tuple[int, Callable[[], object] | None]:
         """Queue a statement, and have it prepared when psycopg would.
 
         In psycopg's own book: what is prepared is forgotten with its own, after a ROLLBACK and whenever it is told to.
+
+        Returns:
+            How many steps come before it, and what is to be noted once it was done.
         """
         pgconn, book = self._pgconn, self.driver._prepared
+        before = 0
         prepare, name = book.get(packet) if self._remembers else (_PLAIN, b"")
         if prepare == _PREPARED:
             used = self._uses[packet] = self._uses.get(packet, 0) + 1
             if used % _RENEWED:
                 pgconn.send_query_prepared(name, values, packet.formats)
-                plan.append(_GIVE)
-                return
+                return 0, None
             pgconn.send_query_params(b"DEALLOCATE " + name, None)
-            plan.append(_PASS)
+            before = 1
             del book._names[book.key(packet)]
             prepare = _PLAIN
         if prepare == _PLAIN:
             pgconn.send_query_params(packet.query, values, None, packet.formats)
         else:
             pgconn.send_prepare(name, packet.query)
-            plan.append(_PASS)
+            before = 1
             pgconn.send_query_prepared(name, values, packet.formats)
-        plan.append(partial(book.maybe_add_to_cache, packet, prepare, name))
+        return before, partial(book.maybe_add_to_cache, packet, prepare, name)
 
     @property
     def begin(self) -> bytes:
         """How a transaction begins on it."""
         driver = self.driver
         level, read_only, deferrable = driver.isolation_level, driver.read_only, driver.deferrable
+        if level is None and read_only is None and deferrable is None:
+            return b"BEGIN"
         words = "BEGIN"
         if level is not None:
             words += f" ISOLATION LEVEL {level.name.replace('_', ' ')}"
@@ -246,26 +260,6 @@ class Line:
         if deferrable is not None:
             words += " DEFERRABLE" if deferrable else " NOT DEFERRABLE"
         return words.encode()
-
-
-def _given(answers: list[Any], plan: _Plan) -> list[Any]:
-    """Return the results that were asked for; where a step on the way to one failed, its error stands for it."""
-    given: list[Any] = []
-    failed = None
-    for answer, use in zip(answers, plan, strict=False):
-        if failed is None and answer.status not in _DONE:
-            failed = answer
-        if use is not _PASS:
-            given.append(failed or answer)
-            if use is not _GIVE and failed is None:
-                use()
-    if len(answers) < len(plan):  # the connection was lost on the way
-        if failed is None:
-            import psycopg
-
-            raise psycopg.OperationalError("the connection was lost before the server had answered")
-        given += [failed] * (sum(use is not _PASS for use in plan) - len(given))
-    return given
 
 
 def _state(answer: Any) -> str:

@@ -77,6 +77,7 @@ class PostgreSQL(Dialect):
     # REPEATABLE READ and above) it raises 40001 by itself.
     reads_in_place = True
     defers = True
+    commits_along = True
 
     # clock_timestamp() and not now(): now() is frozen at BEGIN, before the wait for another claim.
     now = "clock_timestamp()"
