@@ -110,6 +110,8 @@ class Stored:
     owner: bytes
     result: bytes | None
     now: datetime
+    is_settled: bool = True
+    """Whether it can be lost no more than anything else that the database has acknowledged."""
 
     def is_of(self, request: Request) -> bool:
         """Say whether this very call wrote the row: its COMMIT had arrived, and only the answer was lost."""

@@ -117,12 +117,12 @@ class Records:
         row: Any = self.dialect.find(connection, values, look).first()
         if row is None:
             return None
-        tenant, scope, key, status, fingerprint, codec, result, created, completed, expires, owner, now = row
+        tenant, scope, key, status, fingerprint, codec, result, created, completed, expires, owner, now, settled = row
         record = self._record(
             tenant, scope, key, status, fingerprint, codec, None if result is None else len(result), created, completed,
             expires,
         )  # fmt: skip
-        return Stored(record, bytes(owner), None if result is None else bytes(result), self._time(now))
+        return Stored(record, bytes(owner), None if result is None else bytes(result), self._time(now), bool(settled))
 
     def _record(
         self, tenant: Any, scope: Any, key: Any, status: Any, fingerprint: Any, codec: Any, size: Any, created: Any,
@@ -150,6 +150,10 @@ class Records:
         time = self.dialect.time(value)
         assert time is not None
         return time
+
+    def hold(self, connection: Connection, id: UUID, owner: bytes) -> bool:
+        """Have the transaction's COMMIT stand for a row that is not settled; say whether it still is that owner's."""
+        return self.dialect.hold(connection, {"id": self.dialect.id(id), "owner": owner})
 
     def store(
         self, connection: Connection, request: Request, status: Status, codec: str, result: bytes, along: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, UnboundExecutionError
@@ -62,6 +63,9 @@ class Joined(Transaction):
     def _enter(self) -> None:
         self._savepoint = self.session.begin_nested()  # flushes first: what is pending belongs to the caller
         self.session.connection()  # SAVEPOINT is only sent for the first statement that goes through the session
+
+    def confirm(self, hold: Callable[[], bool], wait: float) -> bool:
+        return hold()  # and the caller's COMMIT waits, also if nothing else is committed
 
     def intact(self, work: SessionTransaction | None = None) -> bool:
         savepoint = work or self._savepoint

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from ..dialects.words import AS_IT_IS
 from ..errors import SessionNotUsableError
 from . import steps
+from .quiet import quiet
 from .transaction import Transaction, stands
 
 if TYPE_CHECKING:
@@ -72,6 +73,14 @@ class Own(Transaction):
         found = look()
         self._undo()
         return found
+
+    def confirm(self, hold: Callable[[], bool], wait: float) -> bool:
+        if not self.restart(hold, wait):
+            self._undo()
+            return False
+        with quiet(self.session):  # to whoever listens to the session nothing was committed: it is a replay
+            self._commit()
+        return True
 
     def intact(self, work: SessionTransaction | None = None) -> bool:
         root = self._root

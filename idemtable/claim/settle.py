@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..codecs import exceptions, opened
 from ..dialects.words import Look
 from ..errors import InProgressError, ResultUnreadableError
-from ..model import Answer, Outcome, Reraise, Settled, TakeOver, Won, tell_outcome
+from ..model import Answer, Outcome, Replay, Reraise, Settled, TakeOver, Won, tell_outcome
 from . import steps
 from .steps import Step
 from .verdict import begin_again
@@ -58,10 +58,15 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
     def look(how: Look = Look.STAYING) -> Stored | None:
         return tx.records.find(tx.connection, request.id, course.remaining(), how)
 
+    def confirmed(stored: Stored) -> bool:
+        return tx.confirm(lambda: tx.records.hold(tx.connection, request.id, stored.owner), course.remaining())
+
     wait = course.remaining()
     take = partial(kind.take, tx, request, stale, wait)
     if course.call.lookaside and tx.is_alone:
         decision = kind.decide(tx.glance(partial(look, Look.ASIDE)), request)
+        if isinstance(decision, Replay | Reraise) and not decision.stored.is_settled and not confirmed(decision.stored):
+            decision = Won()  # it has changed since
         if not isinstance(decision, Won | TakeOver):
             if steps.listeners:
                 tell(Step.FOUND)
@@ -88,6 +93,8 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
         if steps.listeners:
             tell(Step.FOUND)
         match decision := kind.decide(found, request):
+            case Replay(stored) | Reraise(stored) if not stored.is_settled and not confirmed(stored):
+                stale = None  # it has changed since
             case Won() if not tx.owned:
                 raise begin_again(request.scope)  # the snapshot is older than the winner, or the row is gone
             case Won():

@@ -83,6 +83,15 @@ class Transaction(ABC):
         """Have the claim travel with the function's first statement, and say whether it will."""
         return False
 
+    @abstractmethod
+    def confirm(self, hold: Callable[[], bool], wait: float) -> bool:
+        """Wait until the database would acknowledge a row that was found, and say whether it still is there.
+
+        Args:
+            hold: makes COMMIT stand for the row, and says whether it is there.
+            wait: seconds to wait where beginning takes a lock.
+        """
+
     def restart(self, first: Callable[[], T], wait: float) -> T:
         """Undo what was done, and enter again with another first statement."""
         self._undo()

@@ -66,9 +66,11 @@ class Dialect(Definition):
     STORE: ClassVar[str] = """
         UPDATE {table} SET status = :status, codec = :codec, result = :result, completed_at = {now}
         WHERE id = :id AND owner = :owner"""
+    settled: ClassVar[str] = "1"
+    """Whether what a look finds can be lost no more than anything that was acknowledged."""
     FIND: ClassVar[str] = """
         SELECT tenant, scope, {key}, status, fingerprint, codec, result, created_at, completed_at, expires_at, owner,
-            {now} FROM {table} WHERE id = :id"""
+            {now}, {settled} FROM {table} WHERE id = :id"""
     ISSUE: ClassVar[str] = """
         INSERT INTO {table} (id, tenant, scope, owner, status, created_at, expires_at) VALUES {rows}"""
     ISSUED: ClassVar[str] = f"(:id{{n}}, :tenant, :scope, :owner{{n}}, {Status.ISSUED.code}, {{now}}, {{later}})"
@@ -100,7 +102,13 @@ class Dialect(Definition):
     def filled(self, template: str) -> str:
         """Return a template in the words of this table and database."""
         return template.format(
-            table=self.table, key=self._key, now=self.now, later=self.later, past=self.past, expires=self.expires
+            table=self.table,
+            key=self._key,
+            now=self.now,
+            later=self.later,
+            past=self.past,
+            expires=self.expires,
+            settled=self.settled,
         )
 
     def issue(self, count: int) -> Statement:
@@ -153,6 +161,10 @@ class Dialect(Definition):
     def find(self, connection: Connection, values: Mapping[str, Any], look: Look) -> Answer:
         """Read a row as it was committed."""
         return self._find(connection, values)
+
+    def hold(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        """Have the transaction's COMMIT stand for a row that `settled` does not yet: say whether the row is there."""
+        raise NotImplementedError  # where a row is always settled
 
     def store(self, connection: Connection, values: Mapping[str, Any], along: Any) -> bool:
         """Put an outcome into a claim's row; say whether there was exactly one that is the claim's own.

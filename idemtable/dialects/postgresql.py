@@ -85,6 +85,10 @@ class PostgreSQL(Dialect):
     past = "clock_timestamp() - interval '1 minute'"
     expires = f"CASE WHEN {LASTING} THEN expires_at + (completed_at - created_at) ELSE expires_at END"
 
+    # A row can be seen here that no standby has: of a COMMIT that waits for one which is gone, whose caller was cut off.
+    settled = """current_setting('synchronous_standby_names') = ''
+            OR current_setting('synchronous_commit') IN ('off', 'local')"""
+
     faults = {
         "40001": Fault.RESTART,  # serialization_failure
         "40P01": Fault.RESTART,  # deadlock_detected
@@ -152,6 +156,8 @@ class PostgreSQL(Dialect):
         WHERE t.id = CAST(:id AS uuid) AND t.owner = CAST(:holder AS bytea)
             AND t.status = {Status.ISSUED.code} AND t.expires_at > {{now}}
         RETURNING set_config('lock_timeout', before.timeout, true)"""
+    # A lock on a row is written to the log and makes COMMIT wait for the standby, as a plain read does not.
+    HOLD = "SELECT 1 FROM {table} WHERE id = :id AND owner = :owner FOR KEY SHARE"
     EXPIRED = f"""DELETE FROM {{table}} WHERE id = ANY(ARRAY(
         SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED))"""
     BYTES = "SELECT pg_total_relation_size(to_regclass(:table))"
@@ -199,6 +205,9 @@ class PostgreSQL(Dialect):
             end = b"ROLLBACK"
         found = line.send(connection, (self._finding, values), begin=look is not Look.ASIDE, end=end)
         return Answer(line.rows(found), found.ntuples)
+
+    def hold(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        return self.statement(self.HOLD)(connection, values).first() is not None
 
     def store(self, connection: Connection, values: Mapping[str, Any], along: Line | None) -> bool:
         if along is not None:

@@ -5,7 +5,7 @@ from tests.servers.debian import MissingEngine
 from tests.servers.mariadb import mariadb
 from tests.servers.mysql import mysql
 from tests.servers.pgbouncer import pgbouncer
-from tests.servers.postgresql import postgresql
+from tests.servers.postgresql import postgresql, standby
 from tests.servers.process import ServerError
 from tests.servers.rabbitmq import rabbitmq
 from tests.servers.redis import redis
@@ -26,4 +26,5 @@ __all__ = [
     "postgresql",
     "rabbitmq",
     "redis",
+    "standby",
 ]

