@@ -17,10 +17,36 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from idemtable import IdemTable, Status
 from idemtable.model import Request
+from tests.benchmarks.goals import Judge
+from tests.benchmarks.harness import BLOCKS, Size, show
+from tests.benchmarks.machine import Watch, versions
+from tests.benchmarks.results import Part, Row, Table
+
+MOST = 25
+"""Microseconds."""
+
+TEXT = """The decorated function against the same statements sent by hand, in turn, on SQLite in memory, where nothing
+waits and what is left is Python. Both open a Session and a transaction; the library's part is the rest: the key, the
+fingerprint of a payload of one kilobyte, the claim and what it decides, the result."""
 
 
-def measure(calls: int = 4000) -> float:
-    """Return the median difference in microseconds of one thread's CPU."""
+def part(size: Size) -> Part:
+    """Measure, and judge."""
+    watch = Watch("make bench")
+    differences = measure(1000 + 2 * size.rounds)
+    block = len(differences) // BLOCKS
+    blocks = [statistics.median(differences[at : at + block]) for at in range(0, block * BLOCKS, block)]
+    figures = {"cpu": statistics.median(differences), "low": min(blocks), "high": max(blocks)}
+    table = Table("cpu", "one call, one kilobyte of payload", [Row("cpu", "beyond its statements", figures)])
+    show(table.title, table.rows)
+    judge = Judge([table])
+    judge.most("the library's own CPU for a call, beyond its statements", MOST, figures["cpu"], unit="µs")
+    stamp = watch.stamp(versions(("idemtable", "SQLAlchemy", "msgspec")), quick=size.quick)
+    return Part("CPU", stamp, [table], judge.goals, TEXT)
+
+
+def measure(calls: int) -> list[float]:
+    """Return the differences in microseconds of one thread's CPU."""
     engine = sa.create_engine("sqlite://")
     idem = IdemTable(engine)
     idem.create_all()
@@ -55,4 +81,4 @@ def measure(calls: int = 4000) -> float:
         end = time.thread_time_ns()
         differences.append(((end - middle) - (middle - begin)) / 1000)
     engine.dispose()
-    return statistics.median(differences[100:])
+    return differences[100:]

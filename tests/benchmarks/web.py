@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -22,10 +21,46 @@ from sqlalchemy.orm import Session, sessionmaker
 from idemtable import AsyncIdemTable, IdemTable
 from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware
 from idemtable.web.fastapi import session
-from tests.benchmarks.transactions import business
+from tests.benchmarks.goals import Judge
+from tests.benchmarks.harness import Size, in_turn, rows, show
+from tests.benchmarks.machine import Watch, versions
+from tests.benchmarks.places import PLACES, engine, version
+from tests.benchmarks.results import Part, Table
+from tests.benchmarks.work import business, numbers, prepare
 from tests.servers.web import serving
 
 _URL = "IDEMTABLE_BENCH_URL"
+
+MOST = 1.35
+"""Times as long as the same request with a transaction of its own."""
+
+TEXT = """The same POST under uvicorn, in a process of its own, with and without the middleware: FastAPI, PostgreSQL on
+loopback, one client. Each request brings a key of its own."""
+
+
+def part(size: Size) -> Part:
+    """Measure, and judge."""
+    watch, tables = Watch("make bench"), []
+    with PLACES["postgresql"].start() as server:
+        server.create_database("bench")
+        url = server.url("bench")
+        admin = engine(sa.make_url(url))
+        prepare(admin, size.records)
+        found = {"PostgreSQL": version(admin)}
+        admin.dispose()
+        with requests(url) as kinds:
+            for colour, title in (("sync", "a `def` endpoint"), ("async", "an `async def` endpoint")):
+                own, protected = f"/{colour}", f"/{colour}-protected"
+                figures = in_turn({name: kinds[name] for name in (own, protected)}, size.far, own)
+                names = {own: "with a transaction of its own", protected: "protected by `IdempotencyMiddleware`"}
+                tables.append(Table(colour, title, rows(figures, names), plot="http"))
+                show(title, tables[-1].rows)
+    judge = Judge(tables)
+    for table in tables:
+        own, protected = (row.figures["median"] for row in table.rows)
+        judge.most(f"a protected request, {table.title}", MOST, protected / own, unit="×", digits=2)
+    found |= versions(("idemtable", "SQLAlchemy", "psycopg", "fastapi", "uvicorn"))
+    return Part("HTTP", watch.stamp(found, quick=size.quick), tables, judge.goals, TEXT)
 
 
 class Order(BaseModel):
@@ -75,7 +110,7 @@ def requests(url: str) -> Iterator[dict[str, Callable[[], object]]]:
         serving("uvicorn", "tests.benchmarks.web:create_app", {_URL: url}, *quiet) as (port, _),
         httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False) as client,
     ):
-        run, numbers = uuid4(), count()
+        run = uuid4()
 
         def one(path: str) -> Callable[[], object]:
             def request() -> object:
