@@ -11,7 +11,7 @@ NEWER := 3.12 3.13 3.14
 # Images of containers often forbid it, and then each process that the tests start, of hundreds, compiles all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo shop screenshots test test-lowest test-pythons test-python lint format reliability bench docs clean
+.PHONY: help demo shop screenshots test test-lowest test-pythons test-python lint format reliability bench bench-peers docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -74,8 +74,14 @@ format: $(VENV)/.lint ## put the code into its form
 reliability: $(VENV)/.test $(VENV)/.recipes ## the experiments that take minutes: whole servers, killed and cut off
 	@$(BIN)/python -m tests.reliability $(ARGS)
 
-bench: $(VENV)/.test $(VENV)/.recipes ## what a claim costs, as ratios within one run
+bench: $(VENV)/.test $(VENV)/.recipes ## what a claim costs, as ratios within one run: docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-peers: ## the same work under other libraries, in a venv of its own
+	@$(MAKE) --no-print-directory bench-beside VENV=.venv-peers
+
+bench-beside: $(VENV)/.peers # what is installed in VENV
+	@$(BIN)/python -m tests.benchmarks.peers $(ARGS)
 
 screenshots: $(VENV)/.test $(VENV)/.shop $(VENV)/.browser ## take those of the example shop anew
 	@IDEMTABLE_TEST_SCREENSHOTS=docs/examples/shop/screenshots $(BIN)/python -m pytest -q tests/examples/test_browser.py -k screenshots
@@ -85,4 +91,4 @@ docs: $(VENV)/.docs ## build the documentation into site/
 	@$(BIN)/python -m tests.docs.site
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .venv-lowest $(NEWER:%=.venv-%) .cache site build dist
+	rm -rf $(VENV) .venv-lowest .venv-peers $(NEWER:%=.venv-%) .cache site build dist
