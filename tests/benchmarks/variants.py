@@ -34,13 +34,14 @@ HAND = Variant("hand", "claim by hand in Core", lambda bench: bench.by_hand())
 OURS = Variant("ours", "`@idem.transactional`", lambda bench: bench.decorated())
 
 DEFERRED, LOOKASIDE = "deferred", "lookaside"
-"""Names of what is opted into. As long as the lists do not have them, their goals say that they were not measured."""
+"""Names of what is opted into."""
 
 FIRST: Sequence[Variant] = (
     BARE,
     Variant("core", "bare, on a Connection without a Session", lambda bench: bench.core(), everywhere=False),
     HAND,
     OURS,
+    Variant(DEFERRED, "the same, `deferred=True`", lambda bench: bench.decorated(deferred=True)),
 )
 """First executions, each with a key of its own. What is compared is compared with the first of them."""
 
@@ -51,6 +52,7 @@ AGAIN: Sequence[Variant] = (
     LOOK,
     Variant("session", "the same SELECT in a Session", lambda bench: bench.look_in_session()),
     REPLAY,
+    Variant(LOOKASIDE, "the same, `lookaside=True`", lambda bench: bench.decorated(lookaside=True)),
 )
 """Calls whose answer is there."""
 
