@@ -112,6 +112,7 @@ class Settings:
     ttl: int
     wait: float
     attempts: int
+    failover: float
     max_result_bytes: int
     store_keys: bool
     table: str
@@ -203,6 +204,7 @@ def validated(
     ttl: timedelta,
     wait: timedelta,
     attempts: int,
+    failover: timedelta,
     max_result_bytes: int,
     store_keys: bool,
     table: str,
@@ -227,6 +229,7 @@ def validated(
         ttl=checked_ttl(ttl),
         wait=checked_wait(wait),
         attempts=checked_count(attempts, "attempts"),
+        failover=checked_wait(failover, "failover"),
         max_result_bytes=checked_count(max_result_bytes, "max_result_bytes"),
         store_keys=bool(store_keys),
         table=table,

@@ -38,7 +38,10 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
         ttl: how long a key is remembered after its call was done; at most 3650 days. Longer than any client retries.
         wait: how long a duplicate waits for the first call; zero fails at once, at most an hour. MariaDB counts whole
             seconds and rounds up.
-        attempts: how many transactions one call may begin when the database asks to begin again.
+        attempts: how many transactions one call may begin when the database asks to begin again, for a deadlock or a
+            serialization failure.
+        failover: how long a call goes on while no server can be had or none that takes writes, counted from the first
+            time, up to an hour. Zero: no second try.
         max_result_bytes: the largest encoded result.
         store_keys: whether keys are kept readable beside their digest.
         table: the table's name, at most 48 letters, digits and underscores.

@@ -138,7 +138,7 @@ class Compiled:
         can be changed.
         """
         work = self.work(args, kwargs)
-        if self.settings.attempts == 1 and not call.deferred:
+        if self.settings.attempts == 1 and not self.settings.failover and not call.deferred:
             return work
         before = None if self._covers_all else self._seen(given)
         has_run = False

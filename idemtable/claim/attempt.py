@@ -256,8 +256,10 @@ class Attempt:
             self._abandon()
             raise
         is_lost = self._abandon() is not None or self._is_left_over()
-        if verdict.is_lost:
+        if verdict.is_lost or verdict.is_elsewhere:
             self._tx.let_go()
+        if verdict.is_elsewhere and self._repeats:
+            self._tx.turn_away()
         scope = self._call.request.scope
         if is_lost and isinstance(error, Exception) and not isinstance(error, RetryTransactionError):
             # The savepoint is gone, and with it all that the caller had done: whoever handles the error would commit what

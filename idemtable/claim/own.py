@@ -124,6 +124,10 @@ class Own(Transaction):
             self._drop_dead(error)
             raise
 
+    def turn_away(self) -> None:
+        if self.is_alone:
+            self._place.engine.dispose()  # those in use come back to a pool that is no more
+
     def _drop_dead(self, error: Exception) -> None:
         # The raw error of PyMySQL or asyncmy, from setting an isolation level or putting it back: SQLAlchemy does not
         # notice that the connection is dead, would hand it out again, or lose its place in the pool for good.

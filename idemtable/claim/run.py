@@ -87,13 +87,11 @@ class BaseRun(Course):
         return turn
 
     def _repeats(self, error: Exception) -> bool:
+        self._patience = retry.Patience(self.settings.attempts, self.settings.failover, self.judged)
         if self.overtaken:
             self.overtaken = False
             return True
-        return self.settings.attempts > 1 and self.judged(error).restarts and not self.place.is_inside
-
-    def _policy(self) -> dict[str, Any]:
-        return retry.policy(self.settings.attempts - 1, self.judged)
+        return self.judged(error).restarts and not self.place.is_inside and not self._patience.is_over(error)
 
 
 class Run(BaseRun):
@@ -113,7 +111,7 @@ class Run(BaseRun):
             if not self._repeats(error):
                 raise
         # Not around the first attempt: most calls have no other, and tenacity takes longer than the claim.
-        return tenacity.Retrying(**self._policy())(self._once, work)
+        return tenacity.Retrying(**self._patience.policy())(self._once, work)
 
     def inside(self, session: Session, work: Callable[[Session], T], joinable: Any = None) -> Outcome[T]:
         """Run `work` in the caller's transaction, once; `joinable` is the AsyncSession round the session, if any."""
@@ -231,7 +229,7 @@ class AsyncRun(BaseRun):
         except Exception as error:
             if not self._repeats(error):
                 raise
-        return await tenacity.AsyncRetrying(**self._policy())(self._once, work)
+        return await tenacity.AsyncRetrying(**self._patience.policy())(self._once, work)
 
     async def inside(self, session: AsyncSession, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
         """Run `work` in the caller's transaction, once."""
@@ -342,5 +340,6 @@ def alone(settings: Settings, work: Callable[[Connection], T], *, options: Mappi
         options: execution options of the connection, beside those that a writer begins with.
     """
     retrying = tenacity.AsyncRetrying if settings.binding.is_async else tenacity.Retrying
-    again = retrying(**retry.policy(settings.attempts, lambda error: Verdict(error, settings.dialect)))
+    patience = retry.Patience(settings.attempts, settings.failover, lambda error: Verdict(error, settings.dialect))
+    again = retrying(**patience.policy())
     return again(settings.binding.run, work, {**settings.dialect.begin_options(settings.wait), **(options or {})})

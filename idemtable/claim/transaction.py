@@ -157,6 +157,9 @@ class Transaction(ABC):
             with suppress(Exception):
                 connection.invalidate()  # does nothing a second time
 
+    def turn_away(self) -> None:  # noqa: B027 - where the connection is somebody else's, it is theirs to change
+        """Keep the pool's other connections to this server from being used."""
+
     @property
     def is_cut(self) -> bool:
         """Whether its connection was given up, by it or by a call inside it."""

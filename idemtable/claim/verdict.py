@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ..dialects import Dialect
     from ..settings import Settings
 
-_GONE: Final = frozenset({Fault.RESTART, Fault.UNKNOWN})
+_FAR: Final = frozenset({Fault.UNKNOWN, Fault.ELSEWHERE, Fault.AWAY})
+_GONE: Final = _FAR | {Fault.RESTART}
 
 
 class Verdict:
@@ -63,7 +64,17 @@ class Verdict:
         found = {fault for one in own if (fault := self._dialect.fault(one)) is not None}
         if self._is_cut and any(map(self._is_a_databases, own)):
             found.add(Fault.UNKNOWN)
+        if Fault.READ_ONLY in found and self._is_on_a_standby():
+            found.add(Fault.ELSEWHERE)
         return frozenset(found)
+
+    def _is_on_a_standby(self) -> bool:
+        connection = self._connection
+        if connection is None or connection.invalidated or connection.closed:
+            return False
+        with suppress(Exception):  # of a connection that was lost meanwhile nobody can tell
+            return self._dialect.is_standby(connection)
+        return False
 
     def _is_foreign(self, error: BaseException) -> bool:
         """Say whether an error is of another connection than the call's own, which says nothing of its transaction."""
@@ -94,8 +105,13 @@ class Verdict:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether this server may not do it, and another one of the cluster may."""
-        return Fault.READ_ONLY in self.faults
+        """Whether this server does not take writes, and another one of its cluster may."""
+        return Fault.ELSEWHERE in self.faults
+
+    @property
+    def is_far(self) -> bool:
+        """Whether it takes a server to be had again, and not only another attempt."""
+        return not _FAR.isdisjoint(self.faults)
 
     @property
     def is_busy(self) -> bool:
@@ -143,7 +159,9 @@ class Verdict:
                 f"the table {full_name(settings.table, settings.schema)} is missing or outdated. "
                 f"{cure(State(None, ()), settings.table, settings.schema)}"
             )
-        if self.is_elsewhere:
+        if self.is_elsewhere and repeats:
+            return None
+        if self.is_elsewhere or Fault.READ_ONLY in faults:
             return SessionNotUsableError(
                 f"{scope}: the transaction is read-only, or this server is a replica: claims and replays need the "
                 f"primary"

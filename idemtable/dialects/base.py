@@ -326,6 +326,10 @@ class Dialect(Definition):
             return Fault.UNKNOWN
         return self.numbered(error)
 
+    def is_standby(self, connection: Connection) -> bool:
+        """Say whether a connection's server only follows another one, where no error has told that already."""
+        return False
+
     @classmethod
     def numbered(cls, error: BaseException) -> Fault | None:
         """Say what the number of a database's error means, for whoever has no table and no engine."""

@@ -84,9 +84,13 @@ class MySQL(Dialect):
         1205: Fault.BUSY,  # lock wait time-out; rolls back the statement only
         3572: Fault.BUSY,  # NOWAIT, MySQL 8
         1062: Fault.DUPLICATE,
-        1290: Fault.READ_ONLY,
         1792: Fault.READ_ONLY,
-        1836: Fault.READ_ONLY,
+        1290: Fault.ELSEWHERE,  # super_read_only: a secondary, or what has lost its majority
+        1836: Fault.ELSEWHERE,
+        3100: Fault.ELSEWHERE,  # Group Replication, at COMMIT: the majority is gone
+        3796: Fault.ELSEWHERE,  # and before a transaction, under BEFORE
+        3797: Fault.ELSEWHERE,
+        6400: Fault.ELSEWHERE,  # MySQL 9.7 in offline mode
         1305: Fault.DEAD,  # SAVEPOINT does not exist: a deadlock or an implicit COMMIT took it
         1044: Fault.DENIED,  # to the database
         1142: Fault.DENIED,  # to the table
@@ -94,9 +98,9 @@ class MySQL(Dialect):
         1054: Fault.NO_TABLE,  # unknown column
         1146: Fault.NO_TABLE,
         1049: Fault.NO_TABLE,  # unknown database
-        1040: Fault.RESTART,  # too many connections
-        1047: Fault.UNKNOWN,  # Galera: this node is not part of the cluster
-        1180: Fault.UNKNOWN,  # Galera: COMMIT could not be replicated
+        1040: Fault.AWAY,  # too many connections
+        1047: Fault.ELSEWHERE,  # Galera: this node is not part of the cluster
+        1180: Fault.ELSEWHERE,  # COMMIT could not be replicated; but see `fault`
         1053: Fault.UNKNOWN,
         1927: Fault.UNKNOWN,  # connection was killed
         2002: Fault.UNKNOWN,
@@ -305,6 +309,13 @@ class MySQL(Dialect):
             bounded = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {self.LOCK_NAME}")
             self._bounded(connection, values | {"wait": self.wait(wait)}, bounded, plain)
         self.statement("DELETE FROM {table} WHERE id = :id")(connection, values)
+
+    @classmethod
+    def numbered(cls, error: BaseException) -> Fault | None:
+        cause = getattr(error, "orig", None) or error
+        if cls.code(cause) == 1180 and "error 149" in str(cause):
+            return Fault.RESTART  # Group Replication says so of a deadlock
+        return super().numbered(error)
 
     @classmethod
     def code(cls, error: BaseException) -> Any:

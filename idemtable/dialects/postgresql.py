@@ -103,8 +103,8 @@ class PostgreSQL(Dialect):
         "42P01": Fault.NO_TABLE,
         "42703": Fault.NO_TABLE,  # undefined_column
         "3F000": Fault.NO_TABLE,  # invalid_schema_name
-        "57P03": Fault.RESTART,  # cannot_connect_now: starting up
-        "53300": Fault.RESTART,  # too_many_connections
+        "57P03": Fault.AWAY,  # cannot_connect_now: starting up
+        "53300": Fault.AWAY,  # too_many_connections
         "57P01": Fault.UNKNOWN,  # admin_shutdown
         "57P02": Fault.UNKNOWN,  # crash_shutdown
         "25P03": Fault.UNKNOWN,  # idle_in_transaction_session_timeout
@@ -269,6 +269,13 @@ class PostgreSQL(Dialect):
         with self.waiting(connection, wait):
             self.statement("SELECT pg_advisory_xact_lock(CAST(:number AS bigint))")(connection, number)
         return True
+
+    def is_standby(self, connection: Connection) -> bool:
+        # Reported by the server unasked, since 14, so that nothing need be sent in a transaction that has failed.
+        driver: Any = connection.connection.driver_connection
+        if (info := getattr(driver, "info", None)) is not None:  # psycopg, psycopg2
+            return bool(info.parameter_status("in_hot_standby") == "on")
+        return getattr(driver.get_settings(), "in_hot_standby", None) == "on"  # asyncpg
 
     @classmethod
     def code(cls, error: BaseException) -> Any:

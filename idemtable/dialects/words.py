@@ -24,6 +24,11 @@ class Fault(Enum):
     """The connection is gone, and with it the knowledge of whether COMMIT arrived."""
     DUPLICATE = auto()
     READ_ONLY = auto()
+    """Writing was not asked for: the application has made the transaction, or the connection, read-only."""
+    ELSEWHERE = auto()
+    """This server does not take writes, and another one of its cluster may."""
+    AWAY = auto()
+    """No server can be had just now."""
     DEAD = auto()
     """The transaction, or the savepoint asked for, is no longer there."""
     NO_TABLE = auto()
