@@ -38,7 +38,7 @@ from .errors import (  # noqa: E402
     TransactionError,
     UnknownTokenError,
 )
-from .model import ALL, Outcome, PurgeReport, Record, Stats, Status, outcome_of  # noqa: E402
+from .model import ALL, Flag, Outcome, PurgeReport, Record, Stats, Status, outcome_of  # noqa: E402
 from .schema import metadata  # noqa: E402
 from .table import IdemTable, transactional  # noqa: E402
 from .table_async import AsyncIdemTable  # noqa: E402
@@ -49,6 +49,7 @@ __all__ = [
     "AsyncIdemTable",
     "ExpiredTokenError",
     "FingerprintMismatchError",
+    "Flag",
     "GuardError",
     "IdemTable",
     "IdempotencyError",

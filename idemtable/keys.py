@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
-from .errors import InvalidKeyError, MissingKeyError, MissingTenantError
+from .errors import InvalidKeyError, KeyRejectedError, MissingKeyError, MissingTenantError
 
 MAX_BYTES: Final = 255
 """The longest key, scope or tenant in bytes of UTF-8: what Stripe takes, and what VARCHAR(255) holds in any charset."""
@@ -57,6 +58,29 @@ def checked_key(key: object, where: str = "the call", what: str = "key") -> str:
     return str.__str__(key)
 
 
+def checked_keys(keys: Sequence[object], where: str, before: int = 0) -> list[str]:
+    """Return many keys as text; see `checked_key`. A note on the error says which it was, counted from `before`."""
+    # What most keys are is seen of all at once, in a tenth of the time.
+    if {str}.issuperset(map(type, keys)):
+        texts: list[str] = list(keys)  # type: ignore[arg-type]
+        joined = "".join(texts)
+        if (
+            joined.isascii()
+            and joined.isprintable()
+            and all(map(str.strip, texts))
+            and max(map(len, texts), default=0) <= MAX_BYTES
+        ):
+            return texts
+    found = []
+    for number, key in enumerate(keys, before + 1):
+        try:
+            found.append(checked_key(key, where))
+        except KeyRejectedError as error:
+            error.add_note(f"It is number {number} of the batch.")
+            raise
+    return found
+
+
 def checked_tenant(tenant: object) -> str:
     """Return the tenant as text.
 
@@ -93,14 +117,20 @@ def digest(tenant: str | None, scope: str, key: str) -> UUID:
     A digest has a fixed size and no collation: under MariaDB's utf8mb4_bin, "a" and "a " are one key. Every part
     carries its length, or ("a:b", "c") and ("a", "b:c") would be one too; no tenant differs from every tenant.
     """
-    return UUID(bytes=sha256(_parts(tenant, scope) + _part(key)).digest()[:16])
+    return UUID(bytes=digests(tenant, scope, (key,))[0])
+
+
+def digests(tenant: str | None, scope: str, keys: Iterable[str]) -> list[bytes]:
+    """Return the primary keys of many keys of one scope; see `digest`."""
+    front = _front(tenant, scope)
+    return [sha256(front + _with_length(key)).digest()[:16] for key in keys]
 
 
 @lru_cache(1024)
-def _parts(tenant: str | None, scope: str) -> bytes:
-    return (b"\xff\xff\xff\xff" if tenant is None else _part(tenant)) + _part(scope)
+def _front(tenant: str | None, scope: str) -> bytes:
+    return (b"\xff\xff\xff\xff" if tenant is None else _with_length(tenant)) + _with_length(scope)
 
 
-def _part(text: str) -> bytes:
+def _with_length(text: str) -> bytes:
     data = text.encode()
     return len(data).to_bytes(4, "big") + data

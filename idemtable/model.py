@@ -151,6 +151,15 @@ def tell_outcome(error: BaseException, outcome: Outcome[None] | None) -> None:
         vars(error)[_OUTCOME] = outcome
 
 
+class Flag(StrEnum):
+    """What a batch learned of one of its keys."""
+
+    New = "new"
+    """Nobody had it: it is this batch's own, and done when that is committed."""
+    Seen = "seen"
+    """It is done: by a call, a block or another batch, or earlier in this one."""
+
+
 # What `policy` may decide. Whoever acts on a decision matches all of them, down to `assert_never`.
 
 

@@ -12,7 +12,7 @@ from .keys import digest
 from .model import Record, Request, Stats, Status, Stored, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -53,6 +53,7 @@ class Records:
         self._forget = dialect.statement(_FORGET)
         self._renew = dialect.statement(_RENEW)
         self._issue_one = dialect.issue(1)
+        self._batches = dialect.batches(dialect)
         self._live = dialect.statement(_LIVE.replace("{which}", dialect.EXACTLY.format(column="tenant")))
         self._live_of_nobody = dialect.statement(_LIVE.replace("{which}", "tenant IS NULL"))
 
@@ -91,6 +92,44 @@ class Records:
             for n, (id, holder) in enumerate(part):
                 values[f"id{n}"], values[f"owner{n}"] = self.dialect.id(id), holder
             (self._issue_one if len(part) == 1 else self.dialect.issue(len(part)))(connection, values)
+
+    @property
+    def most(self) -> int:
+        """The most keys that a statement about many takes."""
+        return self._batches.most
+
+    def claim_many(
+        self, connection: Connection, request: Request, keys: Mapping[bytes, str | None], wait: float
+    ) -> set[bytes]:
+        """Insert a finished row for each id that is not there, at most `most`, and return the ids whose rows were.
+
+        Args:
+            connection: in whose transaction.
+            request: what the rows have in common.
+            keys: by id, in the order of the ids; ``None`` each where they are not kept.
+            wait: seconds to wait for transactions that hold one.
+        """
+        ids, texts = list(keys), list(keys.values())
+        kept = None if texts[0] is None else texts
+        return self._batches.claim(connection, ids, kept, self._values(request, wait))  # type: ignore[arg-type]
+
+    def look_many(
+        self, connection: Connection, request: Request, ids: Sequence[bytes], wait: float
+    ) -> Iterator[tuple[bytes, Stored | None]]:
+        """Read those of the rows that are not plainly done, without their results, as they were committed."""
+        rows: Any = self._batches.look(connection, ids, self._values(request, wait))
+        for id, status, created, completed, expires, owner, now in rows:
+            if status is None:
+                yield bytes(id), None
+                continue
+            record = self._record(
+                request.tenant, request.scope, None, status, None, None, None, created, completed, expires
+            )
+            yield bytes(id), Stored(record, bytes(owner), None, self._time(now))
+
+    def take_over_many(self, connection: Connection, request: Request, ids: Sequence[bytes], wait: float) -> set[bytes]:
+        """Make expired rows the request's, finished, and return the ids of those that nobody else had taken."""
+        return self._batches.take_over(connection, ids, self._values(request, wait))
 
     def _values(self, request: Request, wait: float) -> dict[str, Any]:
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
@@ -10,13 +10,14 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from . import cleanup
+from .batch import CHUNK, Batch
 from .binding import Binding, is_async
 from .blocks import Claim
 from .claim.call import identity
 from .decorated import AsyncDecorator, Decorator
 from .guards import lock_name
 from .inbox import Inbox
-from .model import ALL, PurgeReport, Record, Stats
+from .model import ALL, Flag, PurgeReport, Record, Stats
 from .table_async import AsyncIdemTable
 from .table_base import BaseTable, BlockOptions, Statuses
 from .tokens import Tokens
@@ -186,6 +187,80 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
             IdempotencyError: what a decorated call raises.
         """
         return Claim(self._settings, self._block(scope, key, tenant, payload, returns, ttl, wait), session)
+
+    def claim_many(
+        self,
+        session: Session | scoped_session[Any],
+        scope: str,
+        keys: Iterable[Any],
+        *,
+        tenant: Any = None,
+        ttl: timedelta | None = None,
+        wait: timedelta | None = None,
+    ) -> list[Flag]:
+        """Claim many keys inside the caller's transaction, under one SAVEPOINT; the caller commits.
+
+        A key that is claimed here is done, with ``None`` for its result: the decorator and the blocks replay that, and
+        run nothing. A result of theirs, a remembered exception too, makes it `Flag.Seen`; an expired record counts as
+        absent and is taken over. They go to the database sorted, 10,000 in a statement.
+
+        Args:
+            session: in whose transaction.
+            scope: a name for what is done once, shared with the decorator and the blocks.
+            keys: each a ``str`` or a ``uuid.UUID``, as of any call; any number of them, and repeats too.
+            tenant: whose they are.
+            ttl: instead of the table's.
+            wait: how long to wait for other transactions that have claimed some of them, instead of the table's; on
+                MariaDB and MySQL for each of those transactions. Committed, they make their keys seen; rolled back, new.
+
+        Returns:
+            For each key in its place `Flag.New` or `Flag.Seen`; of a repeated one only the first can be new.
+
+        Raises:
+            KeyRejectedError: a key or the tenant is not usable; nothing was sent. A note says which.
+            InProgressError: another transaction holds a key for longer than `wait`; the caller's stands as it was.
+            RetryTransactionError: roll the transaction back and begin it again.
+            LostClaimError: a function has committed one of the keys without a result, and nobody knows what it did.
+            SessionNotUsableError, SchemaError, ReentrantCallError, ResultUnreadableError: as `claim`.
+            TypeError, ValueError: an argument of the wrong kind, or out of range.
+        """
+        return Batch(self._settings, session, scope, tenant, ttl, wait).claim_many(keys)
+
+    def unseen(
+        self,
+        session: Session | scoped_session[Any],
+        scope: str,
+        items: Iterable[T],
+        *,
+        key: str | Callable[[T], Any],
+        chunk: int = CHUNK,
+        tenant: Any = None,
+        ttl: timedelta | None = None,
+        wait: timedelta | None = None,
+    ) -> Iterator[T]:
+        """Give those items whose key nobody has had yet, in their order, inside the caller's transaction.
+
+        `claim_many` for a chunk of them at a time, each under a SAVEPOINT of its own, when the loop gets there: `items` are
+        read as far as that. A repeat is left out, within a chunk and across chunks.
+
+        A transaction that ends before the loop does is refused: what a chunk has claimed and the loop was not given yet
+        would be seen for ever, and handled by nobody. Roll it back, or let the loop come to its end.
+
+        Args:
+            session: in whose transaction.
+            scope: a name for what is done once, shared with the decorator and the blocks.
+            items: any iterable; a generator too.
+            key: where an item's key stands: the name of an item of a mapping, or of an attribute, or a dotted path of
+                such names; or a callable that is given the item.
+            chunk: how many items are claimed at once, 1 to 100,000.
+            tenant, ttl, wait: those of `claim_many`; `wait` is for each chunk.
+
+        Raises:
+            MissingKeyError: an item has none. TransactionError: a COMMIT in the middle of the loop, raised by that.
+            IdempotencyError, TypeError, ValueError: what `claim_many` raises, when the loop comes to the chunk; nothing
+                of that chunk was claimed.
+        """
+        return Batch(self._settings, session, scope, tenant, ttl, wait).unseen(items, key, chunk)
 
     def lock_name(self, session: Session, name: Any, *, wait: timedelta | None = None) -> None:
         """Hold a lock that has no row of its own until the session's transaction ends; see `guards.lock_name`."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from . import cleanup
+from .batch import CHUNK, Batch
 from .binding import AsyncBinding
 from .blocks import AsyncClaim
 from .claim.call import identity
 from .decorated import AsyncDecorator
 from .guards import lock_name
 from .inbox import AsyncInbox
-from .model import PurgeReport, Record, Stats
+from .model import Flag, PurgeReport, Record, Stats
 from .table_base import BaseTable, BlockOptions, Statuses
 from .tokens import AsyncTokens
 from .transactional import Options, Spec, decorate_keys
@@ -108,6 +109,37 @@ class AsyncIdemTable(
     ) -> AsyncClaim[Any]:
         """Claim a key for an ``async with`` block inside the caller's transaction; see `IdemTable.claim`."""
         return AsyncClaim(self._settings, self._block(scope, key, tenant, payload, returns, ttl, wait), session)
+
+    async def claim_many(
+        self,
+        session: AsyncSession | async_scoped_session[Any],
+        scope: str,
+        keys: Iterable[Any],
+        *,
+        tenant: Any = None,
+        ttl: timedelta | None = None,
+        wait: timedelta | None = None,
+    ) -> list[Flag]:
+        """Claim many keys inside the caller's transaction; see `IdemTable.claim_many`."""
+        return await Batch(self._settings, session, scope, tenant, ttl, wait).aclaim_many(keys)
+
+    def unseen(
+        self,
+        session: AsyncSession | async_scoped_session[Any],
+        scope: str,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        key: str | Callable[[T], Any],
+        chunk: int = CHUNK,
+        tenant: Any = None,
+        ttl: timedelta | None = None,
+        wait: timedelta | None = None,
+    ) -> AsyncIterator[T]:
+        """Give those items whose key nobody has had yet, to an ``async for``; see `IdemTable.unseen`.
+
+        `items` may be an async iterable.
+        """
+        return Batch(self._settings, session, scope, tenant, ttl, wait).aunseen(items, key, chunk)
 
     async def lock_name(self, session: AsyncSession, name: Any, *, wait: timedelta | None = None) -> None:
         """Hold a lock that has no row of its own until the session's transaction ends; see `guards.lock_name`."""

@@ -12,7 +12,7 @@ DESIGNED = {
     # the table, bound; the decorator as a plain import
     "IdemTable", "AsyncIdemTable", "transactional", "configure_sqlite", "metadata",
     # words
-    "ALL", "Outcome", "PurgeReport", "Record", "Stats", "Status", "outcome_of",
+    "ALL", "Flag", "Outcome", "PurgeReport", "Record", "Stats", "Status", "outcome_of",
     # the tree of errors
     "IdempotencyError", "KeyRejectedError", "MissingKeyError", "InvalidKeyError", "MissingTenantError",
     "InProgressError", "FingerprintMismatchError", "ResultError", "ResultNotSerializableError", "ResultTooLargeError",

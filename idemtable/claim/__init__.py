@@ -7,6 +7,7 @@
 `attempt`             one transaction of one call: settle, let the business run, store, commit; or give back
 `settle`              its beginning: claim, or find out what stands in the way, and answer from it
 `kinds`               what is claimed: a key, a token, a token in a store. *Takes, decides, keeps, gives back*
+`many`                one more of them: many keys at once, for which nothing runs
 `transaction`         where: a transaction of its own, or a savepoint in the caller's
 `quiet`               what the session's listeners hear of COMMIT: one, at the end
 `nesting`, `door`     which calls run around this one; one at a time, and none once it is ending

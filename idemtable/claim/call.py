@@ -6,17 +6,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
+from os import urandom
 from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID
 
 from ..fingerprint import NEWEST, fingerprint
-from ..keys import checked_key, checked_scope, checked_tenant, digest
+from ..keys import checked_key, checked_scope, checked_tenant, digest, digests
 from ..model import Request
 from ..settings import checked_ttl, checked_wait
 from .kinds import KEY
+from .many import Many
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import timedelta
-    from uuid import UUID
 
     from ..codecs import Results
     from ..settings import Settings
@@ -133,6 +137,13 @@ class Keys(Asks):
     def call(self, key: str, tenant: str | None, printed: Printed | None) -> Call:
         shown = key if self._settings.store_keys else None
         return self._asked(digest(tenant, self.scope, key), tenant, shown, printed, self._ttl, KEY)
+
+    def batch(self, keys: Sequence[str], tenant: str | None) -> tuple[Call, Many, list[bytes]]:
+        """Return one call for many keys that were checked, what it will have claimed, and the id of each key."""
+        ids = digests(tenant, self.scope, keys)
+        kind = Many(dict(zip(ids, keys if self._settings.store_keys else repeat(None), strict=False)))
+        # No row is the call's own, so its id is nobody's.
+        return self._asked(UUID(bytes=urandom(16)), tenant, None, None, self._ttl, kind), kind, ids
 
 
 def identity(scope: str, key: Any, tenant: Any) -> UUID:

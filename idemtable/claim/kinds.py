@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, assert_never
 
 from ..binding import awaited
 from ..dialects.statement import send
-from ..errors import FingerprintMismatchError, IdempotencyError, LostClaimError, ResultUnreadableError, TokenError
+from ..errors import (
+    FingerprintMismatchError,
+    IdempotencyError,
+    InProgressError,
+    LostClaimError,
+    ResultUnreadableError,
+    TokenError,
+)
 from ..model import Decision, Mismatch, Newer, Refuse, Status, Stored, Unfinished, Won
 from ..policy import decide, decide_token
 
@@ -17,6 +24,9 @@ if TYPE_CHECKING:
 
     from ..model import Refusal, Request
     from .transaction import Transaction
+
+LOOKS: Final = 8
+"""How often one attempt looks again when the row it lost to has gone: each time a purge or a rollback came between."""
 
 
 class Kind(ABC):
@@ -42,6 +52,10 @@ class Kind(ABC):
             TokenError: it is not to be had; the database is not asked.
         """
         raise NotImplementedError  # asked of kinds that reserve, and of no other
+
+    def holds(self, request: Request, id: UUID) -> bool:
+        """Say whether a row is what the request asks for."""
+        return request.id == id
 
     @abstractmethod
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
@@ -215,6 +229,13 @@ class StoredToken(_Rowless):
 
     def give_back(self, request: Request) -> None:
         awaited(self._store.give_back(request.id, request.owner))
+
+
+def too_fast(noun: str, scope: str) -> InProgressError:
+    """Return the error for a row that is another one at each look."""
+    return InProgressError(
+        f"{scope}: the {noun} changes hands faster than it can be read: try again", scope=scope, retry_after=1.0
+    )
 
 
 def bad_token(error: type[TokenError], scope: str) -> TokenError:

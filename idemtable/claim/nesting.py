@@ -15,7 +15,7 @@ import asyncio
 import dis
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
@@ -221,18 +221,24 @@ def is_left_over(session: Session) -> bool:
     return door is not None and door.is_over
 
 
-def refuse_reentry(nest: tuple[Any, ...], request: Request, session: Session) -> None:
+def refuse_reentry(
+    nest: tuple[Any, ...],
+    request: Request,
+    session: Session,
+    holds: Callable[[Request, UUID], bool],
+) -> None:
     """Raise ReentrantCallError if a call around this one holds the same key: waiting for it would never end.
 
     Args:
         nest: of the table.
         request: what is asked.
         session: in which it would be done. Whoever works in it too is around this call, even if it is ending.
+        holds: whether a row is what the request asks for; see `Kind.holds`.
     """
     frame = _innermost.get()
     while frame is not None:
         around = frame.is_joined_from_here() or (frame.session is session and not frame.is_over)
-        if around and frame.nest == nest and frame.id == request.id:
+        if around and frame.nest == nest and holds(request, frame.id):
             raise ReentrantCallError(
                 f"{request.scope} was called inside itself with the same key: give the inner call a key of its own",
                 scope=request.scope,

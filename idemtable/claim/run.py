@@ -62,12 +62,12 @@ class BaseRun(Course):
         return Attempt(self, Own(self.place, session, self._level), joinable, repeats=repeats)
 
     def _joined(self, session: Session, joinable: Any) -> Attempt:
-        nesting.refuse_reentry(self.place.nest, self.call.request, session)
+        nesting.refuse_reentry(self.place.nest, self.call.request, session, self.call.kind.holds)
         return Attempt(self, Joined(self.place, session), joinable, repeats=False)
 
     def _block(self, stay: Stay, session: Session, holder: nesting.Holder) -> Attempt:
         """Return the one attempt of a block, whose body nobody can run again."""
-        nesting.refuse_reentry(self.place.nest, self.call.request, session)
+        nesting.refuse_reentry(self.place.nest, self.call.request, session, self.call.kind.holds)
         if stay.turn is not None:
             return Attempt(self, Joined(self.place, session), stay.session, repeats=False, holder=holder)
         return Attempt(self, Own(self.place, session, self._level), stay.session, repeats=False, holder=holder)

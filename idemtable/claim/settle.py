@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..codecs import exceptions, opened
 from ..dialects.words import Look
-from ..errors import InProgressError, ResultUnreadableError
+from ..errors import ResultUnreadableError
 from ..model import Answer, Outcome, Replay, Reraise, Settled, TakeOver, Won, tell_outcome
 from . import steps
+from .kinds import LOOKS, too_fast
 from .steps import Step
 from .verdict import begin_again
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 UNKEPT: Final = "unkept"
 """In place of a codec's name: the effect was committed, and its result was not kept."""
-_LOOKS: Final = 8
-"""How often one attempt looks again when the row it lost to has gone: each time a purge or a rollback came between."""
 
 
 def settle(course: Course, tx: Transaction, tell: Callable[[Step], None], *, repeats: bool) -> Settled:
@@ -82,7 +81,7 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
         won = tx.restart(take, wait) if looked else take()
     if steps.listeners:
         tell(Step.ENTERED)
-    for _ in range(_LOOKS):
+    for _ in range(LOOKS):
         if won:
             return Won()
         in_place = tx.records.dialect.reads_in_place and stale is None
@@ -108,11 +107,7 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
         # A lost claim leaves a time-out (PostgreSQL) or a lock (MySQL) behind; what runs next wants neither.
         wait = course.remaining()
         won = tx.restart(partial(kind.take, tx, request, stale, wait), wait)
-    raise InProgressError(
-        f"{request.scope}: the {kind.noun} changes hands faster than it can be read: try again",
-        scope=request.scope,
-        retry_after=1.0,
-    )
+    raise too_fast(kind.noun, request.scope)
 
 
 def give(course: Course, answer: Answer, attempt: int) -> Outcome[Any]:
@@ -140,4 +135,6 @@ def give(course: Course, answer: Answer, attempt: int) -> Outcome[Any]:
         error = exceptions.unpack(data, call.remember, call.request.scope)
         tell_outcome(error, outcome(None))
         raise error
+    if stored.record.codec is None:
+        return outcome(call.results.nothing())
     return outcome(call.results.unpack(stored.record.codec, data))

@@ -55,6 +55,22 @@ class Results:
             scope=self._scope,
         )
 
+    def nothing(self) -> Any:
+        """Return the result of a key that a batch has claimed, for which nothing was encoded: ``None``.
+
+        Raises:
+            ResultUnreadableError: the declared type has no ``None``.
+        """
+        try:
+            self.pack(None)
+        except ResultNotSerializableError as error:
+            raise ResultUnreadableError(
+                f"{self._scope}: a batch (unseen, claim_many) has claimed this key and keeps no result, but "
+                f"{type_name(self._returns)} is declared. What it stands for is done, and nothing runs again",
+                scope=self._scope,
+            ) from error
+        return None
+
     def unpack(self, codec: str | None, data: bytes | None) -> Any:
         """Return a stored result.
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Inspector
     from sqlalchemy.types import TypeEngine
 
+    from .batches import Batches
+
 
 @dataclass(frozen=True, slots=True)
 class Driver:
@@ -83,6 +85,8 @@ class Definition(ABC):
 
     names: ClassVar[tuple[str, ...]]
     """SQLAlchemy's names of the database."""
+    batches: ClassVar[type[Batches]]
+    """Its statements about many keys at once."""
 
     # --- on the command line ------------------------------------------------------------------------------------------
 

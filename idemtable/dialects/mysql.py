@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
+from .batches.mysql import MySQLBatches
 from .compound import BLOCK, REFUSED, SEVERAL, send_several, takes_blocks, takes_several, told
 from .definition import Driver, Job, Types
 from .statement import Answer, Statement
@@ -49,6 +50,7 @@ class MySQL(Dialect):
     """MariaDB 10.6 and later and MySQL 8, through PyMySQL, asyncmy, mysqlclient and MySQL's own connector."""
 
     names = ("mysql", "mariadb")
+    batches = MySQLBatches
     deleting = "forget, tokens.revoke or lock_name"
     drivers = (
         Driver("pymysql", "pymysql", 'pip install "idemtable[mysql]"'),
@@ -157,7 +159,7 @@ class MySQL(Dialect):
             if takes_several(connection):
                 self._claim_in_one(connection, values)
             else:
-                self._bounded(connection, values, self._claim, self._insert)
+                self.bounded(connection, values, self._claim, self._insert)
         except Exception as error:
             # Whatever its class: an application may turn the database's errors into its own (``handle_error``).
             one: BaseException | None = error
@@ -177,16 +179,16 @@ class MySQL(Dialect):
                 raise
 
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
-        return bool(self._bounded(connection, values, self._take_over, self._update).rowcount == 1)
+        return bool(self.bounded(connection, values, self._take_over, self._update).rowcount == 1)
 
     def redeem(self, connection: Connection, values: Mapping[str, Any]) -> bool:
-        return bool(self._bounded(connection, values, self._redeem, self._update_issued).rowcount == 1)
+        return bool(self.bounded(connection, values, self._redeem, self._update_issued).rowcount == 1)
 
     def find(self, connection: Connection, values: Mapping[str, Any], look: Look) -> Any:
         # At READ UNCOMMITTED a plain SELECT shows what somebody else is about to roll back.
         if _level(connection) != "READ UNCOMMITTED":
             return super().find(connection, values, look)
-        return self._bounded(connection, values, self._find_held_in_time, self._find_held)
+        return self.bounded(connection, values, self._find_held_in_time, self._find_held)
 
     def store(self, connection: Connection, values: Mapping[str, Any], along: Any) -> bool:
         if along is None:
@@ -218,9 +220,7 @@ class MySQL(Dialect):
         self._nowait(connection, {"id": self.id(id)})
         return True
 
-    def _bounded(
-        self, connection: Connection, values: Mapping[str, Any], in_one: Statement, plain: Statement
-    ) -> Answer:
+    def bounded(self, connection: Connection, values: Mapping[str, Any], in_one: Statement, plain: Statement) -> Answer:
         """Send a statement that waits for a lock no longer than its values say."""
         if _is_mariadb(connection):
             return in_one(connection, values)
@@ -307,7 +307,7 @@ class MySQL(Dialect):
             plain(connection, values)
         else:
             bounded = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {self.LOCK_NAME}")
-            self._bounded(connection, values | {"wait": self.wait(wait)}, bounded, plain)
+            self.bounded(connection, values | {"wait": self.wait(wait)}, bounded, plain)
         self.statement("DELETE FROM {table} WHERE id = :id")(connection, values)
 
     @classmethod

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql
 
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect
+from .batches.postgresql import PostgreSQLBatches
 from .deferred import Deferred, listen
 from .definition import Driver, Job, Types
 from .libpq import Packet
@@ -65,6 +66,7 @@ class PostgreSQL(Dialect):
     """PostgreSQL 14 and later, through psycopg, asyncpg and psycopg2."""
 
     names = ("postgresql",)
+    batches = PostgreSQLBatches
     mistaken = ("postgres",)
     drivers = (
         Driver("psycopg", "psycopg", 'pip install "idemtable[postgresql]"'),

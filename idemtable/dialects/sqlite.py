@@ -17,6 +17,7 @@ from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
 from ..errors import SessionNotUsableError
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
+from .batches.sqlite import SQLiteBatches
 from .definition import Driver
 from .origin import root
 from .statement import send
@@ -179,6 +180,7 @@ class SQLite(Dialect):
     """SQLite 3.31 and later, through sqlite3 and aiosqlite."""
 
     names = ("sqlite",)
+    batches = SQLiteBatches
     drivers = (Driver("pysqlite", "sqlite3"), Driver("aiosqlite", "aiosqlite", 'pip install "idemtable[asyncio]"'))
 
     is_file = True

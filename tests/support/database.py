@@ -129,6 +129,14 @@ class Database:
             return self.loop.run(session.run_sync(work))
         return work(session)
 
+    def given(self, session: Session) -> Any:
+        """What a business function hands to the library: its session, in the database's own colour."""
+        if self.loop is None:
+            return session
+        from sqlalchemy.ext.asyncio import async_session
+
+        return async_session(session)
+
     @contextmanager
     def session(self, engine: Any = None, **options: Any) -> Iterator[Held]:
         """A session of the caller's own, on the database's engine unless another is given; closed at the end."""

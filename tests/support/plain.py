@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
@@ -17,6 +17,8 @@ from sqlalchemy.util import await_only
 
 from idemtable import AsyncIdemTable
 from tests.support import PATIENCE
+
+_END = object()
 
 
 class Loop:
@@ -116,6 +118,14 @@ class PlainTable:
 
     def claim(self, *args: Any, **kwargs: Any) -> PlainBlock:
         return PlainBlock(self._loop, self.inner.claim(*args, **kwargs))
+
+    def unseen(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        items = self.inner.unseen(*args, **kwargs)  # what is wrong with the arguments is told here
+
+        async def step() -> Any:
+            return await anext(items, _END)
+
+        return iter(lambda: self._loop.run(step()), _END)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return lambda *args, **kwargs: self._loop.run(getattr(self.inner, name)(*args, **kwargs))

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from idemtable import ReentrantCallError
 from idemtable.claim import nesting
+from idemtable.claim.kinds import KEY
 from idemtable.claim.nesting import enclosing, pop, refuse_reentry
 from idemtable.model import Request
 
@@ -59,12 +60,12 @@ def test_a_key_inside_its_own_call_is_refused_at_any_depth(fresh: Any) -> None:
         outer = push(NEST, A)
         push(NEST, B)
         with pytest.raises(ReentrantCallError, match="key of its own") as caught:
-            refuse_reentry(NEST, asking(A), Session())
+            refuse_reentry(NEST, asking(A), Session(), KEY.holds)
         assert caught.value.scope == "orders"
-        refuse_reentry(OTHER, asking(A), Session())
-        refuse_reentry(NEST, asking(UUID(int=3)), Session())
+        refuse_reentry(OTHER, asking(A), Session(), KEY.holds)
+        refuse_reentry(NEST, asking(UUID(int=3)), Session(), KEY.holds)
         pop(outer)  # out of order: a block left in another context than it was entered in
-        refuse_reentry(NEST, asking(A), Session())
+        refuse_reentry(NEST, asking(A), Session(), KEY.holds)
 
     fresh(work)
 
@@ -97,7 +98,7 @@ def test_a_call_that_has_ended_encloses_nothing_for_a_task_it_left_behind(fresh:
 
             async def left_behind() -> Any:
                 await go.wait()
-                refuse_reentry(NEST, asking(A), Session())
+                refuse_reentry(NEST, asking(A), Session(), KEY.holds)
                 return enclosing(NEST)
 
             task = asyncio.ensure_future(left_behind())

@@ -1,0 +1,80 @@
+"""Many keys at once: who inserts their rows has done them, and nothing runs in between."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from ..model import Decision, Replay, Reraise, Status, Stored, TakeOver, Won
+from .kinds import KEY, LOOKS, Kind, too_fast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from uuid import UUID
+
+    from ..model import Request
+    from .transaction import Transaction
+
+
+class Many(Kind):
+    """The keys of a batch, by their ids: text, or ``None`` each where keys are not kept.
+
+    Their rows are finished when they are inserted, without a result. Others wait for them as for those of a call, and see
+    them when the transaction has committed.
+    """
+
+    status = Status.COMPLETED
+    noun, cure = "key", "forget the key, which `idemtable ls --unfinished` shows"
+
+    def __init__(self, keys: Mapping[bytes, str | None]) -> None:
+        # Two batches that share keys take them in the same order, or each would wait for what the other has.
+        self._keys = {id: keys[id] for id in sorted(keys)}
+        self.new: set[bytes] = set()
+        """The ids that nobody had, once they were taken."""
+
+    def holds(self, request: Request, id: UUID) -> bool:
+        return id.bytes in self._keys
+
+    def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
+        until = time.monotonic() + wait
+        ids, size = list(self._keys), tx.records.most
+        for start in range(0, len(ids), size):
+            self._take(tx, request, ids[start : start + size], until)
+        return True
+
+    def _take(self, tx: Transaction, request: Request, ids: Sequence[bytes], until: float) -> None:
+        records, connection = tx.records, tx.connection
+
+        def remaining() -> float:
+            return max(0.0, until - time.monotonic())
+
+        absent, expired = ids, list[bytes]()
+        for _ in range(LOOKS):
+            new = set[bytes]()
+            if absent:
+                new |= records.claim_many(connection, request, {id: self._keys[id] for id in absent}, remaining())
+            if expired:
+                new |= records.take_over_many(connection, request, expired, remaining())
+            self.new |= new
+            ids = [id for id in ids if id not in new]
+            absent, expired = [], []
+            for id, stored in records.look_many(connection, request, ids, remaining()) if ids else ():
+                match decision := self.decide(stored, request):
+                    case Won():  # it was there a moment ago
+                        absent.append(id)
+                    case TakeOver():
+                        expired.append(id)
+                    case Replay() | Reraise():
+                        pass
+                    case _:
+                        raise self.refusal(decision, request.scope)
+            if not absent and not expired:
+                return
+            ids = sorted([*absent, *expired])
+        raise too_fast(self.noun, request.scope)
+
+    def decide(self, stored: Stored | None, request: Request) -> Decision:
+        return KEY.decide(stored, request)
+
+    def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes) -> bool:
+        return True  # they were kept when they were taken; RELEASE SAVEPOINT fails if the transaction is gone

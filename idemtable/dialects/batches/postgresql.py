@@ -1,0 +1,79 @@
+"""PostgreSQL: the keys come as one text that is cut at its line feeds, and those that are new go back as one value.
+
+Against an array of them that is a third faster, and no driver has to be told the type of its elements.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from ...model import Status
+from ..base import MORTAL
+from . import COLUMNS, FOUND, OPEN, TAKEN, Batches, cut
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+    from ..base import Dialect
+    from ..statement import Answer
+
+_IDS: Final = "string_to_table(CAST(:ids AS text), ',')"
+# The time-out is put back by the outermost SELECT, once, when all rows have been tried. In RETURNING, where the claim of
+# one key does it, it would be forgotten with each row that conflicts.
+_BEFORE: Final = """before AS MATERIALIZED (
+        SELECT current_setting('lock_timeout') AS timeout, set_config('lock_timeout', CAST(:wait AS text), true),
+            clock_timestamp() + CAST(:wait AS interval) AS until)"""
+_AFTER: Final = "set_config('lock_timeout', (SELECT timeout FROM before), true)"
+# For each row what is left of it: behind a thousand holders, one after the other, the wait is only as long as was said.
+_SHORTER: Final = f"""CASE WHEN set_config('lock_timeout', CAST(greatest(1,
+                CAST(extract(epoch FROM before.until - clock_timestamp()) * 1000 AS integer)) AS text), true) IS NULL
+            THEN NULL ELSE {Status.COMPLETED.code} END"""
+_VALUES: Final = f":tenant, :scope, k.text, {_SHORTER}, CAST(:owner AS bytea), {{now}}, {{now}}, {{later}}"
+
+
+class PostgreSQLBatches(Batches):
+    """The statements, with no state of the session beyond their own end."""
+
+    CLAIM = f"""WITH {_BEFORE}, won AS (
+        INSERT INTO {{table}} ({COLUMNS})
+        SELECT CAST(k.id AS uuid), {_VALUES}
+        FROM before CROSS JOIN ROWS FROM ({_IDS}, string_to_table(CAST(:keys AS text), chr(10))) AS k(id, text)
+        ON CONFLICT (id) DO NOTHING
+        RETURNING id)
+        SELECT count(*), CASE WHEN count(*) < CAST(:count AS bigint) THEN string_agg(uuid_send(id), CAST('' AS bytea)) END,
+            {_AFTER} FROM won"""
+    LOOK = f"""SELECT uuid_send(CAST(k.id AS uuid)), {FOUND}
+        FROM {_IDS} AS k(id) LEFT JOIN {{table}} AS t ON t.id = CAST(k.id AS uuid) WHERE {OPEN}"""
+    # Locked first, in their order: an UPDATE takes its rows in the order in which a plan comes upon them.
+    TAKE_OVER = f"""WITH {_BEFORE}, stale AS (
+        SELECT t.id FROM before CROSS JOIN {_IDS} AS k(id) JOIN {{table}} AS t ON t.id = CAST(k.id AS uuid)
+        WHERE t.status IN ({MORTAL}) AND {{expires}} <= {{now}} ORDER BY t.id FOR UPDATE OF t),
+        won AS (UPDATE {{table}} AS t SET {TAKEN} FROM stale WHERE t.id = stale.id RETURNING t.id)
+        SELECT count(*), string_agg(uuid_send(id), CAST('' AS bytea)), {_AFTER} FROM won"""
+
+    def __init__(self, dialect: Dialect) -> None:
+        super().__init__(dialect)
+        self._claim = dialect.statement(self.CLAIM)
+        self._look = dialect.statement(self.LOOK)
+        self._take_over = dialect.statement(self.TAKE_OVER)
+
+    def claim(
+        self, connection: Connection, ids: Sequence[bytes], keys: Sequence[str] | None, values: Mapping[str, Any]
+    ) -> set[bytes]:
+        text = None if keys is None else "\n".join(keys)
+        own = {"ids": _joined(ids), "keys": text, "count": len(ids)}
+        count, won, _ = self._claim(connection, {**values, **own}).first()
+        return set(ids) if count == len(ids) else set(cut(bytes(won or b"")))
+
+    def look(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> Answer:
+        return self._look(connection, {"ids": _joined(ids)})
+
+    def take_over(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> set[bytes]:
+        _, won, _ = self._take_over(connection, {**values, "ids": _joined(ids)}).first()
+        return set(cut(bytes(won or b"")))
+
+
+def _joined(ids: Sequence[bytes]) -> str:
+    return b"".join(ids).hex(",", 16)
