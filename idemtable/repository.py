@@ -101,7 +101,7 @@ class Records:
     def claim_many(
         self, connection: Connection, request: Request, keys: Mapping[bytes, str | None], wait: float
     ) -> set[bytes]:
-        """Insert a finished row for each id that is not there, at most `most`, and return the ids whose rows were.
+        """Insert a finished row for each id that is not there, at most `most`, and return the ids that were lost.
 
         Args:
             connection: in whose transaction.
@@ -128,7 +128,7 @@ class Records:
             yield bytes(id), Stored(record, bytes(owner), None, self._time(now))
 
     def take_over_many(self, connection: Connection, request: Request, ids: Sequence[bytes], wait: float) -> set[bytes]:
-        """Make expired rows the request's, finished, and return the ids of those that nobody else had taken."""
+        """Make expired rows the request's, finished, and return the ids that somebody else has taken since."""
         return self._batches.take_over(connection, ids, self._values(request, wait))
 
     def _values(self, request: Request, wait: float) -> dict[str, Any]:

@@ -50,15 +50,16 @@ class Many(Kind):
 
         absent, expired = ids, list[bytes]()
         for _ in range(LOOKS):
-            new = set[bytes]()
+            lost = set[bytes]()
             if absent:
-                new |= records.claim_many(connection, request, {id: self._keys[id] for id in absent}, remaining())
+                lost |= records.claim_many(connection, request, {id: self._keys[id] for id in absent}, remaining())
             if expired:
-                new |= records.take_over_many(connection, request, expired, remaining())
-            self.new |= new
-            ids = [id for id in ids if id not in new]
+                lost |= records.take_over_many(connection, request, expired, remaining())
+            self.new.update(id for id in ids if id not in lost)
+            if not lost:
+                return
             absent, expired = [], []
-            for id, stored in records.look_many(connection, request, ids, remaining()) if ids else ():
+            for id, stored in records.look_many(connection, request, sorted(lost), remaining()):
                 match decision := self.decide(stored, request):
                     case Won():  # it was there a moment ago
                         absent.append(id)
@@ -70,7 +71,7 @@ class Many(Kind):
                         raise self.refusal(decision, request.scope)
             if not absent and not expired:
                 return
-            ids = sorted([*absent, *expired])
+            ids = [*absent, *expired]
         raise too_fast(self.noun, request.scope)
 
     def decide(self, stored: Stored | None, request: Request) -> Decision:

@@ -135,6 +135,6 @@ def give(course: Course, answer: Answer, attempt: int) -> Outcome[Any]:
         error = exceptions.unpack(data, call.remember, call.request.scope)
         tell_outcome(error, outcome(None))
         raise error
-    if stored.record.codec is None:
+    if stored.record.codec is None and stored.result is None:
         return outcome(call.results.nothing())
     return outcome(call.results.unpack(stored.record.codec, data))

@@ -51,6 +51,7 @@ class MySQL(Dialect):
 
     names = ("mysql", "mariadb")
     batches = MySQLBatches
+    is_mariadb = staticmethod(_is_mariadb)
     deleting = "forget, tokens.revoke or lock_name"
     drivers = (
         Driver("pymysql", "pymysql", 'pip install "idemtable[mysql]"'),
@@ -159,7 +160,7 @@ class MySQL(Dialect):
             if takes_several(connection):
                 self._claim_in_one(connection, values)
             else:
-                self.bounded(connection, values, self._claim, self._insert)
+                self._bounded(connection, values, self._claim, self._insert)
         except Exception as error:
             # Whatever its class: an application may turn the database's errors into its own (``handle_error``).
             one: BaseException | None = error
@@ -179,16 +180,16 @@ class MySQL(Dialect):
                 raise
 
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
-        return bool(self.bounded(connection, values, self._take_over, self._update).rowcount == 1)
+        return bool(self._bounded(connection, values, self._take_over, self._update).rowcount == 1)
 
     def redeem(self, connection: Connection, values: Mapping[str, Any]) -> bool:
-        return bool(self.bounded(connection, values, self._redeem, self._update_issued).rowcount == 1)
+        return bool(self._bounded(connection, values, self._redeem, self._update_issued).rowcount == 1)
 
     def find(self, connection: Connection, values: Mapping[str, Any], look: Look) -> Any:
         # At READ UNCOMMITTED a plain SELECT shows what somebody else is about to roll back.
         if _level(connection) != "READ UNCOMMITTED":
             return super().find(connection, values, look)
-        return self.bounded(connection, values, self._find_held_in_time, self._find_held)
+        return self._bounded(connection, values, self._find_held_in_time, self._find_held)
 
     def store(self, connection: Connection, values: Mapping[str, Any], along: Any) -> bool:
         if along is None:
@@ -220,15 +221,17 @@ class MySQL(Dialect):
         self._nowait(connection, {"id": self.id(id)})
         return True
 
-    def bounded(self, connection: Connection, values: Mapping[str, Any], in_one: Statement, plain: Statement) -> Answer:
+    def _bounded(
+        self, connection: Connection, values: Mapping[str, Any], in_one: Statement, plain: Statement
+    ) -> Answer:
         """Send a statement that waits for a lock no longer than its values say."""
         if _is_mariadb(connection):
             return in_one(connection, values)
-        with self._lent(connection, values["wait"]):
+        with self.lending(connection, values["wait"]):
             return plain(connection, values)
 
     @contextmanager
-    def _lent(self, connection: Connection, wait: Any) -> Iterator[None]:
+    def lending(self, connection: Connection, wait: Any) -> Iterator[None]:
         """Set the session's lock time-out meanwhile; MySQL has no SET STATEMENT."""
         with lent(connection, lambda: self._give_wait_back(connection)):
             self._lend_wait(connection, {"wait": wait})
@@ -264,7 +267,7 @@ class MySQL(Dialect):
         if not wait or _is_mariadb(connection):
             yield
             return
-        with self._lent(connection, self.wait(wait)):  # MySQL has no FOR UPDATE WAIT
+        with self.lending(connection, self.wait(wait)):  # MySQL has no FOR UPDATE WAIT
             yield
 
     def for_update(
@@ -307,7 +310,7 @@ class MySQL(Dialect):
             plain(connection, values)
         else:
             bounded = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {self.LOCK_NAME}")
-            self.bounded(connection, values | {"wait": self.wait(wait)}, bounded, plain)
+            self._bounded(connection, values | {"wait": self.wait(wait)}, bounded, plain)
         self.statement("DELETE FROM {table} WHERE id = :id")(connection, values)
 
     @classmethod

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from idemtable import IdemTable, SchemaError
+from idemtable import Flag, IdemTable, SchemaError
 from idemtable import upgrade as steps
 from tests.support.backends import BACKENDS, server
 from tests.support.cli import Run
@@ -113,13 +113,18 @@ def serve(engine: sa.Engine, expire: Callable[[], None]) -> None:
     with Session(engine) as session, session.begin():
         assert pay.join(session, "joined") == "joined"
         assert pay.join(session, "k") == "k"
+    for flags in ([Flag.New, Flag.New], [Flag.Seen, Flag.Seen], [Flag.New, Flag.New]):
+        with Session(engine) as session, session.begin():
+            assert idem.claim_many(session, "batch", ["a", "b"]) == flags
+        if flags[0] is Flag.Seen:
+            expire()
     tokens = idem.tokens("page", ttl=timedelta(minutes=5))
     token = tokens.issue()
     with Session(engine) as session, session.begin(), tokens.redeem(session, token) as claim:
         claim.result = 1
     assert idem.get("pay", "k") is not None
     assert idem.stored_result("pay", "k") == b'"k"'
-    assert len(idem.records()) == idem.stats().rows == 5
+    assert len(idem.records()) == idem.stats().rows == 7
     assert idem.stats().table_bytes
 
 

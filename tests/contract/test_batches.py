@@ -398,12 +398,10 @@ def test_statements_are_few_and_go_through_sqlalchemy_where_somebody_listens(db:
         sa.event.remove(engine, "before_cursor_execute", listen)
     assert (fresh, seen) == {
         "postgresql": (["WITH"], ["WITH", "SELECT"]),
-        "mariadb": (["SET", "SELECT"], ["SET", "SELECT", "SET"]),  # SET STATEMENT … FOR one
+        "mariadb": (["SET", "SET"], ["SET", "SET", "SET"]),  # SET STATEMENT … FOR, each of them
         "mysql": (["INSERT", "SELECT"], ["INSERT", "SELECT", "SELECT"]),
-        "sqlite": (
-            ["UPDATE", "INSERT", "SELECT"],
-            ["UPDATE", "INSERT", "SELECT", "SELECT"],
-        ),  # the write lock comes first
+        # The first of them takes the write lock.
+        "sqlite": (["UPDATE", "INSERT", "SELECT"], ["UPDATE", "INSERT", "SELECT", "SELECT"]),
     }[db.kind]
 
 

@@ -97,6 +97,18 @@ def test_a_call_for_one_tenant_inside_anothers_does_not_join_it(db: Database, te
     assert (first.stats().rows, second.stats().rows) == (0, 1)
 
 
+def test_a_batch_goes_by_the_map_of_its_table_and_of_the_session(db: Database, tenants: dict[str, Any]) -> None:
+    for engine in tenants.values():
+        db.table(engine).create_all()
+        for idem in (db.table(engine), db.idem):  # a session that is handed over brings its own schema
+            with db.session(engine) as mine:
+                assert len(idem.claim_many(mine.session, "batch", ["a", "b"])) == 2
+                list(idem.unseen(mine.session, "batch", [{"id": "c"}], key="id"))
+                mine.commit()
+    assert [db.table(engine).stats().rows for engine in tenants.values()] == [3, 3]
+    assert db.rows() == []
+
+
 def test_tokens_and_machines_go_by_the_map_too(db: Database, tenants: dict[str, Any]) -> None:
     from datetime import timedelta
 

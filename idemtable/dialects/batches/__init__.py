@@ -45,7 +45,7 @@ class Batches(ABC):
     def claim(
         self, connection: Connection, ids: Sequence[bytes], keys: Sequence[str] | None, values: Mapping[str, Any]
     ) -> set[bytes]:
-        """Insert a finished row for each id that is not there, waiting for transactions that hold one.
+        """Insert a finished row for each id that is not there, waiting for whoever holds one.
 
         Args:
             connection: in whose transaction.
@@ -54,7 +54,7 @@ class Batches(ABC):
             values: of the request.
 
         Returns:
-            The ids whose rows were inserted.
+            The ids that were lost: whose rows, by their owner, are not the request's.
         """
 
     @abstractmethod
@@ -63,9 +63,4 @@ class Batches(ABC):
 
     @abstractmethod
     def take_over(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> set[bytes]:
-        """Make rows that have expired the request's, unless somebody else was faster; return the ids of those."""
-
-
-def cut(ids: bytes) -> list[bytes]:
-    """Return the ids that stand one behind the other."""
-    return [ids[start : start + 16] for start in range(0, len(ids), 16)]
+        """Make rows that have expired the request's, unless somebody else was faster; return those that were lost."""

@@ -26,7 +26,7 @@ class SQLiteBatches(Batches):
     # The conflict is named: OR IGNORE would swallow every other one. WHERE true, or the parser takes ON for a join's.
     CLAIM = f"""INSERT INTO {{table}} ({COLUMNS}) SELECT k.id, {VALUES} FROM {_ROWS} WHERE true
         ON CONFLICT (id) DO NOTHING"""
-    MINE = f"SELECT t.id FROM {_ROWS} CROSS JOIN {{table}} AS t ON t.id = k.id WHERE t.owner = :owner"
+    LOST = f"SELECT k.id FROM {_ROWS} LEFT JOIN {{table}} AS t ON t.id = k.id WHERE t.owner IS NOT :owner"
     LOOK = f"SELECT k.id, {FOUND} FROM {_ROWS} LEFT JOIN {{table}} AS t ON t.id = k.id WHERE {OPEN}"
     TAKE_OVER = f"""UPDATE {{table}} SET {TAKEN}
         WHERE id IN (SELECT k.id FROM {_ROWS}) AND status IN ({MORTAL}) AND {{expires}} <= {{now}}"""
@@ -34,7 +34,7 @@ class SQLiteBatches(Batches):
     def __init__(self, dialect: Dialect) -> None:
         super().__init__(dialect)
         self._claim = dialect.statement(self.CLAIM)
-        self._mine = dialect.statement(self.MINE)
+        self._lost = dialect.statement(self.LOST)
         self._look = dialect.statement(self.LOOK)
         self._take_over = dialect.statement(self.TAKE_OVER)
 
@@ -43,7 +43,7 @@ class SQLiteBatches(Batches):
     ) -> set[bytes]:
         own = {**values, **_arrays(ids, keys)}
         self._claim(connection, own)
-        return {bytes(row[0]) for row in self._mine(connection, own)}
+        return {bytes(row[0]) for row in self._lost(connection, own)}
 
     def look(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> Answer:
         return self._look(connection, _arrays(ids))
@@ -51,7 +51,7 @@ class SQLiteBatches(Batches):
     def take_over(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> set[bytes]:
         own = {**values, **_arrays(ids)}
         self._take_over(connection, own)
-        return {bytes(row[0]) for row in self._mine(connection, own)}
+        return {bytes(row[0]) for row in self._lost(connection, own)}
 
 
 def _arrays(ids: Sequence[bytes], keys: Sequence[str] | None = None) -> dict[str, Any]:
