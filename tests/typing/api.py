@@ -6,7 +6,7 @@ an error (mypy's warn_unused_ignores, pyright's reportUnnecessaryTypeIgnoreComme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, assert_type
@@ -20,6 +20,7 @@ import idemtable
 from idemtable import (
     ALL,
     AsyncIdemTable,
+    Flag,
     IdemTable,
     Outcome,
     PurgeReport,
@@ -47,6 +48,10 @@ class Receipt:
 
 class CardDeclined(Exception):
     pass
+
+
+async def arriving() -> AsyncIterator[Receipt]:
+    yield Receipt(1)
 
 
 def cancelling(order_id: int, tenant: UUID) -> str:
@@ -233,6 +238,17 @@ def sync(
     idem.transaction("pay")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
     assert_type(outcome_of(ValueError()), Outcome[None] | None)
 
+    # Batches.
+    assert_type(idem.claim_many(session, "ledger", ["a", UUID(int=1)], tenant="t"), list[Flag])
+    receipts = [Receipt(1)]
+    assert_type(idem.unseen(session, "ledger", receipts, key="order_id", chunk=5), Iterator[Receipt])
+    assert_type(idem.unseen(registry, "ledger", receipts, key=lambda one: str(one.order_id)), Iterator[Receipt])
+    idem.unseen(session, "ledger", receipts, key=lambda one: one.nothing)  # type: ignore[attr-defined] # pyright: ignore
+    idem.unseen(session, "ledger", receipts)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    idem.unseen(async_session, "ledger", receipts, key="order_id")  # type: ignore[arg-type] # pyright: ignore
+    idem.claim_many(async_session, "ledger", ["a"])  # type: ignore[arg-type] # pyright: ignore
+    idem.claim_many(session, "ledger", 5)  # type: ignore[arg-type] # pyright: ignore
+
     # The verbs.
     assert_type(idem.get("pay", "k", tenant="t"), Record | None)
     assert_type(idem.forget("pay", "k"), bool)
@@ -342,6 +358,12 @@ async def twins(
     idem.claim(plain, "pay", "k")  # type: ignore[call-overload] # pyright: ignore
     with idem.transaction("pay", "k"):  # type: ignore[attr-defined] # pyright: ignore
         pass
+
+    assert_type(await idem.claim_many(session, "ledger", ["a"], wait=timedelta(0)), list[Flag])
+    assert_type(idem.unseen(registry, "ledger", [Receipt(1)], key="order_id"), AsyncIterator[Receipt])
+    async for receipt in idem.unseen(session, "ledger", arriving(), key="order_id"):
+        assert_type(receipt, Receipt)
+    await idem.claim_many(plain, "ledger", ["a"])  # type: ignore[arg-type] # pyright: ignore
 
     assert_type(await idem.get("pay", "k"), Record | None)
     assert_type(await idem.forget("pay", "k"), bool)
