@@ -135,7 +135,7 @@ class Batch:
 
     def _given(self, part: list[T], ids: list[bytes], many: Many) -> Iterator[T]:
         new = [item for item, is_new in zip(part, _firsts(ids, many), strict=True) if is_new]
-        rest = Unread.of(self._sync).add(self._asks.scope, len(new))
+        rest = Unread.of(self._sync).add(self._asks.scope, len(new), self._sync)
         for item in new:
             rest.count -= 1
             yield item
@@ -215,7 +215,6 @@ class Unread:
     """
 
     def __init__(self, session: Session) -> None:
-        self._session = session
         self._rests: list[Rest] = []
         event.listen(session, "before_commit", self._refuse)
         event.listen(session, "after_soft_rollback", self._forget)
@@ -228,9 +227,9 @@ class Unread:
             found = session.info[_UNREAD] = cls(session)
         return found
 
-    def add(self, scope: str, count: int) -> Rest:
+    def add(self, scope: str, count: int, session: Session) -> Rest:
         """Return what counts the items of a chunk that were not given yet."""
-        inside, transaction = [], self._session.get_nested_transaction() or self._session.get_transaction()
+        inside, transaction = [], session.get_nested_transaction() or session.get_transaction()
         while transaction is not None:
             inside.append(transaction)
             transaction = transaction.parent

@@ -123,7 +123,7 @@ def digest(tenant: str | None, scope: str, key: str) -> UUID:
 def digests(tenant: str | None, scope: str, keys: Iterable[str]) -> list[bytes]:
     """Return the primary keys of many keys of one scope; see `digest`."""
     front = _front(tenant, scope)
-    return [sha256(front + _with_length(key)).digest()[:16] for key in keys]
+    return [sha256(front + len(key).to_bytes(4, "big") + key).digest()[:16] for key in map(str.encode, keys)]
 
 
 @lru_cache(1024)

@@ -12,7 +12,7 @@ from .keys import digest
 from .model import Record, Request, Stats, Status, Stored, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -99,19 +99,18 @@ class Records:
         return self._batches.most
 
     def claim_many(
-        self, connection: Connection, request: Request, keys: Mapping[bytes, str | None], wait: float
+        self, connection: Connection, request: Request, ids: Sequence[bytes], keys: Sequence[str] | None, wait: float
     ) -> set[bytes]:
         """Insert a finished row for each id that is not there, at most `most`, and return the ids that were lost.
 
         Args:
             connection: in whose transaction.
             request: what the rows have in common.
-            keys: by id, in the order of the ids; ``None`` each where they are not kept.
-            wait: seconds to wait for transactions that hold one.
+            ids: each once, in order.
+            keys: one for each id, or ``None`` where they are not kept.
+            wait: seconds to wait for whoever holds one.
         """
-        ids, texts = list(keys), list(keys.values())
-        kept = None if texts[0] is None else texts
-        return self._batches.claim(connection, ids, kept, self._values(request, wait))  # type: ignore[arg-type]
+        return self._batches.claim(connection, ids, keys, self._values(request, wait))
 
     def look_many(
         self, connection: Connection, request: Request, ids: Sequence[bytes], wait: float

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
 from os import urandom
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -141,7 +140,7 @@ class Keys(Asks):
     def batch(self, keys: Sequence[str], tenant: str | None) -> tuple[Call, Many, list[bytes]]:
         """Return one call for many keys that were checked, what it will have claimed, and the id of each key."""
         ids = digests(tenant, self.scope, keys)
-        kind = Many(dict(zip(ids, keys if self._settings.store_keys else repeat(None), strict=False)))
+        kind = Many(dict(zip(ids, keys, strict=True)), kept=self._settings.store_keys)
         # No row is the call's own, so its id is nobody's.
         return self._asked(UUID(bytes=urandom(16)), tenant, None, None, self._ttl, kind), kind, ids
 

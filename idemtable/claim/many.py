@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Many(Kind):
-    """The keys of a batch, by their ids: text, or ``None`` each where keys are not kept.
+    """The keys of a batch.
 
     Their rows are finished when they are inserted, without a result. Others wait for them as for those of a call, and see
     them when the transaction has committed.
@@ -26,9 +26,8 @@ class Many(Kind):
     status = Status.COMPLETED
     noun, cure = "key", "forget the key, which `idemtable ls --unfinished` shows"
 
-    def __init__(self, keys: Mapping[bytes, str | None]) -> None:
-        # Two batches that share keys take them in the same order, or each would wait for what the other has.
-        self._keys = {id: keys[id] for id in sorted(keys)}
+    def __init__(self, keys: Mapping[bytes, str], *, kept: bool) -> None:
+        self._keys, self._kept = keys, kept
         self.new: set[bytes] = set()
         """The ids that nobody had, once they were taken."""
 
@@ -37,7 +36,8 @@ class Many(Kind):
 
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
         until = time.monotonic() + wait
-        ids, size = list(self._keys), tx.records.most
+        # Two batches that share keys take them in the same order, or each would wait for what the other has.
+        ids, size = sorted(self._keys), tx.records.most
         for start in range(0, len(ids), size):
             self._take(tx, request, ids[start : start + size], until)
         return True
@@ -48,16 +48,18 @@ class Many(Kind):
         def remaining() -> float:
             return max(0.0, until - time.monotonic())
 
-        absent, expired = ids, list[bytes]()
+        absent, expired = list(ids), list[bytes]()
         for _ in range(LOOKS):
             lost = set[bytes]()
             if absent:
-                lost |= records.claim_many(connection, request, {id: self._keys[id] for id in absent}, remaining())
+                keys = list(map(self._keys.__getitem__, absent)) if self._kept else None
+                lost |= records.claim_many(connection, request, absent, keys, remaining())
             if expired:
                 lost |= records.take_over_many(connection, request, expired, remaining())
-            self.new.update(id for id in ids if id not in lost)
+            self.new.update(ids)
             if not lost:
                 return
+            self.new -= lost
             absent, expired = [], []
             for id, stored in records.look_many(connection, request, sorted(lost), remaining()):
                 match decision := self.decide(stored, request):
@@ -71,6 +73,8 @@ class Many(Kind):
                         raise self.refusal(decision, request.scope)
             if not absent and not expired:
                 return
+            absent.sort()
+            expired.sort()
             ids = [*absent, *expired]
         raise too_fast(self.noun, request.scope)
 

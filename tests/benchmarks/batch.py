@@ -53,7 +53,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to do it; `goal`: how many times the rate of the plain way it must have, or the library that of its own."""
+    """One way to do it, and how many keys it is given at once."""
 
     run: Callable[[Batch], object]
     size: int = KEYS
