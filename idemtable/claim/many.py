@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..model import Decision, Replay, Reraise, Status, Stored, TakeOver, Won
 from .kinds import KEY, LOOKS, Kind, too_fast
@@ -81,5 +81,5 @@ class Many(Kind):
     def decide(self, stored: Stored | None, request: Request) -> Decision:
         return KEY.decide(stored, request)
 
-    def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes) -> bool:
+    def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes, along: Any) -> bool:
         return True  # they were kept when they were taken; RELEASE SAVEPOINT fails if the transaction is gone
