@@ -56,6 +56,8 @@ def revision(
     project = ScriptDirectory.from_config(config)
     if frm is None:
         frm = _written(project, table, schema)
+        if frm > STEP:  # by a newer version of the library
+            raise NothingToWrite(_already(frm))
     up, down = _calls(frm, to, table, schema, create_schema)
     text: dict[str, Any] = {"imports": "from idemtable import schema", "upgrades": up, "downgrades": down}
     text |= {"head": _head(project, head), "config": config}
@@ -148,12 +150,16 @@ def _calls(frm: int, to: int | None, table: str, schema: str | None, create_sche
             f"nothing to write from step {frm} to {to}: this version of idemtable has the steps 1 to {STEP}"
         )
     if frm >= to:
-        raise NothingToWrite(f"nothing to write: the revisions go to step {frm} already")
+        raise NothingToWrite(_already(frm))
     names = "" if table == "idemtable" else f', table="{table}"'
     names += "" if schema is None else f', schema="{schema}"'
     start = f", frm={frm}" if to > 1 else ""
     create = ", create_schema=True" if create_schema and frm == 0 else ""
     return f"schema.upgrade(to={to}{start}{names}{create})", f"schema.downgrade(frm={to}, to={frm}{names})"
+
+
+def _already(step: int) -> str:
+    return f"nothing to write: the revisions go to step {step} already"
 
 
 def _written(project: ScriptDirectory, table: str, schema: str | None) -> int:

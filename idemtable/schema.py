@@ -68,6 +68,15 @@ class State:
     unread: bool = False
     """Whether this role lacks the right to see what there is."""
 
+    @property
+    def reached(self) -> int:
+        """The step that an upgrade goes on from.
+
+        Only the version table tells it: by its shape a table is known for one of ours, but two steps may have the same
+        columns. What is written of a table that is gone says nothing of the next one.
+        """
+        return 0 if self.step is None or self.recorded is None else self.recorded
+
 
 def _where_it_is(look: Callable[[sa.Connection, str, str | None], T]) -> Callable[..., T]:
     """Let a function see the table where the connection's ``schema_translate_map`` has put it."""
@@ -104,7 +113,8 @@ def state(connection: sa.Connection, table: str = "idemtable", schema: str | Non
     columns = {column["name"] for column in inspector.get_columns(table, schema=schema)}
     shapes = [number for number in range(STEP, 0, -1) if columns == _step(number).COLUMNS]
     step = recorded or (shapes[0] if shapes else None)
-    if step is not None and step < STEP:
+    between = _is_between(columns)
+    if step is not None and step < STEP and between:
         return State(step, (f"the table {name} is at step {step}, this version needs {STEP}",), recorded)
     differences = _differences(connection, inspector, table, schema)
     problems = tuple(f"the table {name}: {text}" for _, text in differences)
@@ -112,7 +122,15 @@ def state(connection: sa.Connection, table: str = "idemtable", schema: str | Non
         # It may be that of a newer version of the library, which the version table would tell.
         said = f"this role has no right to SELECT from {full_name(version, schema)}, which tells the step"
         return State(step, (*problems, said), curable=False, unread=True)
-    return State(step, problems, recorded, curable=all(kind == "add_index" for kind, _ in differences))
+    # What the steps look for before they make it or take it away.
+    cured = {"add_index", "add_column", "remove_column"} if between else {"add_index"}
+    return State(step, problems, recorded, curable=all(kind in cured for kind, _ in differences))
+
+
+def _is_between(columns: set[str]) -> bool:
+    """Say whether the steps can have made these columns, one of them perhaps by half."""
+    shapes = [_step(number).COLUMNS for number in range(1, STEP + 1)]
+    return bool(set.intersection(*shapes) <= columns <= set.union(*shapes))
 
 
 @_where_it_is
@@ -138,14 +156,16 @@ def create_all(connection: sa.Connection, table: str = "idemtable", schema: str 
 
     Raises ``SchemaError`` when a table is there that is not as it should be.
     """
-    recognised(connection, table, schema)
+    found = recognised(connection, table, schema)
     own = sa.MetaData()
     version = version_table(own, table, schema)
     key_table(own, table, schema)
     own.create_all(connection)
-    require(connection, table, schema)
-    if state(connection, table, schema).recorded is None:
+    if found.step is None:
+        connection.execute(version.delete())  # it spoke of a table that is gone
+    if found.step is None or (found.recorded is None and not found.problems):
         connection.execute(version.insert().values(version_num=f"{STEP:04d}"))
+    require(connection, table, schema)
 
 
 def upgrade(
@@ -160,6 +180,8 @@ def upgrade(
     check_names(table, schema)
     if not 1 <= to <= STEP:
         raise ValueError(f"to must be 1 to {STEP}, the steps this version of idemtable has, not {to!r}")
+    if frm is not None and not 0 <= frm <= to:
+        raise ValueError(f"frm must be 0 to {to}, the step the database is at, not {frm!r}")
     if create_schema and schema is None:
         raise ValueError("create_schema needs the schema's name")
     with _in_revision(schema) as translated:
@@ -174,22 +196,28 @@ def _upgrade(to: int, frm: int | None, table: str, schema: str | None, create_sc
             raise ValueError(f"an offline upgrade(to={to}) needs frm=, the step the database is at")
         if create_schema and schema is not None:
             op.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
-        start = reached = frm or 0
-    else:
-        bind = op.get_bind()
-        # Not IF NOT EXISTS: PostgreSQL asks for the right to create even when the schema is there.
-        if create_schema and schema is not None and schema not in sa.inspect(bind).get_schema_names():
-            op.execute(sa.schema.CreateSchema(schema))
-        found = recognised(bind, table, schema)
-        reached = found.step or 0
-        # The steps look before they create, so what a kill left half made is healed by running them again.
-        start = 0 if found.problems and reached == STEP else reached
+        _climb(frm or 0, to, 0, table, schema)
+        return
+    bind = op.get_bind()
+    # Not IF NOT EXISTS: PostgreSQL asks for the right to create even when the schema is there.
+    if create_schema and schema is not None and schema not in sa.inspect(bind).get_schema_names():
+        op.execute(sa.schema.CreateSchema(schema))
+    reached = recognised(bind, table, schema).reached
+    if reached > STEP:
+        return
+    _climb(reached, to, reached, table, schema)
+    if to == STEP and state(bind, table, schema).problems:
+        # What a kill left half made, or somebody took away, is made by its own step, which looks before it creates.
+        _climb(0, to, reached, table, schema)
+        require(bind, table, schema)
+
+
+def _climb(start: int, to: int, reached: int, table: str, schema: str | None) -> None:
+    # Each step is recorded before the next one, which asks what the table is at; and where DDL commits by itself, whatever
+    # ends the program between the two leaves the truth behind.
     for number in range(start + 1, to + 1):
         _step(number).upgrade(table=table, schema=schema)
-    if not op.get_context().as_sql and to == STEP:
-        require(op.get_bind(), table, schema)
-    if reached <= STEP:
-        _record(max(reached, to), reached, table, schema)
+        _record(max(reached, number), number - 1, table, schema)
 
 
 def downgrade(*, frm: int, to: int, table: str = "idemtable", schema: str | None = None) -> None:
@@ -214,7 +242,7 @@ def _downgrade(frm: int, to: int, table: str, schema: str | None) -> None:
             raise SchemaError(f"the table is at step {frm}: downgrade with the version of idemtable that knows it")
     for number in range(frm, to, -1):
         _step(number).downgrade(table=table, schema=schema)
-    _record(to, frm, table, schema)
+        _record(number - 1, number, table, schema)
 
 
 @contextmanager

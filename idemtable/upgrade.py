@@ -73,7 +73,7 @@ def upgrade(
 
     def reached(connection: sa.Connection, number: int) -> bool:
         found = steps.state(connection, table, schema)
-        return (found.recorded or 0) >= number and not (number == STEP and found.problems)
+        return found.reached >= number and not (number == STEP and found.problems)
 
     def work(connection: sa.Connection) -> tuple[int, ...]:
         try:

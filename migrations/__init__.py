@@ -16,7 +16,8 @@ from idemtable.schema import recognised
 def guarded(table: str, schema: str | None) -> Iterator[frozenset[str] | None]:
     """Run one step's DDL under a lock time-out and never on a table that is not ours.
 
-    Yields the names of the table and its indexes that are there already; ``None`` offline, where nobody knows.
+    Yields the names of what is there already, the table, its indexes and, as ``table.column``, its columns; ``None``
+    offline, where nobody knows.
     """
     database = named(op.get_context().dialect.name)
     there: frozenset[str] | None = None
@@ -26,7 +27,8 @@ def guarded(table: str, schema: str | None) -> Iterator[frozenset[str] | None]:
         there = frozenset()
         if inspector.has_table(table, schema=schema):
             indexes = (index["name"] for index in inspector.get_indexes(table, schema=schema))
-            there = frozenset({table, *(name for name in indexes if name)})
+            columns = (f"{table}.{column['name']}" for column in inspector.get_columns(table, schema=schema))
+            there = frozenset({table, *(name for name in indexes if name), *columns})
     _execute(database.before_ddl)
     try:
         yield there

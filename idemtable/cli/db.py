@@ -39,7 +39,8 @@ def upgrade(target: Target, to: int | None, create_schema: bool) -> None:
     from .. import upgrade as steps
 
     ran = steps.upgrade(target.url, to=to, create_schema=create_schema, **target.names)
-    click.echo(f"ran {_steps(ran)} on {target.place}" if ran else f"nothing to do: {target.place} is up to date")
+    done = "is up to date" if to in (None, STEP) else f"is not below step {to}"
+    click.echo(f"ran {_steps(ran)} on {target.place}" if ran else f"nothing to do: {target.place} {done}")
 
 
 @db.command(epilog=EPILOG)

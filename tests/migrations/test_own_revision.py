@@ -15,61 +15,7 @@ from alembic.script import ScriptDirectory
 
 from idemtable import schema
 from idemtable import upgrade as steps
-from tests.support.migrations import execute_script, recorded, tables
-
-APPLICATION_ENV = """
-from alembic import context
-import sqlalchemy as sa
-import idemtable.schema
-
-application = sa.MetaData(naming_convention={
-    "pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(constraint_name)s"
-})
-sa.Table("orders", application, sa.Column("id", sa.Integer, primary_key=True))
-target = [application, idemtable.schema.metadata]
-url = context.config.get_main_option("sqlalchemy.url")
-# A single MetaData is what makes Alembic apply the naming convention to operations.
-with_convention = context.get_x_argument(as_dictionary=True).get("one")
-if context.is_offline_mode():
-    context.configure(url=url, target_metadata=target, literal_binds=True)
-    with context.begin_transaction():
-        context.run_migrations()
-else:
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        context.configure(connection=connection, target_metadata=application if with_convention else target)
-        with context.begin_transaction():
-            context.run_migrations()
-"""
-
-FIRST_REVISION = """
-import sqlalchemy as sa
-from alembic import op
-revision, down_revision = "aaaa", None
-def upgrade():
-    op.create_table("orders", sa.Column("id", sa.Integer, primary_key=True))
-def downgrade():
-    op.drop_table("orders")
-"""
-
-
-@pytest.fixture
-def application(database_url: str, tmp_path: Path) -> Config:
-    """A program with an Alembic project of its own, and a table in it."""
-    folder = tmp_path / "application"
-    config = Config(folder / "alembic.ini")
-    folder.mkdir()
-    command.init(config, str(folder / "alembic"))
-    (folder / "alembic" / "env.py").write_text(APPLICATION_ENV)
-    (folder / "alembic" / "versions" / "aaaa_first.py").write_text(FIRST_REVISION)
-    config = Config(folder / "alembic.ini")
-    config.set_main_option("sqlalchemy.url", database_url.replace("%", "%%"))
-    return config
-
-
-def folder_of(application: Config) -> Path:
-    assert application.config_file_name is not None
-    return Path(application.config_file_name).parent
+from tests.support.migrations import application_sql, execute_script, folder_of, recorded, tables
 
 
 @pytest.mark.parametrize("x", [None, "one=1"], ids=["", "naming convention"])
@@ -108,11 +54,6 @@ def test_the_op_helper_offline(application: Config, engine: sa.Engine, capsys: p
     command.downgrade(application, "head:aaaa", sql=True)
     execute_script(engine, application_sql(capsys))
     assert tables(engine) == {"alembic_version", "orders"}
-
-
-def application_sql(capsys: pytest.CaptureFixture[str]) -> str:
-    lines = capsys.readouterr().out.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith(("--", "INFO")))
 
 
 def test_the_op_helper_leaves_the_lock_time_out_as_it_was(engine: sa.Engine) -> None:

@@ -7,8 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
 import idemtable
@@ -71,6 +73,18 @@ def execute_script(engine: sa.Engine, script: str) -> None:
             cursor.execute(statement)
     raw.commit()
     raw.close()
+
+
+def folder_of(application: Config) -> Path:
+    """The folder of a program with an Alembic project of its own."""
+    assert application.config_file_name is not None
+    return Path(application.config_file_name).parent
+
+
+def application_sql(capsys: pytest.CaptureFixture[str]) -> str:
+    """What such a program has printed for `--sql`."""
+    lines = capsys.readouterr().out.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(("--", "INFO")))
 
 
 def as_it_should_be(engine: sa.Engine) -> None:
