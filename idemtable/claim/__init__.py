@@ -8,7 +8,8 @@
 `settle`              its beginning: claim, or find out what stands in the way, and answer from it
 `kinds`               what is claimed: a key, a token, a token in a store. *Takes, decides, keeps, gives back*
 `many`                one more of them: many keys at once, for which nothing runs
-`transaction`         where: a transaction of its own, or a savepoint in the caller's
+`transaction`         where, and what a claim needs of it:
+`own`, `joined`       a transaction of its own, which COMMIT may leave in one packet; a savepoint in the caller's
 `quiet`               what the session's listeners hear of COMMIT: one, at the end
 `nesting`, `door`     which calls run around this one; one at a time, and none once it is ending
 `verdict`, `retry`    what an error means to this call; how often and how far apart attempts follow each other

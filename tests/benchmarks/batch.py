@@ -1,4 +1,4 @@
-"""What a batch costs: `python -m tests.benchmarks.batch postgresql mariadb sqlite`.
+"""What a batch costs: `python -m tests.benchmarks.batch`.
 
 Ten thousand keys that nobody has had, committed, against the fastest plain way into the same table with its indexes, and
 against what a program would write with SQLAlchemy. Round robin in random order, so that noise hits all of them alike. The
@@ -7,7 +7,6 @@ plain ways are given their ids; the library makes its own.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import random
@@ -28,7 +27,12 @@ from sqlalchemy.orm import Session
 
 import idemtable
 from idemtable import Flag, IdemTable
-from tests.benchmarks.harness import BLOCKS, Row, show, trimmed
+from tests.benchmarks.command import run
+from tests.benchmarks.databases import PACKAGES
+from tests.benchmarks.harness import BLOCKS, Figures, Size, rows, trimmed
+from tests.benchmarks.machine import Watch, versions
+from tests.benchmarks.places import version
+from tests.benchmarks.results import Goal, Part, Table
 from tests.servers import mariadb, postgresql
 
 KEYS = 10_000
@@ -59,19 +63,19 @@ class Variant:
     size: int = KEYS
 
 
-def measure(url: str | sa.URL, *, rounds: int = 21, rows: int = 200_000) -> list[Row]:
+def measure(url: str | sa.URL, *, rounds: int = 21, rows: int = 200_000) -> tuple[Figures, str]:
     """Compare all ways on a database; times are for ten thousand keys, ratios of throughput to the plain way."""
     engine = sa.create_engine(url)
     try:
         idem = _prepared(engine, rows)
         found = {"postgresql": _postgresql, "sqlite": _sqlite}.get(engine.dialect.name, _mysql)(engine)
-        return _compared({**found, **_library(engine, idem), **_by_hand(engine)}, rounds)
+        return _compared({**found, **_library(engine, idem), **_by_hand(engine)}, rounds), version(engine)
     finally:
         engine.dispose()
 
 
-def _compared(variants: dict[str, Variant], rounds: int) -> list[Row]:
-    """`harness.compare`, with keys that are made outside of the time, and batches of different sizes."""
+def _compared(variants: dict[str, Variant], rounds: int) -> Figures:
+    """`harness.in_turn`, with keys that are made outside of the time, and batches of different sizes."""
     names = list(variants)
     walls: dict[str, list[float]] = {name: [] for name in names}
     cpus: dict[str, list[float]] = {name: [] for name in names}
@@ -88,19 +92,22 @@ def _compared(variants: dict[str, Variant], rounds: int) -> list[Row]:
                 walls[name].append((time.perf_counter_ns() - wall) * part)
                 cpus[name].append((time.thread_time_ns() - cpu) * part)
     base, size = next(iter(variants)), max(1, rounds // BLOCKS)
-    blocks = range(0, size * BLOCKS, size)
-    return [
-        Row(
-            name=name,
-            median=statistics.median(walls[name]),
-            p99=max(walls[name]),
-            cpu=statistics.median(cpus[name]),
-            ratio=statistics.median(walls[base]) / statistics.median(walls[name]),
-            low=min(trimmed(walls[base][at : at + size]) / trimmed(walls[name][at : at + size]) for at in blocks),
-            high=max(trimmed(walls[base][at : at + size]) / trimmed(walls[name][at : at + size]) for at in blocks),
-        )
+    blocks = range(0, size * min(BLOCKS, rounds), size)
+
+    def beside(name: str) -> list[float]:
+        return [trimmed(walls[base][at : at + size]) / trimmed(walls[name][at : at + size]) for at in blocks]
+
+    return {
+        name: {
+            "ratio": statistics.median(walls[base]) / statistics.median(walls[name]),
+            "low": min(beside(name)),
+            "high": max(beside(name)),
+            "median": statistics.median(walls[name]),
+            "p99": max(walls[name]),
+            "cpu": statistics.median(cpus[name]),
+        }
         for name in variants
-    ]
+    }
 
 
 def _prepared(engine: sa.Engine, rows: int) -> IdemTable:
@@ -242,37 +249,37 @@ GOALS = {"postgresql": {"COPY": 0.65, "SQLAlchemy, row by row": 12, "SQLAlchemy,
 GOALS |= {"mariadb": {"multi-VALUES": 0.70}, "sqlite": {"executemany": 0.95}}
 """How many times the rate of another way `claim_many` must have."""
 
+TITLES = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "sqlite": "SQLite"}
 
-def missed(database: str, rows: list[Row]) -> list[str]:
-    """Say which goals were not reached."""
-    times = {row.name: row.median for row in rows}
-    reached = {name: times[name] / times["claim_many"] for name in GOALS[database]}
+
+def goals_of(name: str, figures: Figures) -> list[Goal]:
+    """Judge a database."""
+    rate = {way: one["ratio"] for way, one in figures.items()}
     return [
-        f"{reached[name]:.2f} of {name}, goal {goal}" for name, goal in GOALS[database].items() if reached[name] < goal
+        Goal(f"{TITLES[name]}, `claim_many` beside {way}", goal, rate["claim_many"] / rate[way], unit="×")
+        for way, goal in GOALS[name].items()
     ]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.batch", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--rows", type=int, default=200_000, help="records in the table before the run")
-    parser.add_argument("databases", nargs="*", default=list(GOALS), metavar="{" + ",".join(GOALS) + "}")
-    options = parser.parse_args()
-    failed = []
+def part(size: Size) -> Part:
+    """Measure all databases."""
+    watch, found = Watch("python -m tests.benchmarks.batch"), {}
+    tables, goals = [], []
+    rounds, records = (3, KEYS) if size.quick else (21, 200_000)
     with ExitStack() as stack:
-        for name in options.databases:
+        for name, title in TITLES.items():
             if name == "sqlite":
                 url = f"sqlite:///{Path(stack.enter_context(tempfile.TemporaryDirectory())) / 'bench.db'}"
             else:
                 server = stack.enter_context((postgresql if name == "postgresql" else mariadb)(fast=False))
                 server.create_database("bench")
                 url = server.url("bench")
-            rows = measure(url, rounds=options.rounds, rows=options.rows)
-            show(f"{name}: ten thousand keys", rows)
-            failed += [f"{name}: {goal}" for goal in missed(name, rows)]
-    print(*(["", "missed:", *failed] if failed else ["", "all goals reached"]), sep="\n  ")
-    return 1 if failed else 0
+            figures, found[title] = measure(url, rounds=rounds, rows=records)
+            shown = rows(figures, {way: way for way in figures})
+            tables.append(Table(name, f"{title}: ten thousand keys that nobody has had", shown))
+            goals += goals_of(name, figures)
+    return Part("Batches", watch.stamp(found | versions(PACKAGES), quick=size.quick), tables, goals)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("tests.benchmarks.batch", __doc__, lambda size: {"batch": lambda: part(size)}))

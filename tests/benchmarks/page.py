@@ -20,7 +20,7 @@ SECTIONS = {
     "sqlite": "make bench",
     "cpu": "make bench",
     "http": "make bench",
-    "batch": "",
+    "batch": "python -m tests.benchmarks.batch",
     "growth": "",
     "peers": "make bench-peers",
 }
