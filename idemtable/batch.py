@@ -174,13 +174,15 @@ def _reader(key: KeyOf) -> Callable[[Any], Any]:
     raise TypeError(f"key= takes the name of an item's part or a callable, not {key!r}")
 
 
-def _firsts(ids: Iterable[bytes], many: Many) -> Iterator[bool]:
+def _firsts(ids: list[bytes], many: Many) -> list[bool]:
     """Say of each id whether it is new; of one that stands there several times only the first is."""
-    new = set(many.new)
+    if len(many.new) == len(ids):
+        return [True] * len(ids)
+    new, found = set(many.new), []
     for id in ids:
-        if is_new := id in new:
-            new.remove(id)
-        yield is_new
+        found.append(id in new)
+        new.discard(id)
+    return found
 
 
 def _flags(ids: list[bytes], many: Many) -> list[Flag]:
