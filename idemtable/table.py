@@ -250,15 +250,13 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
             session: in whose transaction.
             scope: a name for what is done once, shared with the decorator and the blocks.
             items: any iterable; a generator too.
-            key: where an item's key stands: the name of an item of a mapping, or of an attribute, or a dotted path of
-                such names; or a callable that is given the item.
+            key: the name of an item of a mapping, or of an attribute; a dotted path of those; or a callable.
             chunk: how many items are claimed at once, 1 to 100,000.
             tenant, ttl, wait: those of `claim_many`; `wait` is for each chunk.
 
         Raises:
-            MissingKeyError: an item has none. TransactionError: a COMMIT in the middle of the loop, raised by that.
-            IdempotencyError, TypeError, ValueError: what `claim_many` raises, when the loop comes to the chunk; nothing
-                of that chunk was claimed.
+            MissingKeyError: an item has none. TransactionError, by COMMIT: the loop has not come to its end.
+            IdempotencyError, TypeError, ValueError: what `claim_many` raises; nothing of that chunk is claimed.
         """
         return Batch(self._settings, session, scope, tenant, ttl, wait).unseen(items, key, chunk)
 
