@@ -39,6 +39,7 @@ from .errors import (  # noqa: E402
     UnknownTokenError,
 )
 from .model import ALL, Flag, Outcome, PurgeReport, Record, Stats, Status, outcome_of  # noqa: E402
+from .multi_host import multi_host  # noqa: E402
 from .schema import metadata  # noqa: E402
 from .table import IdemTable, transactional  # noqa: E402
 from .table_async import AsyncIdemTable  # noqa: E402
@@ -81,6 +82,7 @@ __all__ = [
     "UnknownTokenError",
     "configure_sqlite",
     "metadata",
+    "multi_host",
     "outcome_of",
     "transactional",
 ]

@@ -10,7 +10,7 @@ from idemtable import errors
 
 DESIGNED = {
     # the table, bound; the decorator as a plain import
-    "IdemTable", "AsyncIdemTable", "transactional", "configure_sqlite", "metadata",
+    "IdemTable", "AsyncIdemTable", "transactional", "configure_sqlite", "metadata", "multi_host",
     # words
     "ALL", "Flag", "Outcome", "PurgeReport", "Record", "Stats", "Status", "outcome_of",
     # the tree of errors

@@ -23,6 +23,7 @@ __all__ = [
     "Driver",
     "Fault",
     "Job",
+    "MySQL",
     "Statement",
     "Types",
     "configure_sqlite",

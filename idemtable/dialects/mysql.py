@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _SERVER_STATUS_IN_TRANS = 1
 _UNNUMBERED = -1
+_TIMED_OUT = ("ConnectionTimeoutError", "ReadTimeoutError", "WriteTimeoutError")
+"""MySQL's own connector has closed the connection, and numbers that like a statement that took too long."""
 _LEND = "SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = :wait"
 _GIVE_BACK = "SET SESSION innodb_lock_wait_timeout = @idemtable_wait"
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
@@ -325,6 +327,8 @@ class MySQL(Dialect):
         code = error.args[0] if error.args else None
         if code == _UNNUMBERED and type(error).__name__ in ("OperationalError", "InterfaceError"):
             return 2013  # MySQL's own connector, which finds its connection gone before it sends anything
+        if type(error).__name__ in _TIMED_OUT:
+            return 2013
         return code
 
     # --- the table ----------------------------------------------------------------------------------------------------
