@@ -164,7 +164,8 @@ def _hurried(dialect: SQLAlchemyDialect, there: Mapping[str, Any], seconds: floa
     if dialect.driver == "mysqlconnector":
         from mysql.connector.constants import DEFAULT_CONFIGURATION
 
-        return {name: value for name, value in hurried.items() if name not in _NAMES or name in DEFAULT_CONFIGURATION}
+        known = DEFAULT_CONFIGURATION | there  # what an older one does not know, it says itself where the program asks for it
+        return {name: value for name, value in hurried.items() if name in known}
     return hurried
 
 
