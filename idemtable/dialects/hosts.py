@@ -164,7 +164,7 @@ def _hurried(dialect: SQLAlchemyDialect, there: Mapping[str, Any], seconds: floa
     if dialect.driver == "mysqlconnector":
         from mysql.connector.constants import DEFAULT_CONFIGURATION
 
-        known = DEFAULT_CONFIGURATION | there  # what an older one does not know, it says itself where the program asks for it
+        known = {*DEFAULT_CONFIGURATION, *there}  # an older one refuses what it does not know
         return {name: value for name, value in hurried.items() if name in known}
     return hurried
 
