@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
@@ -69,9 +69,19 @@ class Request:
     ttl: int
     """Microseconds."""
     owner: bytes = field(default_factory=partial(os.urandom, 16))
-    """Drawn anew for each call, and the same in all its attempts: proves whose a row is."""
+    """Drawn anew for each call: proves whose a row is. Its last byte tells the attempts apart: a packet of an earlier one
+    may arrive late, and must not take the row of a later one for its own."""
     in_version: Callable[[int], bytes | None] | None = field(default=None, compare=False, repr=False)
     """Takes the fingerprint in another version than the newest, to compare it with a row of an older release."""
+
+    @property
+    def use(self) -> bytes:
+        """What the owners of all attempts have in common."""
+        return self.owner[:-1]
+
+    def again(self) -> Request:
+        """Return the request as the next attempt makes it."""
+        return replace(self, owner=self.use + bytes([(self.owner[-1] + 1) % 256]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,7 @@ class Stored:
 
     def is_of(self, request: Request) -> bool:
         """Say whether this very call wrote the row: its COMMIT had arrived, and only the answer was lost."""
-        return self.owner == request.owner
+        return self.owner[:-1] == request.use
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,10 +64,9 @@ class Attempt:
     def __init__(
         self, course: Course, transaction: Transaction, joinable: Any, *, repeats: bool, holder: Holder | None = None
     ) -> None:
-        course.attempts += 1
         self._course = course
+        self._number = course.begin()
         self._call = course.call
-        self._number = course.attempts
         self._tx = transaction
         self._joinable = joinable
         self._repeats = repeats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import urandom
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -43,6 +43,10 @@ class Call:
     """Whether to look for an answer before a transaction is begun."""
     deferred: bool = False
     """Whether the claim may travel with the function's first statement."""
+
+    def again(self) -> Call:
+        """Return the call as its next attempt makes it."""
+        return replace(self, request=self.request.again())
 
 
 class Asks(ABC):

@@ -37,6 +37,13 @@ class Course:
         self._handled = sys.exc_info()[1]
         self._verdict: Verdict | None = None
 
+    def begin(self) -> int:
+        """Begin another attempt, which has an owner of its own; return its number."""
+        if self.attempts:
+            self.call = self.call.again()
+        self.attempts += 1
+        return self.attempts
+
     @property
     def defers(self) -> bool:
         """Whether the claim may wait for the function's first statement: once, and while nobody wants to see it come."""

@@ -223,12 +223,12 @@ class StoredToken(_Rowless):
         self._store = store
 
     def reserve(self, request: Request) -> None:
-        error = self._store.refusal(awaited(self._store.redeem(request.id, self._holder, request.owner)))
+        error = self._store.refusal(awaited(self._store.redeem(request.id, self._holder, request.use)))
         if error is not None:
             raise bad_token(error, request.scope)
 
     def give_back(self, request: Request) -> None:
-        awaited(self._store.give_back(request.id, request.owner))
+        awaited(self._store.give_back(request.id, request.use))
 
 
 def too_fast(noun: str, scope: str) -> InProgressError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from uuid import UUID
@@ -50,6 +51,18 @@ REQUESTS = st.builds(request, FINGERPRINTS)
 
 def test_without_a_row_the_call_has_won() -> None:
     assert decide(None, request(A), NOW) == Won()
+
+
+@pytest.mark.parametrize("expires_at", [NOW, NOW + TICK])
+def test_a_row_of_another_attempt_of_the_same_call_answers_it_at_any_age(expires_at: datetime) -> None:
+    first = Request(UUID(int=1), None, "scope", "key", A, 1)
+    second = first.again()
+    assert first.owner != second.owner
+    assert len(second.owner) == 16
+    row = replace(stored(Status.COMPLETED, A, expires_at), owner=first.owner)
+    assert decide(row, second, NOW) == Replay(row)
+    assert row.is_of(second)
+    assert not row.is_of(Request(UUID(int=1), None, "scope", "key", A, 1))
 
 
 @pytest.mark.parametrize(
