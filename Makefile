@@ -11,7 +11,7 @@ NEWER := 3.12 3.13 3.14
 # Images of containers often forbid it, and then each process that the tests start, of hundreds, compiles all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo shop screenshots test test-lowest test-pythons test-python lint format reliability bench bench-peers docs clean
+.PHONY: help demo shop screenshots test test-lowest test-pythons test-python lint format model reliability bench bench-peers docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -70,6 +70,9 @@ lint: $(VENV)/.lint $(VENV)/.test $(VENV)/.recipes ## what a reader would compla
 format: $(VENV)/.lint ## put the code into its form
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+model: $(VENV)/.test ## search the protocol and its mutants in every order, with Spin; or some: ARGS="fused ONE_OWNER"
+	@$(BIN)/python -m tests.model $(ARGS)
 
 reliability: $(VENV)/.test $(VENV)/.recipes ## the experiments that take minutes: whole servers, killed and cut off
 	@$(BIN)/python -m tests.reliability $(ARGS)

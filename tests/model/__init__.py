@@ -1,0 +1,1 @@
+"""The protocol in Promela, which spin goes through in every order: `make model`."""
