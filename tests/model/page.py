@@ -137,4 +137,5 @@ def _pictures(results: Results) -> Iterator[str]:
 
 def _picture(case: Mutant, trail: Sequence[str]) -> Iterator[str]:
     outer = "Application" if "APPLICATION" in case.switches else ""
-    yield f"### {case.title}\n\n{case.story}\n\n```mermaid\n{draw(case.file, trail, outer=outer)}\n```\n"
+    picture = f"```mermaid\n{draw(case.file, trail, outer=outer)}\n```" if trail else "It was not found."
+    yield f"### {case.title}\n\n{case.story}\n\n{picture}\n"
