@@ -62,7 +62,8 @@ class BaseBinding(ABC):
         """Whether nobody can say yet what it is bound to."""
         return self._maker is None or self._maker.kw.get("bind") is None
 
-    def _sessions(self) -> Any:
+    def sessions(self) -> Any:
+        """Return the sessionmaker; its bind may be another one each time."""
         if self._maker is None:
             assert self._function is not None
             bind = self._function()
@@ -76,7 +77,7 @@ class BaseBinding(ABC):
         Raises:
             ValueError: the sessionmaker is bound to nothing yet. TypeError: to what is neither Engine nor Connection.
         """
-        bound = (self._maker or self._sessions()).kw.get("bind")
+        bound = (self._maker or self.sessions()).kw.get("bind")
         if bound is None:
             raise ValueError(
                 "the sessionmaker is bound to no Engine: make it with sessionmaker(engine), or call its "
@@ -105,7 +106,7 @@ class BaseBinding(ABC):
         Closed, it stays closed: whoever kept it, a background task or a thread that was left running, would begin a
         transaction that nobody ends.
         """
-        maker = self._maker or self._sessions()
+        maker = self._maker or self.sessions()
         if inside:
             return maker(close_resets_only=False, join_transaction_mode="create_savepoint")
         return maker(close_resets_only=False)
@@ -171,7 +172,7 @@ class AsyncBinding(BaseBinding):
 
     async def run(self, work: Callable[[Connection], T], options: Mapping[str, Any] | None = None) -> T:
         """Run a function of a sync connection in a short transaction of its own."""
-        inside, bound = self.is_inside, self._sessions().kw["bind"]
+        inside, bound = self.is_inside, self.sessions().kw["bind"]
         if inside:
             return await bound.run_sync(within, work)  # type: ignore[no-any-return]
         async with bound.connect() as connection:

@@ -124,6 +124,11 @@ class Definition(ABC):
         """Say whether the connection's role may not read a table that is there, or not even know whether it is."""
         return False
 
+    @classmethod
+    def schemas(cls, inspector: Inspector) -> list[str | None]:
+        """Return the schemas that an application's own tables may be in; ``None`` is the connection's."""
+        return [name for name in inspector.get_schema_names() if name != "information_schema"]
+
     deleting: ClassVar[str] = "forget or tokens.revoke"
     """The verbs of an application that delete rows of the table."""
 

@@ -71,7 +71,8 @@ class MySQL(Dialect):
     locks_gaps = True  # at REPEATABLE READ, which is what most servers run at
 
     # UTC_TIMESTAMP and not NOW: NOW is in the session's time zone, and the column has none.
-    now = "UTC_TIMESTAMP(6)"
+    clock = now = "UTC_TIMESTAMP(6)"
+    moment = "TIMESTAMP'{}'"
     later = "UTC_TIMESTAMP(6) + INTERVAL :ttl MICROSECOND"
     past = "UTC_TIMESTAMP(6) - INTERVAL 1 MINUTE"
     expires = f"""CASE WHEN {LASTING}
@@ -340,6 +341,10 @@ class MySQL(Dialect):
         time=mysql.DATETIME(fsp=6),  # without fsp MySQL drops the fraction of a second
     )
     options = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
+
+    @classmethod
+    def schemas(cls, inspector: Inspector) -> list[str | None]:
+        return [None]  # each is a database, and the server's others are somebody else's
 
     @classmethod
     def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:

@@ -82,7 +82,8 @@ class PostgreSQL(Dialect):
     commits_along = True
 
     # clock_timestamp() and not now(): now() is frozen at BEGIN, before the wait for another claim.
-    now = "clock_timestamp()"
+    clock = now = "clock_timestamp()"
+    moment = "TIMESTAMPTZ '{}+00'"
     later = "clock_timestamp() + CAST(:ttl AS bigint) * interval '1 microsecond'"
     past = "clock_timestamp() - interval '1 minute'"
     expires = f"CASE WHEN {LASTING} THEN expires_at + (completed_at - created_at) ELSE expires_at END"
