@@ -54,14 +54,16 @@ def test_a_star_import_of_either_brings_exactly_what_is_listed() -> None:
         assert python(code.format(module=module)) == str(len(names))
 
 
-def test_sync_use_needs_no_greenlet_and_no_async_part_of_sqlalchemy() -> None:
+def test_sync_use_needs_no_greenlet_no_async_part_of_sqlalchemy_and_no_pytest() -> None:
     code = """
 import sys
 sys.modules["greenlet"] = None
 sys.modules["sqlalchemy.ext.asyncio"] = None
+sys.modules["pytest"] = None
 from sqlalchemy import create_engine, StaticPool
 from sqlalchemy.orm import Session
 from idemtable import IdemTable
+import idemtable.testing
 engine = create_engine("sqlite://", poolclass=StaticPool)
 idem = IdemTable(engine)
 idem.create_all()
