@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import idemtable
-from idemtable import errors
+from idemtable import errors, testing
 
 DESIGNED = {
     # the table, bound; the decorator as a plain import
@@ -45,12 +45,16 @@ def test_every_error_is_at_the_top_and_the_same_class_in_its_module() -> None:
         assert getattr(errors, name) is getattr(idemtable, name)
 
 
-def test_a_star_import_of_either_brings_exactly_what_is_listed() -> None:
+def test_a_star_import_of_each_brings_exactly_what_is_listed() -> None:
     code = (
         "namespace = {{}}; exec('from {module} import *', namespace); import {module} as module\n"
         "assert set(namespace) - {{'__builtins__'}} == set(module.__all__); print(len(module.__all__))"
     )
-    for module, names in (("idemtable", idemtable.__all__), ("idemtable.errors", errors.__all__)):
+    for module, names in (
+        ("idemtable", idemtable.__all__),
+        ("idemtable.errors", errors.__all__),
+        ("idemtable.testing", testing.__all__),
+    ):
         assert python(code.format(module=module)) == str(len(names))
 
 

@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from types import CodeType
 from typing import Any, Final, NamedTuple
 
+import sqlalchemy
 from sqlalchemy import Engine, Pool, event
+
+import idemtable
 
 from ..claim import nesting, run
 
@@ -138,7 +140,7 @@ def _tell(frame: nesting.Frame, what: str) -> None:
 
 _OTHERS: Final = tuple(
     {
-        str(Path(__file__).parents[1]),
+        *(path for package in (idemtable, sqlalchemy) for path in package.__path__),
         *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     }
 )

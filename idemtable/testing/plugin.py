@@ -26,11 +26,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", f"error::{name}")
 
 
+_failed = pytest.StashKey[bool]()
+"""Of a test that has failed already, whose own error is all there is to be said."""
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Note whether a test has failed, for what is said when it is over."""
+    if call.when == "call":
+        item.stash[_failed] = call.excinfo is not None
+
+
 @pytest.fixture
-def _idem_watch() -> Iterator[None]:
+def _idem_watch(request: pytest.FixtureRequest) -> Iterator[None]:
     with watching() as effects:
         yield
-    if swallowed := [effect for effect in effects if effect.was_swallowed]:
+    swallowed = [effect for effect in effects if effect.was_swallowed]
+    if swallowed and not request.node.stash.get(_failed, False):
         raise AssertionError(str(swallowed[0])) from swallowed[0].error
 
 
@@ -67,18 +78,18 @@ def idem_clock(_idem_watch: None) -> Iterator[FrozenClock]:
 
 
 @pytest.fixture
-def fail_at(_idem_watch: None) -> Iterator[Callable[..., Failure]]:
+def fail_at(request: pytest.FixtureRequest, _idem_watch: None) -> Iterator[Callable[..., Failure]]:
     """Make the next call fail at a step of the protocol: `fail_at("stored")`."""
-    yield from _armed(make_fail_at)
+    yield from _armed(make_fail_at, request)
 
 
 @pytest.fixture
-def restart_at(_idem_watch: None) -> Iterator[Callable[..., Failure]]:
+def restart_at(request: pytest.FixtureRequest, _idem_watch: None) -> Iterator[Callable[..., Failure]]:
     """Make the next call begin its transaction again at a step: `restart_at("ran")`, as after a deadlock."""
-    yield from _armed(make_restart_at)
+    yield from _armed(make_restart_at, request)
 
 
-def _armed(make: Callable[..., Failure]) -> Iterator[Callable[..., Failure]]:
+def _armed(make: Callable[..., Failure], request: pytest.FixtureRequest) -> Iterator[Callable[..., Failure]]:
     made: list[Failure] = []
 
     def arm(*args: Any, **kwargs: Any) -> Failure:
@@ -88,8 +99,9 @@ def _armed(make: Callable[..., Failure]) -> Iterator[Callable[..., Failure]]:
     yield arm
     for failure in made:
         failure.disarm()
-    for failure in made:
-        failure.check()
+    if not request.node.stash.get(_failed, False):
+        for failure in made:
+            failure.check()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import sessionmaker
 
 from ..binding import AsyncBinding, Binding, is_async
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class rolled_back:  # noqa: N801 - entered by `with`, as what contextlib makes
-    """Have all that is committed through tables and sessionmakers undone at the end of the block.
+    """Have all that is committed through tables, sessionmakers and the connection undone at the end of the block.
 
     They are bound to one connection, in a transaction that is rolled back, and then to what they were bound to before. One
     connection is one transaction: no two calls meet in it, and `assert_idempotent` sees nothing of it. With what is async
     it is entered by ``async with``.
 
     Args:
-        binds: tables (`IdemTable`, `AsyncIdemTable`) and sessionmakers, of one engine and one colour.
+        binds: tables (`IdemTable`, `AsyncIdemTable`), sessionmakers, or the engine alone; of one engine and one colour.
 
     Returns:
-        The connection, for what a test looks at itself.
+        The connection, for what a test binds or looks at itself.
 
     Raises:
         TypeError: there is none, or one of them cannot be bound. ValueError: they have several engines, or are bound to a
@@ -38,7 +38,7 @@ class rolled_back:  # noqa: N801 - entered by `with`, as what contextlib makes
         self._bindings = [_binding(bind) for bind in binds]
         engines = {binding.engine for binding in self._bindings}
         if not self._bindings:
-            raise TypeError("rolled_back takes tables and sessionmakers, and was given none")
+            raise TypeError("rolled_back takes tables, sessionmakers or an engine, and was given nothing")
         if len(engines) > 1:
             raise ValueError("rolled_back takes what is bound to one engine: another one has transactions of its own")
         if any(binding.is_inside for binding in self._bindings):
@@ -102,10 +102,8 @@ class rolled_back:  # noqa: N801 - entered by `with`, as what contextlib makes
 def _binding(bind: Any) -> Binding | AsyncBinding:
     if isinstance(bind, BaseTable):
         return bind._settings.binding
-    if isinstance(bind, sessionmaker):
+    if isinstance(bind, sessionmaker | Engine):
         return Binding(bind)
-    if is_async(bind) and hasattr(bind, "kw"):
+    if is_async(bind):
         return AsyncBinding(bind)
-    raise TypeError(
-        f"rolled_back takes tables and sessionmakers, not {bind!r}: an engine cannot be bound to a connection"
-    )
+    raise TypeError(f"rolled_back takes tables, sessionmakers and engines, not {bind!r}")

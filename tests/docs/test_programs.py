@@ -21,7 +21,11 @@ from tests.support.plugin import PLUGIN
 
 PROGRAMS = {name: page for name, page in PARSED.items() if page.is_saved}
 BROKERS = {"rabbitmq": ("AMQP_URL", rabbitmq_server)}
-COMMANDS = {"python": [], "pytest": ["-m", "pytest", "-p", "no:cacheprovider", *PLUGIN], "idemtable": ["-m", "idemtable"]}
+COMMANDS = {
+    "python": [],
+    "pytest": ["-m", "pytest", "-p", "no:cacheprovider", *PLUGIN],
+    "idemtable": ["-m", "idemtable"],
+}
 TUTORIAL = PARSED["docs/tutorial.md"]
 PAYMENTS = DOCS / "examples" / "payments.py"
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -12,10 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from idemtable import Flag
 from idemtable.claim import steps
 from idemtable.claim.steps import Step
 from idemtable.dialects import compound, packet
 from idemtable.testing import InjectedCrash, assert_idempotent, outside, trial
+from tests.support import PATIENCE
 from tests.support.backends import db_of
 from tests.support.database import effect
 from tests.support.kit import Shop, buy
@@ -161,6 +166,53 @@ def test_the_table_of_keys_is_known_under_any_name(settings: dict[str, Any]) -> 
         assert_idempotent(lambda key: (order(key), order(f"{key} {len(db.effects())}")), db.engine)
     db.execute("DROP TABLE IF EXISTS other_keys")
     db.execute("DROP TABLE IF EXISTS other_keys_version")
+
+
+def test_a_batch_passes(shop: Shop) -> None:
+    db = shop.db
+
+    def importing(key: str) -> None:
+        with db.session() as mine:
+            flags = db.idem.claim_many(mine.session, "testing.import", [f"{key} {n}" for n in range(3)])
+            for flag in flags:
+                if flag is Flag.New:
+                    mine.run(lambda session: effect(session, "line"))
+            mine.commit()
+
+    shop.prove(importing)
+    assert len(db.effects()) == len(db.rows()) > 30
+
+
+# What is run in other threads than the test's is an application's, and fails where the test's would crash.
+
+
+def beside(call: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Call in a thread of an application."""
+
+    def called(key: str) -> Any:
+        with ThreadPoolExecutor(1) as application:
+            return application.submit(call, key).result(PATIENCE)
+
+    return called
+
+
+def test_a_crash_is_not_remembered_as_an_answer() -> None:
+    db = db_of("postgresql18")
+    shop = Shop(db)
+    shop.prove(beside(shop.order(buy, remember=(Exception,))))
+
+
+def test_who_swallows_the_error_of_a_call_inside_fails_all_the_same() -> None:
+    db = db_of("postgresql18")
+    shop = Shop(db)
+    inner = shop.order(buy)
+
+    def swallowing(session: Session, key: str) -> None:
+        with suppress(Exception):
+            inner(f"{key} inner")
+        effect(session, "outer")
+
+    shop.prove(beside(shop.order(swallowing)))
 
 
 # --- colours --------------------------------------------------------------------------------------------------------------

@@ -73,6 +73,23 @@ def test_tokens_expire_by_it(plain: Database) -> None:
             pass
 
 
+def test_the_keys_of_a_batch_expire_by_it(db: Database) -> None:
+    idem = db.table(ttl=HOUR)
+
+    def flags(*keys: str) -> list[str]:
+        with db.session() as mine:
+            found = [flag.value for flag in idem.claim_many(mine.session, "testing.clock.batch", keys)]
+            mine.commit()
+        return found
+
+    with frozen_clock() as clock:
+        assert flags("a", "b") == ["new", "new"]
+        clock.advance(HOUR - timedelta(milliseconds=1))
+        assert flags("a", "c") == ["seen", "new"]
+        clock.advance(timedelta(milliseconds=1))
+        assert flags("a", "b", "c") == ["new", "new", "seen"]
+
+
 def test_the_program_keeps_its_own_time(db: Database) -> None:
     """What a program asks the database itself, and the time of the process, go on."""
     with frozen_clock() as clock:

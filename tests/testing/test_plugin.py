@@ -193,9 +193,13 @@ def test_nothing_was_replayed(order, fail_at):
 
 def test_and_the_next_test_is_not_disturbed(order):
     assert order("k") == order("k")
+
+def test_a_test_that_has_failed_has_said_enough(order, fail_at):
+    fail_at("replayed")
+    assert order("k", mail="swallow") == 2
 """
     result = run(suite, body)
-    result.assert_outcomes(passed=2, errors=1)
+    result.assert_outcomes(passed=2, failed=1, errors=1)
     result.stdout.fnmatch_lines(["*no call has come to the step 'replayed'*"])
 
 

@@ -43,6 +43,15 @@ def test_what_tables_and_sessions_commit_is_gone_afterwards(plain: Database) -> 
     assert plain.engine.pool.checkedout() == 0
 
 
+def test_what_is_bound_to_the_connection_by_hand_is_gone_too(plain: Database) -> None:
+    with rolled_back(plain.engine) as connection:
+        idem = IdemTable(sessionmaker(connection))
+        with idem.transaction("testing.rollback.by_hand", "k") as claim:
+            effect(claim.session, "k")
+        assert connection.execute(sa.select(Effect.name)).scalars().all() == ["k"]
+    assert (plain.effects(), plain.rows()) == ([], [])
+
+
 def test_an_error_is_rolled_back_too_and_the_binds_are_as_they_were(plain: Database) -> None:
     sessions = sessionmaker(plain.engine, expire_on_commit=False)
     before = dict(sessions.kw)
@@ -80,10 +89,10 @@ def test_async_tables_and_sessions_are_rolled_back_by_async_with(awaited: Databa
 
 def test_what_cannot_be_rolled_back_together_is_refused() -> None:
     db, async_db = db_of("sqlite"), db_of("sqlite-async")
-    with pytest.raises(TypeError, match="was given none"):
+    with pytest.raises(TypeError, match="was given nothing"):
         rolled_back()
-    with pytest.raises(TypeError, match="an engine cannot be bound to a connection"):
-        rolled_back(db.engine)
+    with db.engine.connect() as connection, pytest.raises(TypeError, match="takes tables, sessionmakers and engines"):
+        rolled_back(connection)
     with db.other_engine() as engine, pytest.raises(ValueError, match="bound to one engine"):
         rolled_back(db.idem, sessionmaker(engine))
     with pytest.raises(ValueError, match="bound to no Engine"):
