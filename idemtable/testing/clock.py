@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Engine, event
 
@@ -13,6 +13,9 @@ from ..dialects import known
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+
+_COLUMNS: Final = ("expires_at", "completed_at")
 
 
 class FrozenClock:
@@ -51,9 +54,10 @@ class FrozenClock:
     def _told(
         self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
     ) -> tuple[str, Any]:
-        # The library's own statements come as plain text, a program's seldom do.
         database = known.get(connection.dialect.name)
-        if database is not None and context is not None and context.compiled is None:
+        # The library's own statements: of those that come as plain text, the ones with its columns.
+        is_own = context is not None and context.compiled is None and any(name in statement for name in _COLUMNS)
+        if database is not None and is_own:
             statement = statement.replace(database.clock, database.moment.format(f"{self.now:%Y-%m-%d %H:%M:%S.%f}"))
         return statement, parameters
 

@@ -6,19 +6,19 @@ is opened in C (libpq, uvloop), cannot.
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from types import CodeType
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy
 from sqlalchemy import Engine, Pool, event
-
-import idemtable
 
 from ..claim import nesting, run
 
@@ -139,10 +139,12 @@ def _tell(frame: nesting.Frame, what: str) -> None:
 
 
 _OTHERS: Final = tuple(
-    {
-        *(path for package in (idemtable, sqlalchemy) for path in package.__path__),
+    f"{folder}{os.sep}"
+    for folder in (
+        Path(__file__).parents[1],
+        *sqlalchemy.__path__,
         *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    }
+    )
 )
 
 

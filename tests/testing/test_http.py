@@ -46,9 +46,8 @@ def application(db: Database, engine: Any = None) -> FastAPI:
     return app
 
 
-@pytest.mark.parametrize("raises", [True, False])
-def test_a_request_by_httpx_to_an_application_in_the_same_task_passes(each: Database, raises: bool) -> None:
-    app = application(each)
+def test_a_request_by_httpx_to_an_application_in_the_same_task_passes(each: Database) -> None:
+    app, raises = application(each), each.is_async
 
     async def prove() -> None:
         transport = httpx.ASGITransport(app, raise_app_exceptions=raises)
