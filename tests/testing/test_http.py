@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import httpx
-import pytest
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Header
 from fastapi.testclient import TestClient
