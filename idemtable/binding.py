@@ -36,6 +36,8 @@ class BaseBinding(ABC):
         self.given = bind
         self._maker: Any = None
         self._function: Callable[[], Any] | None = None
+        self._engine: Engine | None = None
+        """The sync engine, where one was given: then the sessionmaker is our own."""
         if self._is_maker(bind):
             self._maker = bind
         elif callable(bind) and not type(bind).__module__.startswith(
@@ -44,6 +46,7 @@ class BaseBinding(ABC):
             self._function = bind
         else:
             self._maker = self._made(bind)
+            self._engine = self.bound.engine
 
     @abstractmethod
     def _is_maker(self, bind: Any) -> bool:
@@ -78,6 +81,8 @@ class BaseBinding(ABC):
             ValueError: the sessionmaker is bound to nothing yet. TypeError: to what is neither Engine nor Connection.
         """
         bound = (self._maker or self.sessions()).kw.get("bind")
+        if bound is self.given and self._engine is not None:
+            return self._engine
         if bound is None:
             raise ValueError(
                 "the sessionmaker is bound to no Engine: make it with sessionmaker(engine), or call its "
@@ -109,6 +114,8 @@ class BaseBinding(ABC):
         maker = self._maker or self.sessions()
         if inside:
             return maker(close_resets_only=False, join_transaction_mode="create_savepoint")
+        if self._engine is not None:  # what it would do itself, without its loop over its words
+            return maker.class_(**maker.kw, close_resets_only=False)
         return maker(close_resets_only=False)
 
 

@@ -19,7 +19,7 @@ from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
 from .batches.mysql import MySQLBatches
-from .compound import BLOCK, REFUSED, SEVERAL, send_several, takes_blocks, takes_several, told
+from .compound import BLOCK, REFUSED, SEVERAL, Told, send_several, takes_blocks, takes_several
 from .definition import Driver, Job, Types
 from .statement import Answer, Statement
 from .words import Fault, Look, is_plain, lent
@@ -160,7 +160,9 @@ class MySQL(Dialect):
 
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         try:
-            if takes_several(connection):
+            if _is_mariadb(connection):
+                self._claim(connection, values)
+            elif takes_several(connection):
                 self._claim_in_one(connection, values)
             else:
                 self._bounded(connection, values, self._claim, self._insert)
@@ -216,7 +218,7 @@ class MySQL(Dialect):
         send_several(connection, self._store_at_once, values)
 
     def committed(self, connection: Connection) -> AbstractContextManager[None]:
-        return told(connection)
+        return Told(connection)
 
     def refuse_held(self, connection: Connection, id: UUID) -> bool:
         if _is_mariadb(connection):  # waits as short as it is told
@@ -255,9 +257,9 @@ class MySQL(Dialect):
         return None if size is None else int(size)
 
     def commits_by_itself(self, connection: Connection) -> bool:
-        # MySQL's own connector would ask the server each time.
-        told = getattr(connection.connection.driver_connection, "_autocommit", None)
-        return told if isinstance(told, bool) else super().commits_by_itself(connection)
+        if connection.dialect.driver == "mysqlconnector":  # it would ask the server each time
+            return bool(getattr(connection.connection.driver_connection, "_autocommit", None))
+        return super().commits_by_itself(connection)
 
     def in_transaction(self, connection: Connection) -> bool:
         driver = connection.connection.driver_connection

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import text
 
+from .literals import written
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
@@ -40,19 +42,32 @@ class Answer:
         return self.rows[0][0] if self.rows else None
 
 
-def send(connection: Connection, sql: str, parameters: Any = ()) -> Answer:
+def send(
+    connection: Connection, sql: str, parameters: Any = (), *, heard: bool | None = None, written: str | None = None
+) -> Answer:
     """Run a statement on a connection.
+
+    Args:
+        connection: where.
+        sql: the statement, in the driver's words.
+        parameters: of it.
+        heard: what `is_listened_to` has said of the connection, if it was asked just now.
+        written: the statement with its parameters in it, to be sent in its place. Errors do not show it: what SQLAlchemy
+            was told to hide are parameters.
 
     Raises:
         sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would, with a lost connection marked and taken out of the pool.
     """
-    if is_listened_to(connection):
+    if is_listened_to(connection) if heard is None else heard:
         result = connection.exec_driver_sql(sql, parameters or None)
         return Answer(result.fetchall() if result.returns_rows else (), result.rowcount)
     cursor = None
     try:
         cursor = connection.connection.cursor()
-        cursor.execute(sql, parameters)
+        if written is None:
+            cursor.execute(sql, parameters)
+        else:
+            cursor.execute(written)
         answer = Answer(cursor.fetchall() if cursor.description is not None else (), cursor.rowcount)
         cursor.close()
         return answer
@@ -105,6 +120,8 @@ class Statement:
         compiled = text(sql).compile(dialect=dialect)
         self.sql = str(compiled)
         order: list[str] = getattr(compiled, "positiontup", None) or []
+        self.writes = dialect.driver == "pymysql"
+        """Whether values are written into its text."""
         self._ordered: Callable[[Mapping[str, Any]], Any] | None = None
         if order:
             # itemgetter returns the value itself where there is one name, and a tuple where there are more.
@@ -114,4 +131,7 @@ class Statement:
         """Run it with values by name; more of them than it names are left alone."""
         if values is None:
             return send(connection, self.sql)
+        if self.writes:
+            heard = is_listened_to(connection)
+            return send(connection, self.sql, values, heard=heard, written=None if heard else written(self.sql, values))
         return send(connection, self.sql, values if self._ordered is None else self._ordered(values))
