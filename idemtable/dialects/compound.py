@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from .literals import written
 from .statement import Statement, fail, is_listened_to
+from .written import line
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -49,10 +49,7 @@ def _is_mariadb(connection: Connection) -> bool:
 
 
 def _is_unheard_pymysql(connection: Connection) -> bool:
-    kind = type(connection.connection.driver_connection)
-    return (kind.__module__, kind.__qualname__) == ("pymysql.connections", "Connection") and not is_listened_to(
-        connection
-    )
+    return line(connection) is not None and not is_listened_to(connection)
 
 
 def send_several(connection: Connection, statement: Statement, values: Mapping[str, Any]) -> None:
@@ -64,11 +61,7 @@ def send_several(connection: Connection, statement: Statement, values: Mapping[s
     cursor = None
     try:
         cursor = connection.connection.cursor()
-        text = written(statement.sql, values)
-        if text is None:
-            cursor.execute(statement.sql, values)
-        else:
-            cursor.execute(text)
+        cursor.execute(statement.sql, values)
         while cursor.nextset():
             pass
         cursor.close()
@@ -81,7 +74,7 @@ class Told:
 
     # No generator: each call enters one, and a generator's way in and out takes four times as long. And on the pool's
     # wrapper, which lasts as long as this transaction: an attribute that comes and goes on the driver's own connection
-    # makes the interpreter look up all its methods anew, which costs more than the round trip saved.
+    # makes the interpreter look up all its methods anew.
     __slots__ = ("_pooled",)
 
     def __init__(self, connection: Connection) -> None:

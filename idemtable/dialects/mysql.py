@@ -23,6 +23,7 @@ from .compound import BLOCK, REFUSED, SEVERAL, Told, send_several, takes_blocks,
 from .definition import Driver, Job, Types
 from .statement import Answer, Statement
 from .words import Fault, Look, is_plain, lent
+from .written import Written
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Inspector, Select, Table
@@ -153,6 +154,10 @@ class MySQL(Dialect):
         self._store_in_block = self.statement(BLOCK.format(statement=self.STORE))
         self._store_at_once = self.statement(SEVERAL.format(statement=self.STORE))
         self._nowait = self.statement("SELECT 1 FROM {table} WHERE id = :id FOR UPDATE NOWAIT")
+
+    def statement(self, template: str) -> Statement:
+        kind = Written if self._dialect.driver == "pymysql" else Statement
+        return kind(self.filled(template), self._dialect)
 
     def wait(self, wait: float) -> int:
         # Whole seconds, so a shorter wait is rounded up; 0 fails at once on MariaDB, MySQL makes it 1.

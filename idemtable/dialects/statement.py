@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import text
 
-from .literals import written
-
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
@@ -52,13 +50,13 @@ def send(
         sql: the statement, in the driver's words.
         parameters: of it.
         heard: what `is_listened_to` has said of the connection, if it was asked just now.
-        written: the statement with its parameters in it, to be sent in its place. Errors do not show it: what SQLAlchemy
-            was told to hide are parameters.
+        written: the statement with its parameters in it, to be sent in its place where nobody listens. Errors do not
+            show it: what SQLAlchemy was told to hide are parameters.
 
     Raises:
         sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would, with a lost connection marked and taken out of the pool.
     """
-    if is_listened_to(connection) if heard is None else heard:
+    if written is None and (is_listened_to(connection) if heard is None else heard):
         result = connection.exec_driver_sql(sql, parameters or None)
         return Answer(result.fetchall() if result.returns_rows else (), result.rowcount)
     cursor = None
@@ -120,8 +118,6 @@ class Statement:
         compiled = text(sql).compile(dialect=dialect)
         self.sql = str(compiled)
         order: list[str] = getattr(compiled, "positiontup", None) or []
-        self.writes = dialect.driver == "pymysql"
-        """Whether values are written into its text."""
         self._ordered: Callable[[Mapping[str, Any]], Any] | None = None
         if order:
             # itemgetter returns the value itself where there is one name, and a tuple where there are more.
@@ -131,7 +127,4 @@ class Statement:
         """Run it with values by name; more of them than it names are left alone."""
         if values is None:
             return send(connection, self.sql)
-        if self.writes:
-            heard = is_listened_to(connection)
-            return send(connection, self.sql, values, heard=heard, written=None if heard else written(self.sql, values))
         return send(connection, self.sql, values if self._ordered is None else self._ordered(values))

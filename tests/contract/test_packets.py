@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from idemtable import LostClaimError
 from idemtable.claim import steps
-from idemtable.dialects.compound import told
+from idemtable.dialects.compound import Told
 from idemtable.dialects.packet import Line as Packets
 from idemtable.dialects.postgresql import PostgreSQL
 from tests.support.backends import db_of
@@ -543,15 +543,15 @@ def test_the_lock_timeout_that_travels_with_the_claim_is_put_back_whatever_comes
 def test_the_commit_that_pymysql_is_kept_from_is_one_and_no_other() -> None:
     db = db_of("mariadb")
     with db.engine.connect() as connection:
-        driver = connection.connection.driver_connection
-        sends = type(driver).commit
-        with told(connection):
-            assert "commit" in vars(driver)
-            driver.commit()
-            assert driver.commit.__func__ is sends
-        with pytest.raises(ValueError, match="in between"), told(connection):
+        pooled: Any = connection.connection
+        sends = type(pooled.driver_connection).commit
+        with Told(connection):
+            assert "commit" in vars(pooled)
+            pooled.commit()
+            assert pooled.commit.__func__ is sends
+        with pytest.raises(ValueError, match="in between"), Told(connection):
             raise ValueError("in between")
-        assert driver.commit.__func__ is sends
+        assert pooled.commit.__func__ is sends
 
 
 # --- what a packet must not do to others ----------------------------------------------------------------------------------
