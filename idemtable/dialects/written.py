@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:-]+").fullmatch
-_ROWLESS: Final = re.compile(r"\s*(SET STATEMENT \S+ = \S+ FOR\s+)?(INSERT|UPDATE|DELETE|BEGIN NOT ATOMIC|SET)\b").match
+_ROWLESS: Final = re.compile(r"\s*(SET STATEMENT \S+ = \S+ FOR\s+)?(INSERT|UPDATE|DELETE|BEGIN NOT ATOMIC|SET (?!STATEMENT))\b").match
 """The beginning of a statement that gives no rows, but for those with RETURNING."""
 
 
