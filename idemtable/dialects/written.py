@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from .statement import Answer, Statement, fail, is_listened_to, send
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:-]+").fullmatch
-_ROWLESS: Final = re.compile(r"\s*(SET STATEMENT \S+ = \S+ FOR\s+)?(INSERT|UPDATE|DELETE|BEGIN NOT ATOMIC|SET (?!STATEMENT))\b").match
+_ROWLESS: Final = re.compile(
+    r"\s*((SET STATEMENT \S+ = \S+ FOR\s+)?(INSERT|UPDATE|DELETE)|BEGIN NOT ATOMIC|SET (?!STATEMENT))"
+).match
 """The beginning of a statement that gives no rows, but for those with RETURNING."""
 
 
@@ -44,14 +47,14 @@ class Written(Statement):
 
     def __init__(self, sql: str, dialect: SQLAlchemyDialect) -> None:
         super().__init__(sql, dialect)
-        self._gives_rows = _ROWLESS(self.sql) is None or "RETURNING" in self.sql
+        self.gives_rows = _ROWLESS(self.sql) is None or "RETURNING" in self.sql
 
     def __call__(self, connection: Connection, values: Mapping[str, Any] | None = None) -> Answer:
         if values is None:
             return super().__call__(connection)
         if is_listened_to(connection) or (text := self.text(values)) is None:
             return super().__call__(connection, values)
-        if self._gives_rows or (driver := line(connection)) is None:
+        if self.gives_rows or (driver := line(connection)) is None:
             return send(connection, self.sql, values, written=text)
         try:
             return Answer((), driver.query(text))
@@ -69,6 +72,9 @@ class Written(Statement):
 def line(connection: Connection) -> Any:
     """Return the driver's connection if it is PyMySQL's, and makes no cursors but PyMySQL's own."""
     driver: Any = connection.connection.driver_connection
-    if type(driver).__module__ == "pymysql.connections" and driver.cursorclass.__module__ == "pymysql.cursors":
-        return driver
-    return None
+    return driver if _is_pymysql_s(type(driver)) and _is_pymysql_s(driver.cursorclass) else None
+
+
+@lru_cache(64)
+def _is_pymysql_s(kind: type) -> bool:
+    return kind.__module__ in ("pymysql.connections", "pymysql.cursors")

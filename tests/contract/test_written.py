@@ -22,9 +22,9 @@ VALUES: list[Any] = [
     bytes(range(256)),
     "",
     "orders.create:7-b_C",
-    "it's \\ \"quoted\" `so` -- /* # */ ; %s %(a)s",
+    'it\'s \\ "quoted" `so` -- /* # */ ; %s %(a)s',
     "\x00\n\r\x1a",
-    "naïve – 世界 – 🐘",
+    "naïve, 世界, 🐘",
     "\N{FULLWIDTH APOSTROPHE}\u02bc' OR 1=1 -- ",
 ]
 PLACES = ", ".join(f":v{number}" for number in range(len(VALUES)))
@@ -63,6 +63,23 @@ def test_values_of_another_kind_go_as_the_driver_sends_them() -> None:
     assert statement.text({"a": 1.5}) is None
     assert statement.text({"a": "\ud800"}) is None
     assert statement.text({"a": True}) is None
+
+
+@pytest.mark.parametrize(
+    ("sql", "gives"),
+    [
+        ("SELECT 1", True),
+        ("  SET STATEMENT innodb_lock_wait_timeout = :wait FOR INSERT INTO t VALUES (1)", False),
+        ("SET STATEMENT innodb_lock_wait_timeout = :wait FOR SELECT 1", True),
+        ("SET STATEMENT a = 1, b = 2 FOR INSERT INTO t VALUES (1)", True),  # is not looked at so closely
+        ("SET @a = 1", False),
+        ("INSERT INTO t VALUES (1) RETURNING a", True),
+        ("BEGIN NOT ATOMIC UPDATE t SET a = 1; END", False),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", True),
+    ],
+)
+def test_what_may_give_rows_is_read_by_a_cursor(sql: str, gives: bool) -> None:
+    assert Written(sql, mysql.dialect(paramstyle="pyformat")).gives_rows is gives
 
 
 def test_what_a_driver_s_own_cursor_class_wants_to_see_goes_through_it(db: Database) -> None:
