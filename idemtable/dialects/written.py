@@ -9,7 +9,7 @@ and text of letters, digits and a few marks.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,5 +76,5 @@ def line(connection: Connection) -> Any:
 
 
 @lru_cache(64)
-def _is_pymysql_s(kind: type) -> bool:
+def _is_pymysql_s(kind: Hashable) -> bool:
     return kind.__module__ in ("pymysql.connections", "pymysql.cursors")
