@@ -9,7 +9,7 @@ and text of letters, digits and a few marks.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -72,9 +72,9 @@ class Written(Statement):
 def line(connection: Connection) -> Any:
     """Return the driver's connection if it is PyMySQL's, and makes no cursors but PyMySQL's own."""
     driver: Any = connection.connection.driver_connection
-    return driver if _is_pymysql_s(type(driver)) and _is_pymysql_s(driver.cursorclass) else None
+    return driver if _is_pymysql_s(driver.__class__) and _is_pymysql_s(driver.cursorclass) else None
 
 
 @lru_cache(64)
-def _is_pymysql_s(kind: Hashable) -> bool:
+def _is_pymysql_s(kind: Any) -> bool:
     return kind.__module__ in ("pymysql.connections", "pymysql.cursors")
