@@ -118,7 +118,7 @@ def db_of(backend: str, *, hired: bool = HIRED) -> Database:
     `hired` is for one that is spoken to as the application's user, and not as its owner.
     """
     if (backend, hired) not in _databases:
-        where, driver = BACKENDS[backend]
+        where, driver = {**_ALL, **BACKENDS}[backend]
         if where == "sqlite":
             url = sa.make_url(f"sqlite:///{new_home('sqlite') / 'database.db'}")
         else:
@@ -126,7 +126,7 @@ def db_of(backend: str, *, hired: bool = HIRED) -> Database:
             name = f"db_{uuid4().hex[:12]}"
             found.create_database(name)
             url = sa.make_url(found.url(name))
-        _databases[backend, hired] = (HiredDatabase if hired else Database)(backend, url, driver)
+        _databases[backend, hired] = (HiredDatabase if hired and where != "sqlite" else Database)(backend, url, driver)
     db = _databases[backend, hired]
     db.sweep()
     return db

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
@@ -83,6 +85,7 @@ class HiredDatabase(Database):
     A test looks, sweeps and changes tables as the owner, as always.
     """
 
+    _deletes = False
     users: Mapping[str, str] = MappingProxyType({})
     """The users' names, by their jobs; there is none while the owner makes what is to be there."""
 
@@ -110,6 +113,11 @@ class HiredDatabase(Database):
         table = super().table(bind, **settings)
         if not self.users:
             return table
+        schema = settings.get("schema") or _options(bind).get("schema_translate_map", {}).get(None)
+        names = {"table": settings.get("table", "idemtable"), "schema": schema}
+        if names != {"table": "idemtable", "schema": None}:
+            self._name(**names)
+        own = table.forget, table.purge
 
         def by(job: str, verb: str) -> Any:
             def call(*args: Any, **kwargs: Any) -> Any:
@@ -117,14 +125,39 @@ class HiredDatabase(Database):
 
             return call
 
+        def forget(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return own[0](*args, **kwargs)
+            except sa.exc.DBAPIError as error:
+                assert "denied" in str(error.orig)
+            return by("purge", "forget")(*args, **kwargs)
+
+        def purge(*args: Any, **kwargs: Any) -> Any:
+            return (own[1] if self._deletes else by("purge", "purge"))(*args, **kwargs)
+
         def create_all() -> None:
             by("", "create_all")()
-            schema = settings.get("schema") or _options(bind).get("schema_translate_map", {}).get(None)
-            self.hire(table=settings.get("table", "idemtable"), schema=schema)
+            self.hire(**names)
 
-        table.create_all = create_all
-        table.forget, table.purge = by("purge", "forget"), by("purge", "purge")
+        table.forget, table.purge, table.create_all = forget, purge, create_all
         return table
+
+    def execute(self, sql: str, **values: Any) -> Any:
+        done = super().execute(sql, **values)
+        if made := re.match(r"CREATE TABLE (\w+)", sql):
+            self.roles.execute(f"GRANT {BUSINESS} ON {made[1]} TO {self.users['app']}")
+        return done
+
+    @contextmanager
+    def deleting(self, schema: str | None = None) -> Iterator[None]:
+        table = "idemtable" if schema is None else f"{schema}.idemtable"
+        self.roles.execute(f"GRANT DELETE ON {table} TO {self.users['app']}")
+        self._deletes = True
+        try:
+            yield
+        finally:
+            self._deletes = False
+            self.roles.execute(f"REVOKE DELETE ON {table} FROM {self.users['app']}")
 
     def close(self) -> None:
         for job in ("", "purge"):
@@ -135,6 +168,28 @@ class HiredDatabase(Database):
 
     def _url_of(self, name: str) -> sa.URL:
         return self.roles.url_of(name).set(drivername=self.url.drivername)
+
+    def _name(self, table: str, schema: str | None) -> None:
+        """Let the users know of a table that is not there yet.
+
+        Without a right to its schema, on MySQL to the name itself, they would be told of nothing but that.
+        """
+        if self.kind == "postgresql":
+            for name in self.users.values() if schema is not None else ():
+                self.roles.execute(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
+            return
+        full = table if schema is None else f"{schema}.{table}"
+        made = [one for one in (full, f"{full}_version") if not self._is_there(one)]
+        for one in made:
+            self.roles.execute(f"CREATE TABLE {one} (id integer)")
+        self.hire(table=table, schema=schema)
+        for one in made:
+            self.roles.execute(f"DROP TABLE {one}")  # which leaves the rights to its name
+
+    def _is_there(self, table: str) -> bool:
+        schema, _, name = table.rpartition(".")
+        with self.admin.connect() as connection:
+            return sa.inspect(connection).has_table(name, schema=schema or None)
 
     def _beside(self, bind: Any, job: str) -> Any:
         """The engine of another user, with the options of what a table is bound to."""
