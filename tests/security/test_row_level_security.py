@@ -174,11 +174,11 @@ def test_what_is_expired_remembered_joined_or_one_of_many_is_its_tenants_too(db:
             assert [order.outcome("k", tenant).replayed for _ in range(2)] == [False, True]
 
 
+# The other drivers send one statement after the other: what becomes of them is in the tests above.
+@pytest.mark.parametrize("db", ["postgresql18", "postgresql18-async"], indirect=True)
 def test_the_setting_comes_before_the_claim_also_where_claim_and_commit_travel_in_packets(
     db: HiredDatabase, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if db.backend not in ("postgresql18", "postgresql18-async"):
-        return  # the drivers of the others send one statement after the other; what they see is in the tests above
     sync = getattr(engine, "sync_engine", engine)
     sent: list[str] = []
     send = Line._sent
