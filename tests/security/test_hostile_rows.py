@@ -1,4 +1,4 @@
-"""S6: whatever somebody wrote into a row, reading it imports nothing, runs nothing, opens nothing, and falls back to nothing."""
+"""S6: whatever somebody wrote into a row, to read it imports nothing, runs nothing and falls back to nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""S21: no key, tenant, payload, result or token in a log, in an error of the library, or in what an object says of itself."""
+"""S21: no key, tenant, payload, result or token in a log, in an error of the library, or in a repr."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class Trouble:
         self.engine, self.tokens = engine, desk(db, "security.leaks", table=self.idem)
         self.token = self.tokens.issue(TENANT)
 
-    def call(self, work: Callable[[Any], Any], key: Any = KEY, *, tenant: Any = TENANT, idem: Any = None, **more: Any) -> Any:
+    def call(
+        self, work: Callable[[Any], Any], key: Any = KEY, *, tenant: Any = TENANT, idem: Any = None, **more: Any
+    ) -> Any:
         @(idem or self.idem).transactional("leaks", key="key", tenant="tenant", share_scope=True, **more)
         def call(session: Any, key: Any, tenant: Any, payload: Any) -> Any:
             return work(session)
@@ -63,8 +65,8 @@ class Trouble:
         yield "an exception that is no data", lambda: call(self.declined, key, remember=(Declined,))
         yield "a token of nobody", lambda: self.redeem("x" * 43)
         yield "another subject's token", lambda: self.redeem(self.token, f"{TENANT}-2")
-        yield "a token", lambda: self.redeem(self.token)
-        yield "a spent token", lambda: self.redeem(self.token, payload=PAYLOAD)
+        yield "a token", lambda: self.redeem(self.token, payload=PAYLOAD)
+        yield "a spent token", lambda: self.redeem(self.token, payload=RESULT)
 
     def restart(self) -> Any:
         with self.idem.transaction("leaks.block", KEY, tenant=TENANT, payload=PAYLOAD):
@@ -78,9 +80,12 @@ class Trouble:
         raise Declined(ERROR, object())
 
     def redeem(self, token: str, subject: str = TENANT, payload: Any = None) -> None:
-        with Session(self.engine) as session, session.begin():
-            with self.tokens.redeem(session, token, subject=subject, payload=payload):
-                effect(session, "redeemed")
+        with (
+            Session(self.engine) as session,
+            session.begin(),
+            self.tokens.redeem(session, token, subject=subject, payload=payload),
+        ):
+            effect(session, "redeemed")
 
 
 @pytest.fixture
@@ -122,7 +127,9 @@ def test_no_error_of_the_library_and_no_log_has_what_a_caller_gave(
     assert leaked("\n".join(map(repr, shown)), trouble.token) == []
 
 
-def test_a_record_is_looked_at_by_whoever_asks_and_its_result_by_whoever_asks_for_that(db: Database, hidden: Any) -> None:
+def test_a_record_is_looked_at_by_whoever_asks_and_its_result_by_whoever_asks_for_that(
+    db: Database, hidden: Any
+) -> None:
     trouble = Trouble(db, hidden)
     trouble.call(lambda session: RESULT)
     record = trouble.idem.get("leaks", KEY, tenant=TENANT)

@@ -1,4 +1,4 @@
-"""S1, by the database itself: under row-level security a session of one tenant has no row of another to see or to replay."""
+"""S1, by the database itself: under row-level security a session of one tenant has no other's row to see or to replay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from idemtable.dialects.packet import Line
 from idemtable.dialects.postgresql import PostgreSQL
 from tests.support.backends import BACKENDS, db_of
-from tests.support.database import Effect, effect
+from tests.support.database import effect
 from tests.support.roles import HiredDatabase
 from tests.support.tokens import desk
 
@@ -160,7 +160,9 @@ def test_what_is_expired_remembered_joined_or_one_of_many_is_its_tenants_too(db:
             with db.session(engine) as mine:
                 assert order.join(mine.session, "k", tenant) == f"the secret of {tenant}"
                 assert order.join(mine.session, "j", tenant) == f"the secret of {tenant}"
-                assert [flag.name for flag in idem.claim_many(mine.session, "rls.many", ["a"], tenant=tenant)] == ["New"]
+                assert [flag.name for flag in idem.claim_many(mine.session, "rls.many", ["a"], tenant=tenant)] == [
+                    "New"
+                ]
                 mine.commit()
             token = tokens.issue(subject=tenant)
             with db.session(engine) as mine:

@@ -33,7 +33,9 @@ def test_actions_are_named_by_the_hash_of_a_release() -> None:
     assert found == {"ci.yml": [], "release.yml": [PUBLISHER]}
 
 
-@pytest.mark.parametrize("action", ["actions/checkout@v7", "actions/checkout@3d3c42e", "actions/checkout@main # v7.0.1"])
+@pytest.mark.parametrize(
+    "action", ["actions/checkout@v7", "actions/checkout@3d3c42e", "actions/checkout@main # v7.0.1"]
+)
 def test_the_check_finds_an_action_that_somebody_can_move(action: str) -> None:
     assert unpinned(f"      - uses: {action}\n") == [action]
 

@@ -16,7 +16,6 @@ KEYS = [f"order-{number}" for number in range(1_000)]
 CALLED = KEYS[::25]
 
 
-
 def crossed(db: Database, tenant_of: Any) -> list[str]:
     """Let two tenants use the same keys, twice; give the replies that were another's."""
     wrong = []
@@ -62,7 +61,8 @@ def test_no_verb_that_claims_or_looks_has_a_scope_by_default(table: type) -> Non
         if not name.startswith("_") and "scope" in (parameters := inspect.signature(verb).parameters)
     ]
     assert {name for name, _ in named} >= {
-        "transactional", "transaction", "claim", "claim_many", "unseen", "tokens", "inbox", "get", "forget", "stored_result",
+        "transactional", "transaction", "claim", "claim_many", "unseen", "tokens", "inbox", "get", "forget",
+        "stored_result",
     }  # fmt: skip
     # `records` lists those of all scopes unless told one, for an operator.
     assert [name for name, scope in named if scope.default is not inspect.Parameter.empty] == ["records"]

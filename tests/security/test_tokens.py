@@ -45,7 +45,9 @@ def test_the_check_finds_the_bits_that_a_uuid_does_not_have() -> None:
     assert len(stuck(of_uuids)) == 12  # two versions of four bits, two variants of two
 
 
-def test_tokens_come_from_the_system_and_not_from_a_generator_that_can_be_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_come_from_the_system_and_not_from_a_generator_that_can_be_seeded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[int] = []
     draw = secrets.token_urlsafe
 
