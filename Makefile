@@ -11,7 +11,7 @@ NEWER := 3.12 3.13 3.14
 # Images of containers often forbid it, and then each process that the tests start, of hundreds, compiles all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo shop screenshots test test-lowest roles test-pythons test-python lint format model reliability bench bench-peers docs clean
+.PHONY: help demo shop screenshots test test-lowest roles test-pythons test-python lint format audit model reliability bench bench-peers docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -74,6 +74,13 @@ format: $(VENV)/.lint ## put the code into its form
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+audit: ## what is known against the versions that an installation brings, in a venv of its own
+	@$(MAKE) --no-print-directory audit-here VENV=.venv-audit
+
+audit-here: $(VENV)/.audit # what is installed in VENV; one that nobody knows anything of is a failure too
+	@$(BIN)/pip freeze --exclude-editable > $(VENV)/versions.txt
+	@$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r $(VENV)/versions.txt
+
 model: $(VENV)/.test ## search the protocol and its mutants in every order, with Spin; or some: ARGS="fused ONE_OWNER"
 	@$(BIN)/python -m tests.model $(ARGS)
 
@@ -97,4 +104,4 @@ docs: $(VENV)/.docs ## build the documentation into site/
 	@$(BIN)/python -m tests.docs.site
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .venv-lowest .venv-peers $(NEWER:%=.venv-%) .cache site build dist
+	rm -rf $(VENV) .venv-lowest .venv-peers .venv-audit $(NEWER:%=.venv-%) .cache site build dist

@@ -54,7 +54,7 @@ def test_ci_calls_targets_that_the_makefile_has() -> None:
     workflow: dict = yaml_file(".github/workflows/ci.yml")  # type: ignore[assignment]
     steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
     called = [step.removeprefix("make ") for step in steps if step.startswith("make ")]
-    assert set(called) == {"lint", "test", "test-lowest", "docs"}
+    assert set(called) == {"lint", "test", "test-lowest", "audit", "docs"}
     assert [target for target in called if not re.search(rf"^{target}:", makefile, re.M)] == []
 
 

@@ -87,3 +87,9 @@ def test_newer_actions_are_proposed_and_not_on_their_first_day() -> None:
     (update,) = loaded(ROOT / ".github" / "dependabot.yml")["updates"]
     assert update["package-ecosystem"] == "github-actions"
     assert update["cooldown"]["default-days"] >= 7
+
+
+def test_what_is_known_against_a_dependency_is_asked_for_in_ci() -> None:
+    jobs = loaded(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
+    assert [step["run"] for step in jobs["audit"]["steps"] if "run" in step] == ["make audit"]
+    assert "pip-audit --strict" in (ROOT / "Makefile").read_text(encoding="utf-8")
