@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from ..model import Level
 from ..schema import check_names
 from . import text
-from .failure import Failure, Unusable
+from .failure import Failure, Unusable, masked
 from .options import EPILOG, as_json, debug, on_database, url_option
 from .target import Target
 
@@ -64,21 +64,34 @@ def verify(
 
     check_names(table, schema)
     target = Target(url, table, schema)
+    if report is not None:
+        _try_to_write(report)
     if (missing := target.no_file) is not None:
         raise Unusable(missing)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     if not as_json:
         click.echo(f"{target.place}; seed {seed}\n")
 
+    def say(line: str) -> None:
+        click.echo(masked(line, url))  # what a driver says is in it
+
     def told(check: Check) -> None:
-        click.echo(text.check_line(check) if as_json else text.check_lines(check))
+        say(text.check_line(check) if as_json else text.check_lines(check))
 
     with _ended_by_sigterm():
         done = guarantee.run(target.engine.url, table=table, schema=schema, seed=seed, told=told, **options)
     if report is not None:
-        report.write_text(page(done), encoding="utf-8")
-    click.echo(text.report_line(done) if as_json else text.report_lines(done))
+        report.write_text(masked(page(done), url), encoding="utf-8")
+    say(text.report_line(done) if as_json else text.report_lines(done))
     sys.exit(0 if done.kept else Failure.exit_code)
+
+
+def _try_to_write(report: Path) -> None:
+    """Find out before anything is tried, and not half a minute later."""
+    try:
+        report.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise click.BadParameter(f"{report} cannot be written: {error.strerror}", param_hint="--report") from None
 
 
 @contextmanager
@@ -109,7 +122,7 @@ def doctor(target: Target, as_json: bool) -> None:
     findings = examination.examine(target.url, **target.names)
     if as_json:
         for finding in findings:
-            click.echo(text.finding_line(finding))
+            click.echo(masked(text.finding_line(finding), target.url))
     else:
-        click.echo(text.findings(findings, target.place))
+        click.echo(masked(text.findings(findings, target.place), target.url))
     sys.exit(Failure.exit_code if any(finding.level is Level.MEND for finding in findings) else 0)

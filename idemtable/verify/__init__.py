@@ -154,8 +154,6 @@ def _checks(stage: Stage, stayed: str | None, end: float) -> Iterator[Check]:
     if not call.kept:
         call.left_out.append("nothing else was tried")
         return
-    yield _made(stage, "collations", partial(traps.collations, stage))
-    yield _made(stage, "clock", partial(traps.clock, stage))
     # What it is, its part of the time, and the rounds that it has however short that is: each kind once, in both ways.
     races: dict[str, tuple[Callable[[Stage, More], Check], int, int]] = {
         "herd": (herds.herd, 4, 4),
@@ -171,6 +169,8 @@ def _checks(stage: Stage, stayed: str | None, end: float) -> Iterator[Check]:
         until = now + max(0.0, end - now) * share / shares
         shares -= share
         yield _made(stage, name, partial(race, stage, _until(until, least)))
+    yield _made(stage, "collations", partial(traps.collations, stage))
+    yield _made(stage, "clock", partial(traps.clock, stage))
 
 
 def _until(moment: float, least: int) -> More:

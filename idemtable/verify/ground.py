@@ -167,6 +167,11 @@ class Ground:
         """Take effect: what a business function does for its key."""
         session.execute(self._effect, {"id": self.database.id(id)})
 
+    def looks(self, session: Session) -> bool:
+        """Look into the table, and say whether the driver has a transaction open for that."""
+        session.execute(sa.select(self._rows.c.id).limit(1))
+        return self.database.in_transaction(session.connection())
+
     def committed(self, ids: Collection[UUID]) -> int:
         """Say how many of these effects are there for everybody to see."""
         with self._connected() as connection:

@@ -91,7 +91,9 @@ def _lost(stage: Stage, way: Way) -> Race:
         session.execute(text("ROLLBACK"))
         is_lost.set()
         stage.callers.wait_for(is_done.is_set)
-        if not stage.ground.database.is_file:  # there it would be committed by itself
+        # It goes on in the transaction that the driver then begins; sqlite3 and psycopg2 begin none, and what is written
+        # after a ROLLBACK in so many words would be committed by itself.
+        if stage.ground.looks(session):
             stage.ground.write(session, race.effect())
 
     def one() -> object:
