@@ -100,7 +100,11 @@ class Callers:
                 race.see(lane, Mark.REPLAYED if outcome.replayed else Mark.RAN)
                 race.answers[lane] = Answer(outcome.value, outcome.replayed, outcome.attempts)
 
-        threads = [self.begun(lambda lane=lane: one(lane)) for lane in range(len(calls))]  # type: ignore[misc]
+        try:
+            threads = [self.begun(lambda lane=lane: one(lane)) for lane in range(len(calls))]  # type: ignore[misc]
+        except BaseException:
+            ready.abort()  # some wait there for those that will not come
+            raise
         if not self.joined(threads, _TOO_LONG):
             race.broken.append(f"callers did not come back within {_TOO_LONG:.0f} seconds")
             self._cut()
@@ -133,7 +137,8 @@ class Callers:
         """Wait for threads; say whether all have ended."""
         until = time.monotonic() + seconds
         for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
+            if thread.ident is not None:  # an interruption may have come before it was started
+                thread.join(max(0.0, until - time.monotonic()))
         return not any(thread.is_alive() for thread in threads)
 
     def pause(self, seconds: float) -> None:

@@ -168,9 +168,10 @@ class Ground:
         session.execute(self._effect, {"id": self.database.id(id)})
 
     def looks(self, session: Session) -> bool:
-        """Look into the table, and say whether the driver has a transaction open for that."""
+        """Look into the table, and say whether that has begun a transaction."""
         session.execute(sa.select(self._rows.c.id).limit(1))
-        return self.database.in_transaction(session.connection())
+        # PyMySQL does not hear of it from a SELECT; there whatever is sent begins one.
+        return self.database.begins_unasked or self.database.in_transaction(session.connection())
 
     def committed(self, ids: Collection[UUID]) -> int:
         """Say how many of these effects are there for everybody to see."""
