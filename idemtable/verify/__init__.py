@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from ..claim.verdict import chain
 from ..dialects import named as database_named
 from ..tables import check_names
 from ..upgrade import make_url
@@ -191,6 +192,9 @@ def _made(stage: Stage, name: str, look: Callable[[], Check]) -> Check:
     try:
         check = look()
     except Exception as error:
+        # Ctrl-C inside a lock's own code comes out as its RuntimeError.
+        if any(isinstance(one, KeyboardInterrupt) for one in chain(error)):
+            raise KeyboardInterrupt from error
         check = _ended(stage.ground, name, error)
     check.seconds = time.monotonic() - began
     return check

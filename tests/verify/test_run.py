@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -308,16 +309,46 @@ def interrupted(url: str, number: int, line: str) -> subprocess.Popen[str]:
 
 
 def test_nothing_is_left_behind_after_ctrl_c(url: str) -> None:
-    check_that_a_signal_leaves_nothing_behind(url, signal.SIGINT, "call")
+    check_that_a_signal_leaves_nothing_behind(url, signal.SIGINT)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql18"], indirect=True)
 def test_nothing_is_left_behind_after_sigterm(url: str) -> None:
-    check_that_a_signal_leaves_nothing_behind(url, signal.SIGTERM, "herd")
+    check_that_a_signal_leaves_nothing_behind(url, signal.SIGTERM)
 
 
-def check_that_a_signal_leaves_nothing_behind(url: str, number: int, line: str) -> None:
-    process = interrupted(url, number, line)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_ctrl_c_that_a_lock_has_made_an_error_of_is_no_broken_promise(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlocked(*_: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            threading.Lock().release()
+
+    monkeypatch.setattr(verify.herds, "herd", unlocked)
+    with pytest.raises(KeyboardInterrupt):
+        verify.run(url, seconds=1)
+    nothing_is_left(url)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_callers_that_wait_for_one_that_was_never_started_end(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with staged(url, 3) as stage:
+        begun, names = stage.callers.begun, iter(range(3))
+
+        def interrupts(work: Any) -> threading.Thread:
+            if next(names) == 2:
+                raise KeyboardInterrupt
+            return begun(work)
+
+        monkeypatch.setattr(stage.callers, "begun", interrupts)
+        with pytest.raises(KeyboardInterrupt):
+            stage.herd(stage.race("one too few", stage.ways[0]), stage.ways[0], stage.key("k"))
+    nothing_is_left(url)
+
+
+def check_that_a_signal_leaves_nothing_behind(url: str, number: int) -> None:
+    process = interrupted(url, number, "call")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1, out + err
     assert "Traceback" not in err
