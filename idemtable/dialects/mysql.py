@@ -108,6 +108,8 @@ class MySQL(Dialect):
         1146: Fault.NO_TABLE,
         1049: Fault.NO_TABLE,  # unknown database
         1040: Fault.AWAY,  # too many connections
+        1203: Fault.AWAY,  # too many of this user's
+        1226: Fault.AWAY,  # the same, where the user's account has a limit of its own
         1047: Fault.ELSEWHERE,  # Galera: this node is not part of the cluster
         1180: Fault.ELSEWHERE,  # COMMIT could not be replicated; but see `fault`
         1053: Fault.UNKNOWN,

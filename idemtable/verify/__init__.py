@@ -11,6 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -31,6 +32,9 @@ from .stage import Stage
 __all__ = ["TABLE", "Check", "Report", "run"]
 
 TABLE: Final = "idemtable_verify"
+_FEWEST: Final = 2
+_BESIDES: Final = 2
+"""Connections that the table takes: one to look at it, and one more to end others while it does."""
 
 
 @dataclass
@@ -86,7 +90,7 @@ def run(
         table: the name of the table.
         schema: the table's schema.
         seconds: about how long, 1 to 3600.
-        callers: how many call at once, 2 to 64; two connections more are needed.
+        callers: how many call at once, 2 to 64, and fewer where no more connections can be had; two more are needed.
         seed: of what is random; drawn if it is ``None``. Which thread comes first is not in its power.
         connect_args: for the driver, as ``create_engine`` takes them.
         told: is called with each check when it is done.
@@ -102,7 +106,7 @@ def run(
     check_names(table, schema)
     if not 1 <= seconds <= 3600:
         raise ValueError(f"seconds must be 1 to 3600, not {seconds}")
-    if not 2 <= callers <= 64:
+    if not _FEWEST <= callers <= 64:
         raise ValueError(f"callers must be 2 to 64, not {callers}")
     url = make_url(url)
     database = database_named(url.get_backend_name())
@@ -127,8 +131,9 @@ def run(
             return report
         people = Callers(url, arguments, callers)
         try:
-            stage = Stage(ground, people, callers, random.Random(seed))  # noqa: S311 - it guards no secret
-            for check in _checks(stage, stayed, began + seconds):
+            count = _most(ground, people, callers)
+            stage = Stage(ground, people, count, random.Random(seed))  # noqa: S311 - it guards no secret
+            for check in _checks(stage, stayed, callers, began + seconds):
                 report.checks.append(check)
                 told(check)
         finally:
@@ -148,9 +153,27 @@ def _stays(ground: Ground, why: str) -> str:
     return f"the table {ground.name}, which could not be dropped: {why}"
 
 
-def _checks(stage: Stage, stayed: str | None, end: float) -> Iterator[Check]:
+def _most(ground: Ground, people: Callers, wanted: int) -> int:
+    """Open the connections that will be used, and say how many callers can be had if not so many."""
+    with ExitStack() as opened:
+        for _ in range(_BESIDES):
+            opened.enter_context(ground.engine.connect())
+        for count in range(wanted):
+            try:
+                opened.enter_context(people.engine.connect())
+            except sa.exc.DBAPIError:  # psycopg gives no code to what is refused while it connects
+                if count < _FEWEST:
+                    raise
+                return count
+    return wanted
+
+
+def _checks(stage: Stage, stayed: str | None, wanted: int, end: float) -> Iterator[Check]:
     yield _made(stage, "transactions", partial(first.transactions, stage, stayed))
-    yield _made(stage, "session", partial(first.session, stage))
+    session = _made(stage, "session", partial(first.session, stage))
+    if stage.count < wanted:
+        session.left_out.append(f"{wanted - stage.count} of {wanted} callers: no more connections can be had")
+    yield session
     yield (call := _made(stage, "call", partial(first.call, stage)))
     if not call.kept:
         call.left_out.append("nothing else was tried")
@@ -170,6 +193,7 @@ def _checks(stage: Stage, stayed: str | None, end: float) -> Iterator[Check]:
         until = now + max(0.0, end - now) * share / shares
         shares -= share
         yield _made(stage, name, partial(race, stage, _until(until, least)))
+    stage.callers.engine.dispose()  # some that were ended may be in the pool, and a block is not begun again
     yield _made(stage, "collations", partial(traps.collations, stage))
     yield _made(stage, "clock", partial(traps.clock, stage))
 

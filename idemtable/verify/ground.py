@@ -16,7 +16,9 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from .. import upgrade as steps
+from ..claim.verdict import chain
 from ..dialects import find, full_name
+from ..dialects.catalogue import CHARSET
 from ..errors import SchemaError
 from ..keys import digest
 from ..model import Status
@@ -75,10 +77,13 @@ class Ground:
         return self.database.catalogue
 
     def cure(self, error: BaseException) -> str | None:
-        """Return what an exception tells of a pooler in between, if anything."""
-        cause = getattr(error, "orig", None) or error
-        code = self.database.code(cause) if self.database.is_driver_error(cause) else None
-        return self.catalogue.poolers.get(code)
+        """Return what an exception tells of what is wrong between here and the database, if anything."""
+        for one in chain(error):
+            if isinstance(one, UnicodeError):  # a driver's, before it sends anything
+                return CHARSET
+            if self.database.is_driver_error(one) and (cure := self.catalogue.cures.get(self.database.code(one))):
+                return cure
+        return None
 
     # --- there and gone again ---------------------------------------------------------------------------------------------
 

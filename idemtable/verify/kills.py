@@ -86,7 +86,7 @@ def kills(stage: Stage, more: More) -> Check:
     """End the connection of one of some callers, at each point and in each manner by turns."""
     if stage.ground.catalogue.number is None:
         return processes.kills(stage, more)
-    check = Check("kills", f"the connection of one of {_CALLERS} callers is ended, before COMMIT and after it")
+    check = Check("kills", f"the connection of one of {_lanes(stage)} callers is ended, before COMMIT and after it")
     rounds = _rounds(stage)
     hit = arrived = 0
     while rounds and more():
@@ -110,8 +110,12 @@ def kills(stage: Stage, more: More) -> Check:
     return check
 
 
+def _lanes(stage: Stage) -> int:
+    return min(_CALLERS, stage.count)
+
+
 def _round(stage: Stage, cut: _Cut, way: Way) -> tuple[Race, _Victim]:
-    race = stage.race(cut.title, way, _CALLERS)
+    race = stage.race(cut.title, way, _lanes(stage))
     victim = _Victim(race)
 
     def acts(lane: int, session: Session) -> None:
@@ -122,7 +126,7 @@ def _round(stage: Stage, cut: _Cut, way: Way) -> tuple[Race, _Victim]:
         if cut.by_server:
             asks = stage.ground.catalogue.number
             victim.number = None if asks is None else int(session.execute(sa.text(asks)).scalar_one())
-        stage.callers.wait_for(lambda: race.have_called() == _CALLERS, 1.0)
+        stage.callers.wait_for(lambda: race.have_called() == len(race.lanes), 1.0)
         if cut.at is None:
             _end(stage, cut, victim)
             if cut.how is socket.SHUT_RDWR:

@@ -106,7 +106,7 @@ class Stage:
         return session.connection().connection.driver_connection
 
     def why(self, check: Check, race: Race) -> None:
-        """Write down what the exceptions of a race tell of a pooler in between."""
+        """Write down what the exceptions of a race tell of the way to the database."""
         for error in race.errors:
             if (cure := self.ground.cure(error)) and cure not in check.why:
                 check.why.append(cure)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
+from ..dialects.catalogue import CHARSET
 from ..model import Record
 from .ground import SCOPE
 from .race import Check, Race, named
@@ -34,10 +35,6 @@ _PATIENCE: Final = 10.0
 _TICK: Final = timedelta(milliseconds=100)
 """What a clock may go back: less than that is how it is kept right."""
 
-_CHARSET: Final = (
-    "text does not come back as it was sent: give the connection the character set utf8mb4 (?charset=utf8mb4 in the URL) "
-    "or UTF8 (client_encoding), and the database an encoding that has all characters"
-)
 _CLOCKS: Final = (
     "two connections lead to servers whose clocks differ: keys expire early or late. Have the servers keep time (NTP)"
 )
@@ -60,7 +57,8 @@ def collations(stage: Stage) -> Check:
 
 def _refused(stage: Stage, check: Check, what: str, error: Exception) -> None:
     check.blame(f"{what} was refused: {named(error)}")
-    _because(check, stage.ground.cure(error) or _CHARSET)
+    if (cure := stage.ground.cure(error)) is not None:
+        _because(check, cure)
 
 
 def _because(check: Check, why: str) -> None:
@@ -96,7 +94,7 @@ def _use(stage: Stage, check: Check, what: str, name: str) -> None:
     else:
         if record is None or getattr(record, what) != name:
             check.blame(f"a {what} was read back otherwise than it was written")
-            _because(check, _CHARSET)
+            _because(check, CHARSET)
 
 
 def clock(stage: Stage) -> Check:

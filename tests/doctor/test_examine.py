@@ -271,6 +271,29 @@ def test_rights_that_a_role_lacks_are_found(roles: Roles) -> None:  # noqa: F811
     assert "no right to SELECT" in found(roles.url_of(name))["schema"].found
 
 
+@pytest.mark.parametrize("roles", ["postgresql18", "mariadb", "mysql"], indirect=True)
+def test_what_a_role_may_not_see_is_said_with_the_right_that_shows_it(roles: Roles) -> None:  # noqa: F811
+    upgrade.upgrade(roles.owner)
+    app = roles.hired("app")
+    unseen = {name: finding.cure for name, finding in found(app, Level.NOTE).items() if "this role" in finding.found}
+    if roles.kind == "postgresql":
+        assert unseen == {"transactions": "GRANT pg_read_all_stats TO it"}
+        return
+    assert set(unseen) == {"purge lag", "role"}
+    for cure in unseen.values():
+        roles.execute(f"{cure} TO {app.url.username}")
+    app.dispose()
+    assert not {"purge lag", "role"} & set(found(app, Level.NOTE))
+
+
+@on_postgresql
+def test_a_transaction_that_keeps_vacuum_waiting_is_found(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql, "_LONG", timedelta(0))
+    with patient.engine().connect() as connection:
+        connection.execution_options(isolation_level="REPEATABLE READ").execute(sa.text("SELECT 1"))
+        assert set(found(patient.url)) == {"transactions"}
+
+
 # --- engines and pools ------------------------------------------------------------------------------------------------
 
 

@@ -196,6 +196,7 @@ def test_a_pooler_that_loses_the_session_is_found_and_explained(
             assert "statement mode" in ended.out
             return
         assert "prepare_threshold" in ended.out
+        assert "character set" not in ended.out
         ended = run("verify", "--url", through, "--connect-args", '{"prepare_threshold": null}', "--json", *QUICK)
     finally:
         pooler.stop()
@@ -204,6 +205,45 @@ def test_a_pooler_that_loses_the_session_is_found_and_explained(
     assert "one found another's" in checks[1]["seen"]
     assert "The library keeps nothing in a session" in checks[1]["why"][0]
     assert tables(url) == []
+
+
+@pytest.mark.parametrize(("where", "leans"), [("postgresql18", False), ("mariadb", False), ("mysql", True)])
+def test_a_session_that_clients_share_breaks_calls_where_they_set_something_of_it(
+    where: str, leans: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with staged(made(where)) as stage:
+        monkeypatch.setattr(stage.ground.catalogue, "note", ("SELECT '{word}'", "SELECT 'client 0'"))
+        check = verify.first.session(stage)
+    assert check.kept is not leans
+    assert stage.is_pooled
+    assert ("lock time-out" if leans else "keeps nothing in a session") in check.why[0]
+
+
+@pytest.mark.parametrize("roles", ["postgresql18", "mariadb", "mysql"], indirect=True)
+def test_where_fewer_connections_can_be_had_fewer_call_and_it_is_said(
+    roles: Roles,  # noqa: F811
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    only(monkeypatch, "herd", "kills")
+    name = roles.new()
+    if roles.kind == "postgresql":
+        roles.execute(f"GRANT USAGE, CREATE ON SCHEMA public TO {name};\nALTER ROLE {name} CONNECTION LIMIT 4")
+    else:
+        roles.execute(f"GRANT ALL ON idemtable_verify TO {name};\nALTER USER {name} WITH MAX_USER_CONNECTIONS 4")
+    url = roles.url_of(name).render_as_string(hide_password=False)
+    ended = run("verify", "--url", url, *QUICK)
+    assert ended.code == 0, ended.out
+    assert "4 callers at once" not in ended.out
+    assert "left out: 2 of 4 callers: no more connections can be had" in ended.out
+    if roles.kind == "postgresql":
+        roles.execute(f"ALTER ROLE {name} CONNECTION LIMIT 3")
+    else:
+        roles.execute(f"ALTER USER {name} WITH MAX_USER_CONNECTIONS 3")
+    ended = run("verify", "--url", url, *QUICK)
+    assert ended.code == 3
+    assert "connections" in ended.err
+    assert tables(roles.url.render_as_string(hide_password=False)) == []
 
 
 # --- rights -----------------------------------------------------------------------------------------------------------

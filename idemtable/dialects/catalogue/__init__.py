@@ -6,12 +6,21 @@ What a module here asks are settings and views; it writes nothing. What a role m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ...model import Finding
+
+CHARSET: Final = (
+    "text does not come back as it was sent: give the connection the character set utf8mb4 (?charset=utf8mb4 in the URL) "
+    "or UTF8 (client_encoding), and the database an encoding that has all characters"
+)
+CONNECTIONS: Final = (
+    "there are fewer connections to be had than were asked for: --callers takes fewer, and an application's pool_size and "
+    "max_overflow, times its processes, must stay below what the server and its user may have"
+)
 
 
 class Catalogue:
@@ -51,8 +60,8 @@ class Catalogue:
     """Has the server end the connection of a ``{number}``."""
     note: ClassVar[tuple[str, str] | None] = None
     """Gives the session a variable of the value ``{word}``, and reads it again; ``None`` where a session has none."""
-    poolers: ClassVar[Mapping[Any, str]] = {}
-    """Codes by which a pooler gives itself away that loses what the driver keeps in a session, and the cure."""
+    cures: ClassVar[Mapping[Any, str]] = {}
+    """Codes by which an error tells what is wrong between a program and the database, and the cure."""
 
     @classmethod
     def leans_on_session(cls, connection: Connection) -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from ...model import Finding
-from . import Catalogue
+from . import CHARSET, CONNECTIONS, Catalogue
 from .asking import ISOLATION, LEVELS, RUN_TWICE, asked, first, good, mend, note, quoted, rights
 from .nodes import galera, group
 
@@ -38,6 +38,7 @@ class MySQLCatalogue(Catalogue):
 
     number = "SELECT CONNECTION_ID()"
     ending = "KILL {number}"
+    cures = dict.fromkeys((1040, 1203, 1226), CONNECTIONS) | dict.fromkeys((1267, 1300, 1366, 3988), CHARSET)
     note = ("SET @idemtable_verify = '{word}'", "SELECT @idemtable_verify")
 
     @classmethod
@@ -93,31 +94,32 @@ def _named(connection: Connection, what: str) -> dict[str, str]:
     return {str(name).lower(): str(value) for name, value in asked(connection, f"SHOW GLOBAL {what}") or []}
 
 
-def _follows(connection: Connection) -> bool:
+def _follows(connection: Connection) -> bool | None:
     # Of MySQL 8.0.22 and MariaDB 10.5 and later; needs a right of its own.
-    return bool(asked(connection, "SHOW REPLICA STATUS"))
+    rows = asked(connection, "SHOW REPLICA STATUS")
+    return None if rows is None else bool(rows)
 
 
-def judged(variables: Mapping[str, str], is_mariadb: bool, follows: bool) -> Iterator[Finding]:
+def judged(variables: Mapping[str, str], is_mariadb: bool, follows: bool | None) -> Iterator[Finding]:
     """Judge what the server says of itself.
 
     Args:
         variables: the global ones, by name.
         is_mariadb: which of the two it is.
-        follows: whether it replicates from another one.
+        follows: whether it replicates from another one; ``None`` where this role may not see that.
     """
     version = variables.get("version", "")
     numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
     if numbers and numbers < _OLDEST[is_mariadb]:
         oldest = ".".join(map(str, _OLDEST[is_mariadb]))
         yield mend("version", f"{version}: the library is made for {oldest} and later", "Upgrade the server")
-    yield from _role(variables, follows)
+    yield from _role(variables, is_mariadb, follows)
     yield from _durable(variables)
     yield from _statements(variables)
     yield from _transactions(variables)
 
 
-def _role(variables: Mapping[str, str], follows: bool) -> Iterator[Finding]:
+def _role(variables: Mapping[str, str], is_mariadb: bool, follows: bool | None) -> Iterator[Finding]:
     closed = [name for name in ("read_only", "super_read_only", "offline_mode") if _is_on(variables, name)]
     if closed:
         text = f"{', '.join(closed)} is on: claims and replays need a server that may be written to"
@@ -125,6 +127,9 @@ def _role(variables: Mapping[str, str], follows: bool) -> Iterator[Finding]:
     elif follows:
         text = "it may be written to, and follows another server: a key that is used there is not locked here"
         yield note("role", text, "Write on one server alone, and set read_only on the others")
+    elif follows is None:
+        right = "REPLICA MONITOR" if is_mariadb else "REPLICATION CLIENT"
+        yield note("role", "may be written to; this role may not see whether it follows another", f"GRANT {right} ON *.*")
     else:
         yield good("role", "may be written to")
 
@@ -229,8 +234,8 @@ def _of_history(connection: Connection) -> Iterator[Finding]:
     sql = "SELECT count FROM information_schema.innodb_metrics WHERE name = 'trx_rseg_history_len'"
     length: Any = first(connection, sql)
     if length is None:
-        return
-    if length > _HISTORY:
+        yield note("purge lag", "this role may not see it", "GRANT PROCESS ON *.*")
+    elif length > _HISTORY:
         text = f"InnoDB has {length:,} old versions of rows to remove: a transaction was open for long, or still is"
         yield mend("purge lag", text, "Find it in information_schema.innodb_trx by its trx_started, and end it")
     else:

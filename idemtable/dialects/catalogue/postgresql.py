@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from ...model import Finding
-from . import Catalogue
+from . import CHARSET, CONNECTIONS, Catalogue
 from .asking import ISOLATION, LEVELS, RUN_TWICE, asked, first, good, mend, note, quoted, rights
 
 _OLDEST: Final = 140000
@@ -44,7 +44,10 @@ class PostgreSQLCatalogue(Catalogue):
         "SELECT set_config('idemtable.verify', '{word}', false)",
         "SELECT current_setting('idemtable.verify', true)",
     )
-    poolers = {
+    cures = {
+        "53300": CONNECTIONS,
+        "22021": CHARSET,
+        "22P05": CHARSET,
         "08P01": "a pooler in statement mode lets no transaction have a second statement, and a call needs three. Have it "
         "give out connections by the transaction or by the session (pool_mode)",
     } | dict.fromkeys(
@@ -213,10 +216,10 @@ def _of_transactions(connection: Connection) -> Iterator[Finding]:
     sql = "SELECT min(xact_start), clock_timestamp() FROM pg_catalog.pg_stat_activity WHERE backend_xmin IS NOT NULL"
     rows: Any = asked(connection, sql)
     began: datetime | None = rows[0][0] if rows else None
-    if began is None:
-        return
-    if (age := rows[0][1] - began) > _LONG:
+    if began is not None and (age := rows[0][1] - began) > _LONG:
         text = f"one has been open for {age.total_seconds() / 3600:.0f} h: vacuum cannot remove what was deleted since"
         yield mend("transactions", text, "Find it in pg_stat_activity by its xact_start, and end it")
+    elif not first(connection, "SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
+        yield note("transactions", "this role sees only its own", "GRANT pg_read_all_stats TO it")
     else:
         yield good("transactions", "none has been open for an hour")
