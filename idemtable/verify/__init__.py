@@ -193,7 +193,9 @@ def _checks(stage: Stage, stayed: str | None, wanted: int, end: float) -> Iterat
         until = now + max(0.0, end - now) * share / shares
         shares -= share
         yield _made(stage, name, partial(race, stage, _until(until, least)))
-    stage.callers.engine.dispose()  # some that were ended may be in the pool, and a block is not begun again
+    # Some of those that were ended may be in the pool, and a block is not begun again.
+    stage.callers.engine.dispose()
+    _most(stage.ground, stage.callers, stage.count)
     yield _made(stage, "collations", partial(traps.collations, stage))
     yield _made(stage, "clock", partial(traps.clock, stage))
 

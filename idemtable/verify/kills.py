@@ -167,7 +167,8 @@ def _end(stage: Stage, cut: _Cut, victim: _Victim) -> None:
         return
     try:
         if cut.by_server:
-            _by_server(stage, victim)
+            if not _by_server(stage, victim):
+                return
         elif (line := wire(victim.driver)) is None:
             raise NotAllowed("sockets were not shut: the driver does not give its own away")
         else:
@@ -178,10 +179,11 @@ def _end(stage: Stage, cut: _Cut, victim: _Victim) -> None:
         victim.trouble.append(why)
 
 
-def _by_server(stage: Stage, victim: _Victim) -> None:
+def _by_server(stage: Stage, victim: _Victim) -> bool:
     """Have the server end the victim's connection, from another one: the victim must not wait for that for ever.
 
-    Nor may it come after the victim has given up waiting: behind a pooler it would hit somebody else.
+    Nor may it come after the victim has given up waiting: behind a pooler it would hit somebody else. Returns whether it
+    did: the connection may be gone, where the call was begun again on another one.
     """
     done: list[BaseException | None] = []
     asking = threading.Lock()
@@ -202,7 +204,9 @@ def _by_server(stage: Stage, victim: _Victim) -> None:
             done.append(NotAllowed("there was no connection left to ask with"))
     error = done[0]
     if error is None or stage.ground.database.fault(error) is Fault.UNKNOWN:  # behind a pooler it was its own, perhaps
-        return
+        return True
+    if stage.ground.database.code(getattr(error, "orig", None) or error) in stage.ground.catalogue.ended:
+        return False
     denied = stage.ground.database.numbered(error) is Fault.DENIED
     said = error if isinstance(error, NotAllowed) else "this role may not" if denied else f"it says {named(error)}"
     raise NotAllowed(f"the server was not asked to end connections: {said}")

@@ -58,6 +58,8 @@ class Catalogue:
     """Asks for the server's number of a connection; ``None`` where there is no server."""
     ending: ClassVar[str] = ""
     """Has the server end the connection of a ``{number}``."""
+    ended: ClassVar[frozenset[Any]] = frozenset()
+    """Codes by which it says that there is no connection of that number any more."""
     note: ClassVar[tuple[str, str] | None] = None
     """Gives the session a variable of the value ``{word}``, and reads it again; ``None`` where a session has none."""
     cures: ClassVar[Mapping[Any, str]] = {}

@@ -38,6 +38,7 @@ class MySQLCatalogue(Catalogue):
 
     number = "SELECT CONNECTION_ID()"
     ending = "KILL {number}"
+    ended = frozenset({1094})
     cures = dict.fromkeys((1040, 1203, 1226), CONNECTIONS) | dict.fromkeys((1267, 1300, 1366, 3988), CHARSET)
     note = ("SET @idemtable_verify = '{word}'", "SELECT @idemtable_verify")
 
