@@ -358,7 +358,9 @@ def test_nothing_is_left_behind_after_sigterm(url: str) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_ctrl_c_that_a_lock_has_made_an_error_of_is_no_broken_promise(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_that_a_lock_has_made_an_error_of_is_no_broken_promise(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unlocked(*_: Any) -> None:
         try:
             raise KeyboardInterrupt

@@ -130,7 +130,9 @@ def _role(variables: Mapping[str, str], is_mariadb: bool, follows: bool | None) 
         yield note("role", text, "Write on one server alone, and set read_only on the others")
     elif follows is None:
         right = "REPLICA MONITOR" if is_mariadb else "REPLICATION CLIENT"
-        yield note("role", "may be written to; this role may not see whether it follows another", f"GRANT {right} ON *.*")
+        yield note(
+            "role", "may be written to; this role may not see whether it follows another", f"GRANT {right} ON *.*"
+        )
     else:
         yield good("role", "may be written to")
 
