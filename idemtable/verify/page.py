@@ -77,9 +77,9 @@ def _kind(kept: bool) -> str:
 
 
 def _row(check: Check) -> str:
-    mark = "&#10003;" if check.kept else "&#10007;"
+    verdict = "kept" if check.kept else "BROKEN"  # in letters, for not every font has ticks
     return (
-        f'<tr><td class="{_kind(check.kept)}">{mark}</td><td>{escape(check.name)}</td><td>{escape(check.tried)}</td>'
+        f'<tr><td class="{_kind(check.kept)}">{verdict}</td><td>{escape(check.name)}</td><td>{escape(check.tried)}</td>'
         f'<td class="number">{check.times:,}</td><td>{escape("; ".join(check.said))}</td></tr>'
     )
 
