@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
 
 from ..dialects.catalogue import CHARSET
 from ..model import Record
@@ -80,21 +82,25 @@ def _search(stage: Stage, check: Check, what: str, look: Callable[[], list[Recor
 def _use(stage: Stage, check: Check, what: str, name: str) -> None:
     idem = stage.ways[0].idem
     called = {"scope": f"{SCOPE}.traps", "key": "the key", "tenant": None} | {what: name}
-    scope, key, tenant = called["scope"], called["key"], called["tenant"]
+    scope, key, tenant = str(called["scope"]), str(called["key"]), called["tenant"]
+    whose: dict[str, Any] = {} if tenant is None else {"tenant": lambda key: tenant}
+    call = idem.transactional(scope, key="key", payload=None, share_scope=True, **whose)(_gives_nothing)
     check.times += 1
     try:
-        with idem.transaction(str(scope), key, tenant=tenant, returns=str) as claim:
-            if claim.replayed:
-                check.blame(f"a {what} was taken for another one that looks like it")
-                return
-            claim.result = name
-        record = idem.get(str(scope), key, tenant=tenant)
+        if call.outcome(key).replayed:
+            check.blame(f"a {what} was taken for another one that looks like it")
+            return
+        record = idem.get(scope, key, tenant=tenant)
     except Exception as error:  # a driver's own too: it may not be able to write the name at all
         _refused(stage, check, f"a {what}", error)
     else:
         if record is None or getattr(record, what) != name:
             check.blame(f"a {what} was read back otherwise than it was written")
             _because(check, CHARSET)
+
+
+def _gives_nothing(session: Session, key: str) -> None:
+    """Have no effect: that the key is taken is all that is looked at."""
 
 
 def clock(stage: Stage) -> Check:
