@@ -80,12 +80,16 @@ class PostgreSQLCatalogue(Catalogue):
         if names := first(connection, "SELECT current_setting('synchronous_standby_names', true)"):
             return f"synchronous_standby_names is {names}"
         if count := _standbys(connection):
-            return f"{count} standbys follow it"
+            return f"{_follow(count)} it"
         return None
 
 
 def _standbys(connection: Connection) -> int:
     return int(first(connection, "SELECT count(*) FROM pg_catalog.pg_stat_replication") or 0)
+
+
+def _follow(standbys: int) -> str:
+    return "1 standby follows" if standbys == 1 else f"{standbys} standbys follow"
 
 
 def judged(settings: Mapping[str, str], is_standby: bool, standbys: int) -> Iterator[Finding]:
@@ -137,7 +141,7 @@ def _durable(settings: Mapping[str, str], standbys: int) -> Iterator[Finding]:
     if names:
         yield good("synchronous_standby_names", names)
     elif standbys:
-        text = f"empty, and {standbys} standbys follow: a failover may forget what was acknowledged. {RUN_TWICE}"
+        text = f"empty, and {_follow(standbys)}: a failover may forget what was acknowledged. {RUN_TWICE}"
         yield note("synchronous_standby_names", text, "Name one that COMMIT waits for, if that is not to be")
     else:
         yield good("synchronous_standby_names", "empty, and no standby follows")
