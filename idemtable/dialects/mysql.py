@@ -19,6 +19,7 @@ from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
 from .batches.mysql import MySQLBatches
+from .catalogue.mysql import MySQLCatalogue
 from .compound import BLOCK, REFUSED, SEVERAL, Told, send_several, takes_blocks, takes_several
 from .definition import Driver, Job, Types
 from .statement import Answer, Statement
@@ -102,10 +103,13 @@ class MySQL(Dialect):
         1044: Fault.DENIED,  # to the database
         1142: Fault.DENIED,  # to the table
         1143: Fault.DENIED,  # to a column
+        1227: Fault.DENIED,  # to what takes a right of the server's
         1054: Fault.NO_TABLE,  # unknown column
         1146: Fault.NO_TABLE,
         1049: Fault.NO_TABLE,  # unknown database
         1040: Fault.AWAY,  # too many connections
+        1203: Fault.AWAY,  # too many of this user's
+        1226: Fault.AWAY,  # the same, where the user's account has a limit of its own
         1047: Fault.ELSEWHERE,  # Galera: this node is not part of the cluster
         1180: Fault.ELSEWHERE,  # COMMIT could not be replicated; but see `fault`
         1053: Fault.UNKNOWN,
@@ -341,6 +345,7 @@ class MySQL(Dialect):
 
     # --- the table ----------------------------------------------------------------------------------------------------
 
+    catalogue = MySQLCatalogue
     types = Types(
         id=mysql.BINARY(16),
         binary=mysql.BINARY,

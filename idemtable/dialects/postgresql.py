@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect
 from .batches.postgresql import PostgreSQLBatches
+from .catalogue.postgresql import PostgreSQLCatalogue
 from .deferred import Deferred, listen
 from .definition import Driver, Job, Types
 from .libpq import Packet
@@ -290,6 +291,7 @@ class PostgreSQL(Dialect):
 
     # --- the table ----------------------------------------------------------------------------------------------------
 
+    catalogue = PostgreSQLCatalogue
     types = Types(id=postgresql.UUID(as_uuid=True), text=lambda length: postgresql.TEXT())
 
     @classmethod

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from ..errors import SessionNotUsableError
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
 from .batches.sqlite import SQLiteBatches
+from .catalogue.sqlite import SQLiteCatalogue
 from .definition import Driver
 from .origin import root
 from .statement import is_listened_to, send
@@ -293,6 +294,9 @@ class SQLite(Dialect):
             )
         return None
 
+    def commits_by_itself(self, connection: Connection) -> bool:
+        return _mode(connection.connection.driver_connection) is not None
+
     def in_transaction(self, connection: Connection) -> bool:
         return _inside(connection.connection.driver_connection)
 
@@ -346,6 +350,7 @@ class SQLite(Dialect):
 
     # --- the table ----------------------------------------------------------------------------------------------------
 
+    catalogue = SQLiteCatalogue
     options = {"with_rowid": False}
     many_programs = ("PRAGMA journal_mode=WAL",)  # one writer at a time either way, but readers do not stop it
 
