@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.reliability.herd import herd
+from tests.reliability.orders import interleave
 from tests.reliability.trial import Experiment
 
 EXPERIMENTS = {
@@ -16,6 +17,17 @@ EXPERIMENTS = {
             ("I1", "I2", "I3", "I11"),
             herd,
             ("CHECK_THEN_ACT", "ROWCOUNT_DECIDES"),
+        ),
+        Experiment(
+            "E2",
+            "Every interleaving",
+            "Two callers of one key, each step by step, in every order in which their steps can come: claim, effect, a "
+            "change of it, store, COMMIT or an exception. That are 504 orders at each of READ COMMITTED, REPEATABLE READ "
+            "and SERIALIZABLE; 140 where COMMIT travels with the result, which makes one step of two. Then three callers "
+            "of three steps each, in their 1,680 orders.",
+            ("I1", "I2", "I3", "I6", "I8", "I11"),
+            interleave,
+            ("CHECK_THEN_ACT",),
         ),
     ]
 }

@@ -142,7 +142,7 @@ def mismatch_answered() -> Any:
 
 
 def _forgetting(*codes: Any) -> Any:
-    def without(faults: Mapping[Any, Fault]) -> dict[Any, Fault]:
+    def without(faults: Mapping[Any, Any]) -> dict[Any, Any]:
         return {code: fault for code, fault in faults.items() if code not in codes}
 
     return replaced(*((where, "faults", without(where.faults)) for where in DATABASES))
@@ -260,7 +260,7 @@ MUTANTS = {
             "NO_RETRY_OF_CONFLICTS",
             "A conflict (1020, 40001) is not tried again",
             no_retry_of_conflicts,
-            _has_conflicts,
+            _conflicts,
         ),
         Mutant("TRANSIENT_REMEMBERED", "An error of the database is remembered", transient_remembered),
         Mutant("ACK_BEFORE_COMMIT", "The acknowledgement comes before COMMIT", ack_before_commit),
