@@ -19,6 +19,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
 from idemtable import schema as steps
+from idemtable.binding import dropping_dead
 from idemtable.dialects import Job, known, named
 from idemtable.revisions import NothingToWrite, revision, revision_text
 from idemtable.schema import STEP, check_names
@@ -229,7 +230,7 @@ def _is_astray(url: str) -> bool:
 def connected(bind: Bind, work: Callable[[sa.Connection], T]) -> T:
     """Run ``work`` on a connection of its own, through ``run_sync`` when the driver is async."""
     if isinstance(bind, sa.Engine):
-        with bind.connect() as connection:
+        with dropping_dead(bind), bind.connect() as connection:
             return work(_fresh(connection))
     if isinstance(bind, (str, sa.URL)):
         url = make_url(bind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.reliability.herd import herd
 from tests.reliability.orders import interleave
 from tests.reliability.trial import Experiment
+from tests.reliability.wire import cut_everywhere
 
 EXPERIMENTS = {
     one.name: one
@@ -28,6 +29,16 @@ EXPERIMENTS = {
             ("I1", "I2", "I3", "I6", "I8", "I11"),
             interleave,
             ("CHECK_THEN_ACT",),
+        ),
+        Experiment(
+            "E3",
+            "Every cut of the line",
+            "The connection goes through a proxy that cuts it at each chunk, on its way to the server and back: before the "
+            "chunk, in the middle of it, after it, after it with a reset, and so that nobody is told of it for a while. What "
+            "is cut is a first run, a replay, a call with another payload, and a purge. The caller sees none of it.",
+            ("I1", "I2", "I3", "I5", "I6", "I8", "I9", "I10", "I11"),
+            cut_everywhere,
+            ("KEY_COMMITTED_FIRST",),
         ),
     ]
 }
