@@ -137,9 +137,10 @@ class Attempt:
             case _:
                 assert_never(decision)
         if stays or self._answer is None:
-            self._frame = nesting.push(
+            self._frame = nesting.made(
                 course.place.nest, call.request, tx.session, self._joinable, owned=tx.owned, holder=self._holder
             )
+            nesting.push(self._frame)
         if self._answer is None:
             if steps.listeners:
                 self._tell(Step.RUNNING)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from tests.reliability.crashes import crash_everywhere
 from tests.reliability.herd import herd
+from tests.reliability.kills import kill_clients, kill_servers
+from tests.reliability.levels import matrix
 from tests.reliability.orders import interleave
+from tests.reliability.storms import storm
 from tests.reliability.trial import Experiment
 from tests.reliability.wire import cut_everywhere
 
@@ -33,12 +37,83 @@ EXPERIMENTS = {
         Experiment(
             "E3",
             "Every cut of the line",
-            "The connection goes through a proxy that cuts it at each chunk, on its way to the server and back: before the "
-            "chunk, in the middle of it, after it, after it with a reset, and so that nobody is told of it for a while. What "
-            "is cut is a first run, a replay, a call with another payload, and a purge. The caller sees none of it.",
+            "The connection goes through a proxy that cuts it at each chunk, on its way to the server and back:"
+            " before the chunk, in the middle of it, after it, after it with a reset, and so that nobody is "
+            "told of it for a while. What is cut is a first run, a replay, a call with another payload, and a "
+            "purge. The caller sees none of it.",
             ("I1", "I2", "I3", "I5", "I6", "I8", "I9", "I10", "I11"),
             cut_everywhere,
             ("KEY_COMMITTED_FIRST",),
+        ),
+        Experiment(
+            "E4",
+            "Every line a crash",
+            "A call is interrupted at each line of the library that it comes to, by an exception, Ctrl-C, a "
+            "cancellation and the end of a generator; and at each step that it tells of. It is a first run, a "
+            "replay, a rollback, a token that is redeemed, and a call in a transaction whose owner handles the "
+            "exception and commits the rest.",
+            ("I1", "I2", "I5", "I6"),
+            crash_everywhere,
+            ("ROLLBACK_MISSING",),
+            quick=("postgresql18 fused", "mariadb10.11 fused"),
+        ),
+        Experiment(
+            "E5",
+            "Servers are killed",
+            "Eight processes call, some keys much oftener than others, while the server and all its children are killed with "
+            "SIGKILL and started again. Each process writes down what it was told; then each key that nobody was told of is "
+            "asked for once more.",
+            ("I1", "I2", "I3", "I4", "I5", "I6", "I8", "I11"),
+            kill_servers,
+            ("KEY_COMMITTED_FIRST",),
+            own_server=True,
+            quick=("postgresql18 fused",),
+        ),
+        Experiment(
+            "E6",
+            "Callers are killed",
+            "The same, and it is the calling processes that are killed: at random moments, and over the plain path at each step "
+            "of a call, after which another process has the key.",
+            ("I1", "I2", "I3", "I5", "I6", "I8", "I11"),
+            kill_clients,
+            ("KEY_COMMITTED_FIRST",),
+            quick=("postgresql18 plain", "mysql9.7 fused"),
+        ),
+        Experiment(
+            "E7",
+            "A server that forgets",
+            "E5 on a server that was told not to keep what it acknowledges (`synchronous_commit=off`, "
+            "`innodb_flush_log_at_trx_commit=0`). The experiment must see that: it would see it of the library "
+            "too.",
+            ("I2", "I3", "I4"),
+            kill_servers,
+            ("DURABILITY_OFF",),
+            is_mutant=True,
+            own_server=True,
+            quick=("postgresql18 fused",),
+        ),
+        Experiment(
+            "E8",
+            "Storms",
+            "Four callers of each key, whose functions raise half of the time. Pairs of calls that lock two rows crosswise, at "
+            "READ COMMITTED (deadlocks) and at REPEATABLE READ, having read them before (conflicts). Callers that write, join "
+            "a call which a deadlock takes down, write again and commit.",
+            ("I1", "I2", "I3", "I6", "I11"),
+            storm,
+            ("NO_RETRY_OF_DEADLOCKS", "NO_RETRY_OF_CONFLICTS", "TRANSIENT_REMEMBERED", "RETRY_INSIDE"),
+            quick=("postgresql18 fused", "mariadb10.11 fused", "mariadb11.8 plain", "mysql9.7 fused"),
+        ),
+        Experiment(
+            "E9",
+            "Levels and connections",
+            "A table of cells: each isolation level, with a look aside and without, for a call that loses its "
+            "claim and for a caller's transaction that has read before; connections in AUTOCOMMIT, transactions"
+            " that are read-only or have failed, a key that is held, a column too short for what belongs into "
+            "it.",
+            ("I1", "I2", "I3", "I6", "I11"),
+            matrix,
+            ("PLAIN_SELECT", "INSERT_IGNORE"),
+            quick=("postgresql18 fused", "mariadb10.11 plain", "mariadb11.8 fused", "mysql9.7 fused"),
         ),
     ]
 }

@@ -117,7 +117,8 @@ def plain_select() -> Any:
 
 def _inserting(words: str, behind: str = "") -> Any:
     def claim(self: Any, connection: Any, values: Mapping[str, Any]) -> bool:
-        sql = f"{words} INTO {{table}} ({COLUMNS}) VALUES ({VALUES}) {behind}"
+        bounded = "SET STATEMENT innodb_lock_wait_timeout = :wait FOR " if self.is_mariadb(connection) else ""
+        sql = f"{bounded}{words} INTO {{table}} ({COLUMNS}) VALUES ({VALUES}) {behind}"
         return bool(self.statement(sql)(connection, values).rowcount == 1)
 
     return replaced((MySQL, "claim", claim))

@@ -23,6 +23,7 @@ _IMPORTED = [
     "tests.support.calling_process",
     "tests.support.dying_process",
     "tests.support.migrations",
+    "tests.reliability.worker",
     "idemtable.cli.main",
     "alembic.config",
     *("psycopg", "pymysql", "asyncpg", "asyncmy", "aiosqlite"),
