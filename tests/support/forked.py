@@ -24,6 +24,7 @@ _IMPORTED = [
     "tests.support.dying_process",
     "tests.support.migrations",
     "tests.reliability.worker",
+    "tests.reliability.mutants",
     "idemtable.cli.main",
     "alembic.config",
     *("psycopg", "pymysql", "asyncpg", "asyncmy", "aiosqlite"),
