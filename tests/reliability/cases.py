@@ -27,6 +27,13 @@ EXPERIMENTS = {
             ("I1", "I2", "I3", "I11"),
             herd,
             ("CHECK_THEN_ACT", "ROWCOUNT_DECIDES"),
+            quick=(
+                "postgresql18 fused",
+                "postgresql16 fused",
+                "mariadb10.11 fused",
+                "mariadb11.8 fused",
+                "mysql9.7 plain",
+            ),
         ),
         Experiment(
             "E2",
@@ -38,6 +45,13 @@ EXPERIMENTS = {
             ("I1", "I2", "I3", "I6", "I8", "I11"),
             interleave,
             ("CHECK_THEN_ACT",),
+            quick=(
+                "postgresql18 fused",
+                "postgresql16 fused",
+                "mariadb10.11 fused",
+                "mariadb11.8 fused",
+                "mysql9.7 plain",
+            ),
         ),
         Experiment(
             "E3",
@@ -49,6 +63,13 @@ EXPERIMENTS = {
             ("I1", "I2", "I3", "I5", "I6", "I8", "I9", "I10", "I11"),
             cut_everywhere,
             ("KEY_COMMITTED_FIRST",),
+            quick=(
+                "postgresql18 fused",
+                "postgresql16 fused",
+                "mariadb10.11 fused",
+                "mariadb11.8 fused",
+                "mysql9.7 plain",
+            ),
         ),
         Experiment(
             "E4",

@@ -97,7 +97,7 @@ def deliver(trial: Trial) -> None:
     if trial.mutant is not None:
         kills = trial.size(12, 100)
     trial.needs(AGAIN, 6, 1_000)
-    trial.needs(KILLED, 3, 90)
+    trial.needs(KILLED, 1, 60)
     acks: Counter[str] = Counter()
     for group in GROUPS:
         names = [f"m{number}" for number in range(count)] + [f"{POISON}{number}" for number in range(2)]

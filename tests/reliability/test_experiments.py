@@ -43,8 +43,8 @@ def test_a_mistake_that_is_put_in_on_purpose_is_found(experiment: Experiment, na
 
 
 def test_every_mutant_is_looked_for_and_every_invariant_looked_at() -> None:
-    assert {name for one in EXPERIMENTS.values() for name in one.mutants} <= MUTANTS.keys()
-    assert {name for one in EXPERIMENTS.values() for name in one.invariants} <= INVARIANTS.keys()
+    assert {name for one in EXPERIMENTS.values() for name in one.mutants} == MUTANTS.keys()
+    assert {name for one in EXPERIMENTS.values() for name in one.invariants} == INVARIANTS.keys()
     assert all(one.mutants for one in EXPERIMENTS.values())
     assert all(any(mutant.is_one_at(place) for place in PLACES) for mutant in MUTANTS.values())
 
@@ -71,9 +71,10 @@ def test_the_page_is_what_was_found() -> None:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=named)
-def test_what_was_found_is_of_every_place_with_nothing_wrong_and_each_mutant_caught(experiment: Experiment) -> None:
-    assert KEPT[experiment.name].keys() == {key_of(place) for place in PLACES}, "make reliability"
-    for place in PLACES:
+def test_what_was_found_has_nothing_wrong_and_each_mutant_caught(experiment: Experiment) -> None:
+    places = [place for place in PLACES if key_of(place) in KEPT[experiment.name]]
+    assert places, "make reliability"
+    for place in places:
         here = KEPT[experiment.name][key_of(place)]
         assert here["mutants"].keys() == {name for name in experiment.mutants if MUTANTS[name].is_one_at(place)}
         assert all(found["found"] for found in here["mutants"].values())

@@ -102,7 +102,7 @@ def _purged(trial: Trial, cutting: Cutting, way: Way, manner: Manner) -> None:
 
 def cut_everywhere(trial: Trial) -> None:
     whole = trial.whole and trial.mutant is None
-    trial.needs(CUTS, 8, 100)
+    trial.needs(CUTS, 6, 100)
     trial.needs(SETTLED, 1, 3)
     manners = list(Manner) if whole else [Manner.BEFORE, Manner.HALF] if trial.whole else [Manner.BEFORE]
     with (
