@@ -22,6 +22,8 @@ AGAIN = "deliveries of what had been delivered before"
 KILLED = "consumers killed before they had acknowledged"
 GROUPS = ("billing", "shipping")
 POISON = "poison"
+_AT_WORK = 0.02
+"""Seconds that a handler takes after it has written, so that whoever is to be killed at work is."""
 
 
 class Poison(Exception):
@@ -31,8 +33,10 @@ class Poison(Exception):
 def consume(url: str, backend: str, group: str, mutant: str) -> None:
     """Handle each message that comes by stdin, and acknowledge it on stdout."""
     engine = engine_of(url, backend)
+    acknowledged: set[str] = set()
 
     def acknowledge(message_id: str) -> None:
+        acknowledged.add(message_id)
         print(f"ack {message_id}", flush=True)
 
     @IdemTable(engine, wait=WAIT).inbox(f"deliveries.{group}").transactional(message_id="message_id")
@@ -43,17 +47,18 @@ def consume(url: str, backend: str, group: str, mutant: str) -> None:
         if mutant == "ACK_BEFORE_COMMIT":
             acknowledge(message_id)
         print(f"work {message_id}", flush=True)
-        for _ in range(3):
-            session.execute(sa.text("SELECT 1"))
+        time.sleep(_AT_WORK)
+        session.execute(sa.text("SELECT 1"))
 
     for line in sys.stdin:
         message_id = line.strip()
+        acknowledged.clear()
         try:
             handle(message_id)
         except Poison:
             print(f"refused {message_id}", flush=True)
             continue
-        if mutant != "ACK_BEFORE_COMMIT":
+        if not acknowledged:
             acknowledge(message_id)
         print(f"over {message_id}", flush=True)
 
@@ -82,7 +87,7 @@ class Consumer:
         try:
             return self.said.get(timeout=seconds)
         except queue.Empty:
-            assert not seconds, self.process.stderr.read()
+            assert not seconds, f"a consumer says nothing (its exit code is {self.process.code})"
             return ""
 
     def close(self) -> None:
@@ -94,8 +99,6 @@ class Consumer:
 def deliver(trial: Trial) -> None:
     """Each group's messages, delivered one to five times each, in any order, until each was acknowledged so often."""
     count, kills = trial.size(12, 1_500), trial.size(4, 100)
-    if trial.mutant is not None:
-        kills = trial.size(12, 100)
     trial.needs(AGAIN, 6, 1_000)
     trial.needs(KILLED, 1, 60)
     acks: Counter[str] = Counter()
@@ -103,8 +106,7 @@ def deliver(trial: Trial) -> None:
         names = [f"m{number}" for number in range(count)] + [f"{POISON}{number}" for number in range(2)]
         due = [name for name in names for _ in range(trial.chance.randint(1, 5))]
         trial.chance.shuffle(due)
-        doomed = set(trial.chance.sample(range(len(due)), min(len(due), kills // len(GROUPS))))
-        _group(trial, group, due, doomed, acks)
+        _group(trial, group, due, kills // len(GROUPS), acks)
     effects = Counter(trial.db.effects())
     for name, times in acks.items():
         trial.holds("I4", effects[name] >= 1, f"{name} was acknowledged {times} times, and was not done")
@@ -115,22 +117,22 @@ def deliver(trial: Trial) -> None:
     trial.holds("I6", not stuck, f"{stuck} are in progress")
 
 
-def _group(trial: Trial, group: str, due: list[str], doomed: set[int], acks: Counter[str]) -> None:
+def _group(trial: Trial, group: str, due: list[str], kills: int, acks: Counter[str]) -> None:
     consumer = Consumer(trial, group)
     seen: set[str] = set()
-    number = 0
     try:
         while due:
             message_id = due.pop()
-            number += 1
             trial.tried += 1
-            trial.hits[AGAIN] += message_id in seen
+            is_first = message_id not in seen
+            trial.hits[AGAIN] += not is_first
             seen.add(message_id)
             consumer.deliver(message_id)
             said = [consumer.answer()]
-            if number in doomed:
+            if kills and is_first and POISON not in message_id:
+                kills -= 1
                 # It is at work, or it has committed and was not heard yet.
-                time.sleep(trial.chance.choice([0.0, 0.0, 0.002, 0.005]))
+                time.sleep(trial.chance.choice([0.0, 0.0, _AT_WORK, 1.1 * _AT_WORK]) if trial.mutant is None else 0)
                 consumer.close()
                 while more := consumer.answer(0):
                     said.append(more)
