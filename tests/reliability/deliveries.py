@@ -124,12 +124,13 @@ def _group(trial: Trial, group: str, due: list[str], kills: int, acks: Counter[s
         while due:
             message_id = due.pop()
             trial.tried += 1
-            is_first = message_id not in seen
-            trial.hits[AGAIN] += not is_first
+            # Whose acknowledgement is the last there is: no other delivery would do what that one has lost.
+            is_last = message_id not in due
+            trial.hits[AGAIN] += message_id in seen
             seen.add(message_id)
             consumer.deliver(message_id)
             said = [consumer.answer()]
-            if kills and is_first and POISON not in message_id:
+            if kills and is_last and POISON not in message_id:
                 kills -= 1
                 # It is at work, or it has committed and was not heard yet.
                 time.sleep(trial.chance.choice([0.0, 0.0, _AT_WORK, 1.1 * _AT_WORK]) if trial.mutant is None else 0)
