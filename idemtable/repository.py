@@ -249,7 +249,10 @@ class Records:
         request = Request(_RUNNER, None, "idemtable.purge", None, None, ttl, owner)
         if not self.claim(connection, request, 0):
             found = self.find(connection, _RUNNER)
-            if found is None or not self.take_over(connection, request, found.owner, 0):
+            if found is None:
+                return False
+            # Its own, where COMMIT was done and only the answer was lost.
+            if found.owner != owner and not self.take_over(connection, request, found.owner, 0):
                 return False
         return self.renew(connection, owner, ttl)
 

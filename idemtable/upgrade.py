@@ -19,6 +19,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
 from idemtable import schema as steps
+from idemtable.binding import dropping_dead
 from idemtable.dialects import Job, known, named
 from idemtable.revisions import NothingToWrite, revision, revision_text
 from idemtable.schema import STEP, check_names
@@ -233,8 +234,13 @@ def connected(bind: Bind, work: Callable[[sa.Connection], T], *, as_it_is: bool 
     """
     fresh = (lambda connection: connection) if as_it_is else _fresh
     if isinstance(bind, sa.Engine):
+<<<<<<< HEAD
         with bind.connect() as connection:
             return work(fresh(connection))
+=======
+        with dropping_dead(bind), bind.connect() as connection:
+            return work(_fresh(connection))
+>>>>>>> harness
     if isinstance(bind, (str, sa.URL)):
         url = make_url(bind)
         if not url.get_dialect().is_async:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,10 +74,6 @@ def server_db(request: pytest.FixtureRequest) -> Database:
     """Every database that more than one can write to at once."""
     return db_of(request.param)
 
-
-# PyMySQL reads the machine's certificates for each connection, here and in the processes that tests start: fifty times what
-# a connection costs. No test asks for anything over TLS.
-os.environ["SSL_CERT_FILE"] = os.environ["SSL_CERT_DIR"] = os.devnull
 
 # Imported by name by test processes that are started from tests.
 sys.path.insert(0, str(Path(__file__).parents[1]))

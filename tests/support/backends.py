@@ -106,10 +106,9 @@ def rabbitmq_server() -> RabbitServer:
     return found
 
 
-def db_of(backend: str) -> Database:
-    """The database of a backend, kept for the life of this process and swept for each test."""
+def database(backend: str, where: str, driver: str) -> Database:
+    """A database on a server, kept for the life of this process; by its backend's name, as `db_of` knows it too."""
     if backend not in _databases:
-        where, driver = BACKENDS[backend]
         if where == "sqlite":
             url = sa.make_url(f"sqlite:///{new_home('sqlite') / 'database.db'}")
         else:
@@ -118,7 +117,12 @@ def db_of(backend: str) -> Database:
             found.create_database(name)
             url = sa.make_url(found.url(name))
         _databases[backend] = Database(backend, url, driver)
-    db = _databases[backend]
+    return _databases[backend]
+
+
+def db_of(backend: str) -> Database:
+    """The database of a backend, kept for the life of this process and swept for each test."""
+    db = database(backend, *BACKENDS[backend])
     db.sweep()
     return db
 
