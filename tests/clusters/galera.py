@@ -19,8 +19,8 @@ from tests.servers.process import ServerError, ServerProcess, new_home, search_p
 SIZE = 3
 _PROVIDER = "lib/galera/libgalera_smm.so"
 
-# A state transfer that copies nothing. A node whose data are a copy of another's, or that knows how far it is, needs no more
-# than what has been written since; to copy everything fails. The donor reads credentials, or takes EPIPE for a failure.
+# A state transfer that copies nothing. A node whose data are a copy of another's, or that knows how far it is, needs no
+# more than what has been written since; to copy everything fails. A donor's credentials are read, or it takes EPIPE ill.
 _TRANSFER = """#!/bin/sh
 bypass= position=
 while [ $# -gt 0 ]; do
@@ -121,7 +121,7 @@ class Galera(Cluster):
 
     def status(self, number: int) -> dict[str, str]:
         return {
-            name.removeprefix("wsrep_"): value for name, value in self.ask(number, "SHOW GLOBAL STATUS LIKE 'wsrep%%'")
+            name.removeprefix("wsrep_"): value for name, value in self.ask(number, "SHOW GLOBAL STATUS LIKE 'wsrep%'")
         }
 
     def await_synced(self, number: int) -> None:

@@ -61,7 +61,8 @@ class Report:
     def __str__(self) -> str:
         kinds = Counter(f"{type(error).__name__} {code(error)}" for error in self.errors)
         return (
-            f"{len(self.answers)} keys, {self.answered} answers, {self.runs} runs, attempts {dict(sorted(self.attempts.items()))}, "
+            f"{len(self.answers)} keys, {self.answered} answers, {self.runs} runs, "
+            f"attempts {dict(sorted(self.attempts.items()))}, "
             f"longest call {self.longest:.1f} s, longest silence {self.silence:.1f} s, faults {dict(self.faults)}, "
             f"errors {dict(kinds)}"
         )
