@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from idemtable import IdemTable, multi_host
+from idemtable import multi_host
 from tests.clusters.group import Group
 from tests.clusters.load import CALLERS, Fleet, Report, check, engine_for, furnish, storm
 from tests.clusters.nodes import Cluster
@@ -52,10 +52,10 @@ def spread(cluster: Cluster, driver: str = "pymysql", *, conflicts: int) -> Repo
     return report
 
 
-def killed(cluster: Cluster, victim: int, driver: str = "pymysql", *, hits: int) -> Report:
+def killed(cluster: Cluster, victim: int, driver: str = "pymysql", *, hits: int, returns: bool = True) -> Report:
     """A node killed under load; the callers find another one.
 
-    `hits` is how many calls must have been hit.
+    `hits` is how many calls must have been hit. `returns` is whether the node is brought back.
     """
     asked = (victim + 1) % len(cluster.nodes)
 
@@ -72,8 +72,10 @@ def killed(cluster: Cluster, victim: int, driver: str = "pymysql", *, hits: int)
                 check(report, cluster.effects(number))
         assert report.hit >= hits, f"no trial: {report}"
     finally:
-        cluster.restart(victim)
-    one_effect_on_all(cluster, report)
+        if returns:
+            cluster.restart(victim)
+    if returns:
+        one_effect_on_all(cluster, report)
     return report
 
 
@@ -139,6 +141,3 @@ def furnished(cluster: Cluster) -> Cluster:
 
 def writes_everywhere(cluster: Cluster) -> bool:
     return not isinstance(cluster, Group) or cluster.several
-
-
-__all__ = ["IdemTable", "furnished", "killed", "minority", "spread", "switched", "writes_everywhere"]
