@@ -11,7 +11,7 @@ NEWER := 3.12 3.13 3.14
 # Images of containers often forbid it, and then each process that the tests start, of hundreds, compiles all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo shop screenshots test test-lowest test-pythons test-python lint format model reliability bench bench-peers docs clean
+.PHONY: help demo shop screenshots test test-lowest test-pythons test-python lint format model reliability clusters bench bench-peers docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -76,6 +76,9 @@ model: $(VENV)/.test ## search the protocol and its mutants in every order, with
 
 reliability: $(VENV)/.test $(VENV)/.recipes ## the experiments that take minutes: whole servers, killed and cut off
 	@$(BIN)/python -m tests.reliability $(ARGS)
+
+clusters: $(VENV)/.test ## clusters of every kind under load, their nodes killed, cut off and switched: about half an hour
+	@$(BIN)/python -m pytest -s tests/clusters $(ARGS)
 
 bench: $(VENV)/.test $(VENV)/.recipes ## what a claim costs, as ratios within one run: docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -1,4 +1,4 @@
-"""What is done to a cluster of MySQL's or MariaDB's while it is called, and what must hold; each returns its report."""
+"""What is done to a cluster while it is called, and what must hold then."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from idemtable import multi_host
 from tests.clusters.group import Group
 from tests.clusters.load import CALLERS, Fleet, Report, check, engine_for, furnish, storm
 from tests.clusters.nodes import Cluster
+from tests.clusters.standbys import Standbys
+from tests.support.backends import needed
 from tests.support.crowd import Beside
 from tests.support.database import effect
 
@@ -141,3 +143,23 @@ def furnished(cluster: Cluster) -> Cluster:
 
 def writes_everywhere(cluster: Cluster) -> bool:
     return not isinstance(cluster, Group) or cluster.several
+
+
+def promoted(count: int, synchronous: str, driver: str) -> None:
+    """Kill the primary under load, and promote the standby that has most."""
+    with needed():
+        group = Standbys(count, synchronous)
+    with group:
+        group.await_synchronous(count)
+        furnish(group.url())
+
+        def fail_over() -> None:
+            group.primary.kill()
+            group.promote(group.furthest())
+
+        with Fleet([engine_for(group.url(driver)) for _ in range(2)]) as fleet:
+            report = storm(fleet, meanwhile=fail_over)
+        assert report.errors == [], report
+        new = next(server for server in group.standbys if group.ask(server, "SELECT pg_is_in_recovery()") == [(False,)])
+        check(report, group.effects(new))
+        assert report.hit >= 3, f"no trial: {report}"

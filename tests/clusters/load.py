@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from idemtable import AsyncIdemTable, IdemTable
+from tests.servers import Server
 from tests.support.database import Base, effect
 from tests.support.plain import Loop, PlainTable
 
@@ -145,6 +146,15 @@ def engine_for(url: sa.URL, **options: Any) -> Any:
     return sa.create_engine(url, **{**usual, **options})
 
 
+def urls(servers: Sequence[Server], database: str, driver: str) -> sa.URL:
+    """The one URL of several servers of PostgreSQL's, of which that is taken that takes writes."""
+    hosts = tuple(f"{server.host}:{server.port}" for server in servers)
+    query: dict[str, Any] = {"host": hosts, "target_session_attrs": "read-write"}
+    if "asyncpg" not in driver:
+        query["connect_timeout"] = "2"
+    return sa.URL.create(f"postgresql+{driver}", "postgres", database=database, query=query)
+
+
 def furnish(url: sa.URL) -> None:
     """Make the tables, of the business and of the library."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
@@ -203,9 +213,11 @@ def storm(
                 while report.answered < wanted and time.monotonic() < deadline:
                     time.sleep(0.02)  # the answers are counted, not the time
         finally:
-            over.set() if keys is None else None
+            if keys is None:
+                over.set()
+            deadline = time.monotonic() + PATIENCE
             for thread in threads:
-                thread.join(PATIENCE)
+                thread.join(max(0.0, deadline - time.monotonic()))
     assert not any(thread.is_alive() for thread in threads), f"a caller never came back: {report}"
     print(report)
     return report

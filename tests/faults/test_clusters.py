@@ -20,3 +20,7 @@ def test_a_node_that_is_killed_loses_nothing_and_no_caller_learns_of_it(kind: Ca
     with cluster:
         experiments.furnished(cluster)
         experiments.killed(cluster, 0, hits=3, returns=False)
+
+
+def test_a_standby_that_commit_waits_for_is_promoted_under_load_and_has_all() -> None:
+    experiments.promoted(1, "s1", "psycopg")

@@ -87,7 +87,7 @@ def standby(primary: Server, name: str) -> Server:
         source = f"host={HOST} port={primary.port} user=postgres application_name={name}"
         copy = [str(binaries / "pg_basebackup"), "-d", source, "-D", str(data), "-X", "stream", "-R", "-c", "fast"]
         run(copy, home, {}, user)
-        settings = [*running.command[3:], "-c", f"port={port}", "-c", f"primary_conninfo={source}"]
+        settings = [*running.command[3:], "-c", f"port={port}"]  # whom it follows is in a file, and can be changed
         process = ServerProcess(
             [running.command[0], "-D", str(data), *settings], home, port, _PROBE, signal.SIGINT, user=user
         )
