@@ -36,6 +36,8 @@ class BaseBinding(ABC):
         self.given = bind
         self._maker: Any = None
         self._function: Callable[[], Any] | None = None
+        self._engine: Engine | None = None
+        """The sync engine, where one was given: then the sessionmaker is our own."""
         if self._is_maker(bind):
             self._maker = bind
         elif callable(bind) and not type(bind).__module__.startswith(
@@ -44,6 +46,7 @@ class BaseBinding(ABC):
             self._function = bind
         else:
             self._maker = self._made(bind)
+            self._engine = self.bound.engine
 
     @abstractmethod
     def _is_maker(self, bind: Any) -> bool:
@@ -62,7 +65,8 @@ class BaseBinding(ABC):
         """Whether nobody can say yet what it is bound to."""
         return self._maker is None or self._maker.kw.get("bind") is None
 
-    def _sessions(self) -> Any:
+    def sessions(self) -> Any:
+        """Return the sessionmaker; its bind may be another one each time."""
         if self._maker is None:
             assert self._function is not None
             bind = self._function()
@@ -76,7 +80,9 @@ class BaseBinding(ABC):
         Raises:
             ValueError: the sessionmaker is bound to nothing yet. TypeError: to what is neither Engine nor Connection.
         """
-        bound = (self._maker or self._sessions()).kw.get("bind")
+        bound = (self._maker or self.sessions()).kw.get("bind")
+        if bound is self.given and self._engine is not None:
+            return self._engine
         if bound is None:
             raise ValueError(
                 "the sessionmaker is bound to no Engine: make it with sessionmaker(engine), or call its "
@@ -105,9 +111,11 @@ class BaseBinding(ABC):
         Closed, it stays closed: whoever kept it, a background task or a thread that was left running, would begin a
         transaction that nobody ends.
         """
-        maker = self._maker or self._sessions()
+        maker = self._maker or self.sessions()
         if inside:
             return maker(close_resets_only=False, join_transaction_mode="create_savepoint")
+        if self._engine is not None:  # what it would do itself, without its loop over its words
+            return maker.class_(**maker.kw, close_resets_only=False)
         return maker(close_resets_only=False)
 
 
@@ -171,7 +179,7 @@ class AsyncBinding(BaseBinding):
 
     async def run(self, work: Callable[[Connection], T], options: Mapping[str, Any] | None = None) -> T:
         """Run a function of a sync connection in a short transaction of its own."""
-        inside, bound = self.is_inside, self._sessions().kw["bind"]
+        inside, bound = self.is_inside, self.sessions().kw["bind"]
         if inside:
             return await bound.run_sync(within, work)  # type: ignore[no-any-return]
         async with bound.connect() as connection:

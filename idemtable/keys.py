@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Final
-from uuid import UUID
+from uuid import UUID, SafeUUID
 
 from .errors import InvalidKeyError, KeyRejectedError, MissingKeyError, MissingTenantError
 
@@ -20,6 +20,8 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 def _fault(value: object) -> str | None:
     """Say what is wrong with a name; the text never holds the value itself."""
+    if type(value) is str and value.isascii() and value.isprintable() and 0 < len(value) <= MAX_BYTES and value.strip():
+        return None  # as most are
     if not isinstance(value, str):
         return f"must be a str or a uuid.UUID, not {type(value).__name__}"
     if not value or value.isspace():
@@ -111,19 +113,30 @@ def checked_scope(scope: object) -> str:
     return str.__str__(scope)
 
 
+_new, _set, _UNKNOWN = object.__new__, object.__setattr__, SafeUUID.unknown
+
+
 def digest(tenant: str | None, scope: str, key: str) -> UUID:
     """Return the primary key of (tenant, scope, key): the first 16 bytes of a SHA-256.
 
     A digest has a fixed size and no collation: under MariaDB's utf8mb4_bin, "a" and "a " are one key. Every part
     carries its length, or ("a:b", "c") and ("a", "b:c") would be one too; no tenant differs from every tenant.
     """
-    return UUID(bytes=digests(tenant, scope, (key,))[0])
+    made = _new(UUID)
+    # What UUID(bytes=…) does once it has found out that it was given bytes, at a third of the price.
+    _set(made, "int", int.from_bytes(_digest(_front(tenant, scope), key.encode()), "big"))
+    _set(made, "is_safe", _UNKNOWN)
+    return made
 
 
 def digests(tenant: str | None, scope: str, keys: Iterable[str]) -> list[bytes]:
     """Return the primary keys of many keys of one scope; see `digest`."""
     front = _front(tenant, scope)
-    return [sha256(front + len(key).to_bytes(4, "big") + key).digest()[:16] for key in map(str.encode, keys)]
+    return [_digest(front, key) for key in map(str.encode, keys)]
+
+
+def _digest(front: bytes, key: bytes) -> bytes:
+    return sha256(front + len(key).to_bytes(4, "big") + key).digest()[:16]
 
 
 @lru_cache(1024)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -56,9 +54,11 @@ class Status(StrEnum):
 _STATUSES: Final[dict[int, Status]] = {status.code: status for status in Status}
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One call's identity, what it carries, and how long its row may live."""
+class Request(NamedTuple):
+    """One call's identity, what it carries, and how long its row may live.
+
+    A tuple, as `Call` is: a frozen dataclass of so many fields takes five times as long to make, in every call.
+    """
 
     id: UUID
     tenant: str | None
@@ -68,11 +68,14 @@ class Request:
     fingerprint: bytes | None
     ttl: int
     """Microseconds."""
-    owner: bytes = field(default_factory=partial(os.urandom, 16))
-    """Drawn anew for each call: proves whose a row is. Its last byte tells the attempts apart: a packet of an earlier one
-    may arrive late, and must not take the row of a later one for its own."""
-    in_version: Callable[[int], bytes | None] | None = field(default=None, compare=False, repr=False)
+    owner: bytes
+    """16 bytes drawn anew for each call: proves whose a row is. Its last byte tells the attempts apart: a packet of an
+    earlier one may arrive late, and must not take the row of a later one for its own."""
+    in_version: Callable[[int], bytes | None] | None = None
     """Takes the fingerprint in another version than the newest, to compare it with a row of an older release."""
+
+    def __repr__(self) -> str:
+        return f"Request(id={self.id}, scope={self.scope!r})"  # and nothing of what the call carries
 
     @property
     def use(self) -> bytes:
@@ -81,7 +84,7 @@ class Request:
 
     def again(self) -> Request:
         """Return the request as the next attempt makes it."""
-        return replace(self, owner=self.use + bytes([(self.owner[-1] + 1) % 256]))
+        return self._replace(owner=self.use + bytes([(self.owner[-1] + 1) % 256]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +259,30 @@ class Stats:
     oldest: datetime | None
     table_bytes: int | None
     """With indexes; ``None`` where the database does not tell."""
+
+
+class Level(StrEnum):
+    """What a finding asks of whoever reads it."""
+
+    GOOD = "good"
+    """Nothing: it is as it should be."""
+    NOTE = "note"
+    """To know it: no promise breaks by it."""
+    MEND = "mend"
+    """To mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found where the library runs."""
+
+    about: str
+    """What was looked at: a setting's name, a part of the table."""
+    level: Level
+    found: str
+    """What it is, and what that does."""
+    cure: str | None = None
+    """What to do about it."""
 
 
 class Unset:

@@ -17,6 +17,13 @@ Extractor = Callable[[Mapping[str, Any], tuple[Any, ...], Mapping[str, Any]], An
 """Finds one thing in a call, given the arguments by name and the call's own positional and keyword arguments."""
 
 
+_SHAPES: Final = 64
+"""Remembered at most: the places in a program that call a function are few, and what they write does not change."""
+
+Filled = tuple[tuple[Any, ...], Mapping[str, Any]]
+Filler = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Filled]
+
+
 class Fingerprinter(Protocol):
     """Takes the fingerprint of a call, in a version; ``None`` for no check."""
 
@@ -66,11 +73,15 @@ class Parameters:
         self._by_name = frozenset(p.name for p in parameters if p.kind in _NAMED)
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        is_first = not self._place and session.kind is not session.KEYWORD_ONLY
+        self.filled: Filler = _session_first if is_first else self._filled
+        """Returns the arguments of a call that fits, with the session where the function wants it."""
         self._names = frozenset(p.name for p in parameters)
+        self._shapes: set[tuple[Any, ...]] = set()
+        """Calls that fit: how many arguments by place, and the names of the others."""
         self._required = self._names - self._defaults.keys() - {p.name for p in parameters if p.kind in variable}
 
-    def filled(self, session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-        """Return the arguments of a call that fits, with the session where the function wants it."""
+    def _filled(self, session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], /) -> Filled:
         place, kind = self._place, self.session.kind
         if kind is not inspect.Parameter.KEYWORD_ONLY:
             if len(args) >= place:
@@ -85,11 +96,18 @@ class Parameters:
         Raises:
             TypeError: the call does not fit the function, in Python's own words.
         """
+        shape = len(args), *kwargs
+        if shape in self._shapes:
+            given = dict(zip(self._positional, args, strict=False))
+            given.update(kwargs)
+            return given
         if len(args) <= len(self._positional):
             given = dict(zip(self._positional, args, strict=False))
             if not kwargs or (kwargs.keys() <= self._by_name and given.keys().isdisjoint(kwargs)):
                 given.update(kwargs)
                 if given.keys() >= self._required:
+                    if len(self._shapes) < _SHAPES:
+                        self._shapes.add(shape)
                     return given
         try:
             return dict(self.signature.bind(*args, **kwargs).arguments)
@@ -155,7 +173,9 @@ class Parameters:
             left_out = key if isinstance(key, str) else None
 
             def everything(given: Mapping[str, Any], args: Any, kwargs: Any, version: int = NEWEST, /) -> bytes:
-                values = {name: value for name, value in given.items() if name != left_out}
+                values = dict(given)
+                if left_out is not None:
+                    values.pop(left_out, None)
                 return fingerprint(values, version, defaults)
 
             return everything
@@ -182,3 +202,7 @@ class Parameters:
             return fingerprint(values, version, known)
 
         return chosen
+
+
+def _session_first(session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], /) -> Filled:
+    return (session, *args), kwargs

@@ -19,7 +19,7 @@ from .errors import RetryTransactionError
 from .fingerprint import NEWEST, fingerprint
 from .model import ALL, Outcome, Unset
 from .scopes import SCOPES, owner_of
-from .signature import Parameters
+from .signature import Fingerprinter, Parameters
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -99,6 +99,9 @@ class Compiled:
         self._where = f"the call of {self.asks.scope}" + (f" ({key_word}={key!r})" if isinstance(key, str) else "")
         self._fingerprint = parameters.fingerprinter(payload, key)
         self._covers_all = isinstance(payload, Unset)
+        self._print: Fingerprinter = self._fingerprint
+        if self._covers_all and parameters.receiver is not None:
+            self._print = self._without_receiver
         if isolation_level is not None and (not isinstance(isolation_level, str) or isolation_level == "AUTOCOMMIT"):
             raise ValueError(
                 f"isolation_level= takes a transaction's level such as 'SERIALIZABLE', not {isolation_level!r}"
@@ -112,11 +115,10 @@ class Compiled:
         tenant = None if self._tenant is None else asks.tenant(self._tenant(given, args, kwargs))
         return asks.call(key, tenant, partial(self._print, given, args, kwargs)), given
 
-    def _print(
-        self, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], version: int
+    def _without_receiver(
+        self, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], version: int = NEWEST, /
     ) -> bytes | None:
-        if self._covers_all and (receiver := self.parameters.receiver) is not None:
-            given = {name: value for name, value in given.items() if name != receiver}
+        given = {name: value for name, value in given.items() if name != self.parameters.receiver}
         return self._fingerprint(given, args, kwargs, version)
 
     def work(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[Any], Any]:
@@ -128,36 +130,46 @@ class Compiled:
 
         return work
 
-    def repeatable(
-        self, call: Call, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    def again(
+        self,
+        work: Callable[[Any], Any],
+        call: Call,
+        given: Mapping[str, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> Callable[[Any], Any]:
-        """Return what runs the function in a session, and again only with the arguments that it had at first.
+        """Return what runs `work` in a later attempt: only with the arguments that it had at first.
 
         A first attempt that emptied a list would leave the second one nothing to do, and "nothing done" would be stored
         as the answer. Where the payload covers all arguments, its fingerprint is at hand; elsewhere one is taken of what
         can be changed.
         """
-        work = self.work(args, kwargs)
+        if self._covers_all:
+            return partial(self._again, work, call, None, given, args, kwargs)
         if self.settings.attempts == 1 and not self.settings.failover and not call.deferred:
             return work
-        before = None if self._covers_all else self._seen(given)
-        has_run = False
+        return partial(self._again, work, call, self._seen(given), given, args, kwargs)
 
-        def again(session: Any) -> Any:
-            nonlocal has_run
-            if has_run and self._changed(call, before, given, args, kwargs):
-                scope = self.asks.scope
-                raise RetryTransactionError(
-                    f"{scope}: the database asks to run the function again, and the first run has changed its "
-                    f"arguments: nothing was committed. Let the function work on copies of what it changes; this call "
-                    f"can be made again with fresh arguments and the same key",
-                    scope=scope,
-                    final=True,
-                )
-            has_run = True
-            return work(session)
-
-        return again
+    def _again(
+        self,
+        work: Callable[[Any], Any],
+        call: Call,
+        before: dict[str, bytes] | None,
+        given: Mapping[str, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        session: Any,
+    ) -> Any:
+        if self._changed(call, before, given, args, kwargs):
+            scope = self.asks.scope
+            raise RetryTransactionError(
+                f"{scope}: the database asks to run the function again, and the first run has changed its "
+                f"arguments: nothing was committed. Let the function work on copies of what it changes; this call "
+                f"can be made again with fresh arguments and the same key",
+                scope=scope,
+                final=True,
+            )
+        return work(session)
 
     def _seen(self, given: Mapping[str, Any]) -> dict[str, bytes]:
         seen = {}
@@ -205,7 +217,8 @@ def _sync(made: Compiled) -> tuple[Callable[..., Any], ...]:
 
     def outcome(*args: Any, **kwargs: Any) -> Outcome[Any]:
         call, given = made.call(args, kwargs)
-        return Run(settings, call, level).outcome(made.repeatable(call, given, args, kwargs))
+        work = made.work(args, kwargs)
+        return Run(settings, call, level).outcome(work, made.again(work, call, given, args, kwargs))
 
     def function(*args: Any, **kwargs: Any) -> Any:
         return outcome(*args, **kwargs).value
@@ -226,7 +239,8 @@ def _async(made: Compiled) -> tuple[Callable[..., Any], ...]:
 
     async def outcome(*args: Any, **kwargs: Any) -> Outcome[Any]:
         call, given = made.call(args, kwargs)
-        return await AsyncRun(settings, call, level).outcome(made.repeatable(call, given, args, kwargs))
+        work = made.work(args, kwargs)
+        return await AsyncRun(settings, call, level).outcome(work, made.again(work, call, given, args, kwargs))
 
     async def function(*args: Any, **kwargs: Any) -> Any:
         return (await outcome(*args, **kwargs)).value

@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-pytest.register_assert_rewrite("tests.support")
+pytest_plugins = ("pytester",)
+pytest.register_assert_rewrite("tests.support", "tests.testing.conftest")
 
 from tests.support.backends import BACKENDS, close_all, db_of, server  # noqa: E402
 from tests.support.database import Database  # noqa: E402

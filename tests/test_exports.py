@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import idemtable
-from idemtable import errors
+from idemtable import errors, testing
 
 DESIGNED = {
     # the table, bound; the decorator as a plain import
@@ -45,23 +45,29 @@ def test_every_error_is_at_the_top_and_the_same_class_in_its_module() -> None:
         assert getattr(errors, name) is getattr(idemtable, name)
 
 
-def test_a_star_import_of_either_brings_exactly_what_is_listed() -> None:
+def test_a_star_import_of_each_brings_exactly_what_is_listed() -> None:
     code = (
         "namespace = {{}}; exec('from {module} import *', namespace); import {module} as module\n"
         "assert set(namespace) - {{'__builtins__'}} == set(module.__all__); print(len(module.__all__))"
     )
-    for module, names in (("idemtable", idemtable.__all__), ("idemtable.errors", errors.__all__)):
+    for module, names in (
+        ("idemtable", idemtable.__all__),
+        ("idemtable.errors", errors.__all__),
+        ("idemtable.testing", testing.__all__),
+    ):
         assert python(code.format(module=module)) == str(len(names))
 
 
-def test_sync_use_needs_no_greenlet_and_no_async_part_of_sqlalchemy() -> None:
+def test_sync_use_needs_no_greenlet_no_async_part_of_sqlalchemy_and_no_pytest() -> None:
     code = """
 import sys
 sys.modules["greenlet"] = None
 sys.modules["sqlalchemy.ext.asyncio"] = None
+sys.modules["pytest"] = None
 from sqlalchemy import create_engine, StaticPool
 from sqlalchemy.orm import Session
 from idemtable import IdemTable
+import idemtable.testing
 engine = create_engine("sqlite://", poolclass=StaticPool)
 idem = IdemTable(engine)
 idem.create_all()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from os import urandom
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from ..fingerprint import NEWEST, fingerprint
@@ -29,8 +28,7 @@ Printed = Callable[[int], "bytes | None"]
 """Takes the fingerprint of what a call carries, in a version."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One call: what it asks for, what kind of thing that is, how its result travels, how long it may wait."""
 
     request: Request
@@ -46,7 +44,7 @@ class Call:
 
     def again(self) -> Call:
         """Return the call as its next attempt makes it."""
-        return replace(self, request=self.request.again())
+        return self._replace(request=self.request.again())
 
 
 class Asks(ABC):
@@ -111,7 +109,7 @@ class Asks(ABC):
         self, id: UUID, tenant: str | None, key: str | None, printed: Printed | None, ttl: int, kind: Kind
     ) -> Call:
         fingerprint = None if printed is None else printed(NEWEST)
-        request = Request(id, tenant, self.scope, key, fingerprint, ttl, in_version=printed)
+        request = Request(id, tenant, self.scope, key, fingerprint, ttl, urandom(16), printed)
         return Call(request, kind, self._results, self._wait, self._remember, self._lookaside, self._deferred)
 
     def block(self, key: Any, tenant: Any, payload: Any) -> Call:

@@ -80,13 +80,16 @@ class Frame:
         """Whether the call has ended."""
         return self.door.is_over
 
-    def is_joined_from_here(self) -> bool:
+    def is_around(self) -> bool:
         """Say whether code that runs here and now is inside this call."""
         if not self.door.is_open or self.process is not _process:
             return False
-        if is_async(self.joinable) and self.loop is not asyncio._get_running_loop():
-            return False  # a thread with a loop of its own has inherited the context, and cannot use this connection
         return self.holder is None or _is_running(self.holder.frame)
+
+    def is_joined_from_here(self) -> bool:
+        """Say whether a call made by code that runs here and now can join this call."""
+        # A thread with a loop of its own has inherited the context, and cannot use this connection.
+        return self.is_around() and not (is_async(self.joinable) and self.loop is not asyncio._get_running_loop())
 
 
 def _is_running(block: FrameType) -> bool:
@@ -97,10 +100,10 @@ def _is_running(block: FrameType) -> bool:
     """
     if not block.f_code.co_flags & (CO_GENERATOR | CO_ASYNC_GENERATOR):
         return True
-    return any(here is block for here in _callers())
+    return any(here is block for here in callers())
 
 
-def _callers() -> Iterator[FrameType]:
+def callers() -> Iterator[FrameType]:
     """Yield the Python frames that lead here, also through ``run_sync``: it runs what it is given on a stack of its own."""
     here: FrameType | None = sys._getframe()
     greenlet = sys.modules.get("greenlet")
@@ -202,6 +205,15 @@ def enclosing(nest: tuple[Any, ...], *, for_block: bool = False) -> Frame | None
             return frame
         frame = frame.outer
     return None
+
+
+def around() -> Iterator[Frame]:
+    """Yield the running calls that code here is inside of, the innermost first."""
+    frame = _innermost.get()
+    while frame is not None:
+        if frame.is_around():
+            yield frame
+        frame = frame.outer
 
 
 def door_of(session: Session) -> Door:

@@ -97,8 +97,13 @@ class BaseRun(Course):
 class Run(BaseRun):
     """A call on a Session."""
 
-    def outcome(self, work: Callable[[Session], T]) -> Outcome[T]:
-        """Run `work` once for its key: in the call around this one, or in transactions of its own until one commits."""
+    def outcome(self, work: Callable[[Session], T], again: Callable[[Session], T] | None = None) -> Outcome[T]:
+        """Run `work` once for its key: in the call around this one, or in transactions of its own until one commits.
+
+        Args:
+            work: the business.
+            again: what runs in place of it after a first attempt.
+        """
         while frame := self._enclosing():
             if (turn := self._enter(frame.door)) is not None:
                 try:
@@ -111,7 +116,7 @@ class Run(BaseRun):
             if not self._repeats(error):
                 raise
         # Not around the first attempt: most calls have no other, and tenacity takes longer than the claim.
-        return tenacity.Retrying(**self._patience.policy())(self._once, work)
+        return tenacity.Retrying(**self._patience.policy())(self._once, again or work)
 
     def inside(self, session: Session, work: Callable[[Session], T], joinable: Any = None) -> Outcome[T]:
         """Run `work` in the caller's transaction, once; `joinable` is the AsyncSession round the session, if any."""
@@ -216,7 +221,11 @@ class Run(BaseRun):
 class AsyncRun(BaseRun):
     """A call on an AsyncSession: `Run`, awaited."""
 
-    async def outcome(self, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
+    async def outcome(
+        self,
+        work: Callable[[AsyncSession], Awaitable[T]],
+        again: Callable[[AsyncSession], Awaitable[T]] | None = None,
+    ) -> Outcome[T]:
         """Run `work` once for its key; see `Run.outcome`."""
         while frame := self._enclosing():
             if (turn := await self._aenter(frame.door)) is not None:
@@ -229,7 +238,7 @@ class AsyncRun(BaseRun):
         except Exception as error:
             if not self._repeats(error):
                 raise
-        return await tenacity.AsyncRetrying(**self._patience.policy())(self._once, work)
+        return await tenacity.AsyncRetrying(**self._patience.policy())(self._once, again or work)
 
     async def inside(self, session: AsyncSession, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
         """Run `work` in the caller's transaction, once."""

@@ -51,49 +51,47 @@ def settle(course: Course, tx: Transaction, tell: Callable[[Step], None], *, rep
 
 
 def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled:
-    request, kind = course.call.request, course.call.kind
-    stale: bytes | None = None
-
-    def look(how: Look = Look.STAYING) -> Stored | None:
-        return tx.records.find(tx.connection, request.id, course.remaining(), how)
-
-    def confirmed(stored: Stored) -> bool:
-        return tx.confirm(lambda: tx.records.hold(tx.connection, request.id, stored.owner), course.remaining())
-
-    wait = course.remaining()
-    take = partial(kind.take, tx, request, stale, wait)
-    if course.call.lookaside and tx.is_alone:
-        decision = kind.decide(tx.glance(partial(look, Look.ASIDE)), request)
-        if isinstance(decision, Replay | Reraise) and not decision.stored.is_settled and not confirmed(decision.stored):
-            decision = Won()  # it has changed since
-        if not isinstance(decision, Won | TakeOver):
-            if steps.listeners:
-                tell(Step.FOUND)
-            return decision
-    if course.defers and tx.is_alone and tx.records.dialect.defers:
-        if tx.defer(request, wait):
-            return Won()
-        won = take()
-    elif wait or not tx.owned:
+    call, wait = course.call, course.remaining()
+    if (call.lookaside or call.deferred) and tx.is_alone and (decision := _without(course, tx, tell, wait)) is not None:
+        return decision
+    take = partial(call.kind.take, tx, call.request, None, wait)
+    if wait or not tx.owned:
         won = tx.enter(take, wait)
     else:
-        looked = tx.enter(lambda: tx.records.dialect.refuse_held(tx.connection, request.id), wait)
+        looked = tx.enter(lambda: tx.records.dialect.refuse_held(tx.connection, call.request.id), wait)
         won = tx.restart(take, wait) if looked else take()
     if steps.listeners:
         tell(Step.ENTERED)
+    return Won() if won else _lost(course, tx, tell)
+
+
+def _without(course: Course, tx: Transaction, tell: Callable[[Step], None], wait: float) -> Settled | None:
+    """Settle without a claim that is a statement of its own; ``None`` where that cannot be."""
+    call = course.call
+    if call.lookaside:
+        decision = call.kind.decide(tx.glance(partial(_look, course, tx, Look.ASIDE)), call.request)
+        if not isinstance(decision, Won | TakeOver) and _stands(course, tx, decision):
+            if steps.listeners:
+                tell(Step.FOUND)
+            return decision
+    if course.defers and tx.records.dialect.defers and tx.defer(call.request, wait):
+        return Won()
+    return None
+
+
+def _lost(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled:
+    """Find out what stands in the way of a claim that was lost, and claim again where nothing does any more."""
+    request, kind = course.call.request, course.call.kind
+    stale: bytes | None = None
     for _ in range(LOOKS):
-        if won:
-            return Won()
-        in_place = tx.records.dialect.reads_in_place and stale is None
         # Whatever the row says, an own transaction ends here or begins again.
-        found = (
-            look(Look.LEAVING if tx.is_alone else Look.STAYING) if in_place else tx.restart(look, course.remaining())
-        )
+        if tx.records.dialect.reads_in_place and stale is None:
+            found = _look(course, tx, Look.LEAVING if tx.is_alone else Look.STAYING)
+        else:
+            found = tx.restart(partial(_look, course, tx, Look.STAYING), course.remaining())
         if steps.listeners:
             tell(Step.FOUND)
         match decision := kind.decide(found, request):
-            case Replay(stored) | Reraise(stored) if not stored.is_settled and not confirmed(stored):
-                stale = None  # it has changed since
             case Won() if not tx.owned:
                 raise begin_again(request.scope)  # the snapshot is older than the winner, or the row is gone
             case Won():
@@ -102,12 +100,27 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
                 raise begin_again(request.scope)  # somebody took it over since the caller's snapshot
             case TakeOver(stored):
                 stale = stored.owner
-            case _:
+            case _ if _stands(course, tx, decision):
                 return decision
+            case _:
+                stale = None
         # A lost claim leaves a time-out (PostgreSQL) or a lock (MySQL) behind; what runs next wants neither.
         wait = course.remaining()
-        won = tx.restart(partial(kind.take, tx, request, stale, wait), wait)
+        if tx.restart(partial(kind.take, tx, request, stale, wait), wait):
+            return Won()
     raise too_fast(kind.noun, request.scope)
+
+
+def _look(course: Course, tx: Transaction, how: Look) -> Stored | None:
+    return tx.records.find(tx.connection, course.call.request.id, course.remaining(), how)
+
+
+def _stands(course: Course, tx: Transaction, decision: Settled) -> bool:
+    """Say whether what is decided will be so for good; if not, the row has changed since."""
+    if not isinstance(decision, Replay | Reraise) or decision.stored.is_settled:
+        return True
+    id, owner = course.call.request.id, decision.stored.owner
+    return tx.confirm(lambda: tx.records.hold(tx.connection, id, owner), course.remaining())
 
 
 def give(course: Course, answer: Answer, attempt: int) -> Outcome[Any]:

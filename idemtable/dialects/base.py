@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -16,7 +15,7 @@ from ..model import Status
 from .definition import Definition
 from .origin import listen
 from .statement import Answer, Statement
-from .words import AS_IT_IS, Fault, Look, asks_autocommit
+from .words import AS_IT_IS, Fault, Look, asks_autocommit, hang_up, wire
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Select, Table
@@ -35,6 +34,10 @@ class Dialect(Definition):
     """Whether the transaction that lost a claim can read the winner's row."""
     locks_gaps: ClassVar[bool] = False
     """Whether a change of a row that is not there keeps others from inserting theirs until the transaction ends."""
+    clock: ClassVar[str]
+    """What in `now`, `later` and `past` asks the database for the time."""
+    moment: ClassVar[str]
+    """What can stand in its place where a test has stopped the clock; ``{}`` is a time in UTC."""
     now: ClassVar[str]
     later: ClassVar[str]
     past: ClassVar[str]
@@ -259,13 +262,11 @@ class Dialect(Definition):
         Its pool closes it when it is to be used again, or when it is found dead.
         """
         driver = connection.connection.driver_connection
-        line = getattr(driver, "fileno", None) or getattr(getattr(driver, "_sock", None), "fileno", None)  # PyMySQL
-        if line is None:  # asyncpg, asyncmy, aiosqlite: closing them ends what is under way
+        if (line := wire(driver)) is None:  # asyncpg, asyncmy, aiosqlite: closing them ends what is under way
             connection.invalidate()
             return
         connection.connection.invalidate(soft=True)
-        with suppress(OSError), socket.socket(fileno=socket.dup(line())) as other:
-            other.shutdown(socket.SHUT_RDWR)
+        hang_up(line)
 
     # --- guards -------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .catalogue import Catalogue
+
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Inspector
     from sqlalchemy.types import TypeEngine
@@ -124,6 +126,11 @@ class Definition(ABC):
         """Say whether the connection's role may not read a table that is there, or not even know whether it is."""
         return False
 
+    @classmethod
+    def schemas(cls, inspector: Inspector) -> list[str | None]:
+        """Return the schemas that an application's own tables may be in; ``None`` is the connection's."""
+        return [name for name in inspector.get_schema_names() if name != "information_schema"]
+
     deleting: ClassVar[str] = "forget or tokens.revoke"
     """The verbs of an application that delete rows of the table."""
 
@@ -138,6 +145,9 @@ class Definition(ABC):
 
     many_programs: ClassVar[tuple[str, ...]] = ()
     """Statements that fit a new database for many programs at once, outside of any transaction."""
+
+    catalogue: ClassVar[type[Catalogue]] = Catalogue
+    """What `doctor` and `verify` ask of it from outside."""
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 

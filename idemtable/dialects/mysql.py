@@ -19,10 +19,12 @@ from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
 from .batches.mysql import MySQLBatches
-from .compound import BLOCK, REFUSED, SEVERAL, send_several, takes_blocks, takes_several, told
+from .catalogue.mysql import MySQLCatalogue
+from .compound import BLOCK, REFUSED, SEVERAL, Told, send_several, takes_blocks, takes_several
 from .definition import Driver, Job, Types
 from .statement import Answer, Statement
 from .words import Fault, Look, is_plain, lent
+from .written import Written
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Inspector, Select, Table
@@ -72,7 +74,8 @@ class MySQL(Dialect):
     locks_gaps = True  # at REPEATABLE READ, which is what most servers run at
 
     # UTC_TIMESTAMP and not NOW: NOW is in the session's time zone, and the column has none.
-    now = "UTC_TIMESTAMP(6)"
+    clock = now = "UTC_TIMESTAMP(6)"
+    moment = "TIMESTAMP'{}'"
     later = "UTC_TIMESTAMP(6) + INTERVAL :ttl MICROSECOND"
     past = "UTC_TIMESTAMP(6) - INTERVAL 1 MINUTE"
     expires = f"""CASE WHEN {LASTING}
@@ -101,10 +104,13 @@ class MySQL(Dialect):
         1044: Fault.DENIED,  # to the database
         1142: Fault.DENIED,  # to the table
         1143: Fault.DENIED,  # to a column
+        1227: Fault.DENIED,  # to what takes a right of the server's
         1054: Fault.NO_TABLE,  # unknown column
         1146: Fault.NO_TABLE,
         1049: Fault.NO_TABLE,  # unknown database
         1040: Fault.AWAY,  # too many connections
+        1203: Fault.AWAY,  # too many of this user's
+        1226: Fault.AWAY,  # the same, where the user's account has a limit of its own
         1047: Fault.ELSEWHERE,  # Galera: this node is not part of the cluster
         1180: Fault.ELSEWHERE,  # COMMIT could not be replicated; but see `fault`
         1053: Fault.UNKNOWN,
@@ -154,13 +160,19 @@ class MySQL(Dialect):
         self._store_at_once = self.statement(SEVERAL.format(statement=self.STORE))
         self._nowait = self.statement("SELECT 1 FROM {table} WHERE id = :id FOR UPDATE NOWAIT")
 
+    def statement(self, template: str) -> Statement:
+        kind = Written if self._dialect.driver == "pymysql" else Statement
+        return kind(self.filled(template), self._dialect)
+
     def wait(self, wait: float) -> int:
         # Whole seconds, so a shorter wait is rounded up; 0 fails at once on MariaDB, MySQL makes it 1.
         return ceil(wait)
 
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         try:
-            if takes_several(connection):
+            if _is_mariadb(connection):
+                self._claim(connection, values)
+            elif takes_several(connection):
                 self._claim_in_one(connection, values)
             else:
                 self._bounded(connection, values, self._claim, self._insert)
@@ -216,7 +228,7 @@ class MySQL(Dialect):
         send_several(connection, self._store_at_once, values)
 
     def committed(self, connection: Connection) -> AbstractContextManager[None]:
-        return told(connection)
+        return Told(connection)
 
     def refuse_held(self, connection: Connection, id: UUID) -> bool:
         if _is_mariadb(connection):  # waits as short as it is told
@@ -255,9 +267,9 @@ class MySQL(Dialect):
         return None if size is None else int(size)
 
     def commits_by_itself(self, connection: Connection) -> bool:
-        # MySQL's own connector would ask the server each time.
-        told = getattr(connection.connection.driver_connection, "_autocommit", None)
-        return told if isinstance(told, bool) else super().commits_by_itself(connection)
+        if connection.dialect.driver == "mysqlconnector":  # it would ask the server each time
+            return bool(getattr(connection.connection.driver_connection, "_autocommit", None))
+        return super().commits_by_itself(connection)
 
     def in_transaction(self, connection: Connection) -> bool:
         driver = connection.connection.driver_connection
@@ -334,6 +346,7 @@ class MySQL(Dialect):
 
     # --- the table ----------------------------------------------------------------------------------------------------
 
+    catalogue = MySQLCatalogue
     types = Types(
         id=mysql.BINARY(16),
         binary=mysql.BINARY,
@@ -341,6 +354,10 @@ class MySQL(Dialect):
         time=mysql.DATETIME(fsp=6),  # without fsp MySQL drops the fraction of a second
     )
     options = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
+
+    @classmethod
+    def schemas(cls, inspector: Inspector) -> list[str | None]:
+        return [None]  # each is a database, and the server's others are somebody else's
 
     @classmethod
     def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:

@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect
 from .batches.postgresql import PostgreSQLBatches
+from .catalogue.postgresql import PostgreSQLCatalogue
 from .deferred import Deferred, listen
 from .definition import Driver, Job, Types
 from .libpq import Packet
@@ -82,7 +83,8 @@ class PostgreSQL(Dialect):
     commits_along = True
 
     # clock_timestamp() and not now(): now() is frozen at BEGIN, before the wait for another claim.
-    now = "clock_timestamp()"
+    clock = now = "clock_timestamp()"
+    moment = "TIMESTAMPTZ '{}+00'"
     later = "clock_timestamp() + CAST(:ttl AS bigint) * interval '1 microsecond'"
     past = "clock_timestamp() - interval '1 minute'"
     expires = f"CASE WHEN {LASTING} THEN expires_at + (completed_at - created_at) ELSE expires_at END"
@@ -289,6 +291,7 @@ class PostgreSQL(Dialect):
 
     # --- the table ----------------------------------------------------------------------------------------------------
 
+    catalogue = PostgreSQLCatalogue
     types = Types(id=postgresql.UUID(as_uuid=True), text=lambda length: postgresql.TEXT())
 
     @classmethod

@@ -18,9 +18,10 @@ from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from ..errors import SessionNotUsableError
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
 from .batches.sqlite import SQLiteBatches
+from .catalogue.sqlite import SQLiteCatalogue
 from .definition import Driver
 from .origin import root
-from .statement import send
+from .statement import is_listened_to, send
 from .words import AS_IT_IS, Fault, asks_autocommit, lent
 
 if TYPE_CHECKING:
@@ -111,20 +112,25 @@ def _begin(connection: Connection) -> None:
     # back whenever an isolation level was chosen for one transaction.
     if driver.isolation_level is not None:
         driver.isolation_level = None
-    begun = _inside(raw)
+    begun, heard = _inside(raw), is_listened_to(connection)
     wait = connection.get_execution_options().get(_IMMEDIATE, _wanted.get())
     if wait is None:
         if not begun:
-            send(connection, "BEGIN")
+            send(connection, "BEGIN", heard=heard)
         return
     if begun:  # by a listener of the application's own, with nothing in it yet
-        send(connection, "ROLLBACK")
-    with _busy_timeout(connection, wait):
-        send(connection, "BEGIN IMMEDIATE")
+        send(connection, "ROLLBACK", heard=heard)
+    with _busy_timeout(connection, wait, heard):
+        send(connection, "BEGIN IMMEDIATE", heard=heard)
+
+
+_HAS_MODES: Final = hasattr(sqlite3.Connection, "autocommit")
 
 
 def _mode(raw: Any) -> bool | None:
     """Return the transaction mode of Python 3.12 and later that a connection is in; ``None`` for the usual one."""
+    if not _HAS_MODES:
+        return None
     raw = getattr(raw, "_conn", raw)  # aiosqlite's connection has one of sqlite3's inside
     mode = getattr(raw, "autocommit", None)
     return mode if isinstance(mode, bool) else None
@@ -151,10 +157,10 @@ def _begin_again(context: Any) -> None:
                 cursor.close()
 
 
-def _busy_timeout(connection: Connection, wait: int) -> AbstractContextManager[None]:
+def _busy_timeout(connection: Connection, wait: int, heard: bool | None = None) -> AbstractContextManager[None]:
     """Let what runs inside wait at most so many milliseconds for a lock."""
     # Read each time: the application may have changed it since, and wants to find its own value again.
-    usual = send(connection, "PRAGMA busy_timeout").scalar()
+    usual = send(connection, "PRAGMA busy_timeout", heard=heard).scalar()
     if usual * 0.95 <= wait <= usual:  # with the defaults of driver and library, five seconds, there is nothing to set
         return AS_IT_IS
     return _another_timeout(connection, usual, wait)
@@ -187,6 +193,7 @@ class SQLite(Dialect):
     reads_in_place = True
     busy = "the database is busy: another connection is writing"
 
+    clock, moment = "'now'", "'{}'"
     # Text, with six digits as SQLAlchemy writes them, so that comparing text compares time.
     now = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now')"
     later = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now', (:ttl / 1000000.0) || ' seconds')"
@@ -210,12 +217,12 @@ class SQLite(Dialect):
 
     variables = 32_766 if sqlite3.sqlite_version_info >= (3, 32) else 999
 
-    CLAIM = f"INSERT INTO {{table}} ({COLUMNS}) VALUES ({VALUES})"
+    # The write lock is held, so nothing comes between the look for a conflict and the row.
+    CLAIM = f"INSERT INTO {{table}} ({COLUMNS}) VALUES ({VALUES}) ON CONFLICT (id) DO NOTHING"
     EXPIRED = f"DELETE FROM {{table}} WHERE id IN (SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} LIMIT :batch)"
 
     def __init__(self, dialect: SQLAlchemyDialect, table: str, schema: str | None) -> None:
         super().__init__(dialect, table, schema)
-        self._look = self.statement("SELECT 1 FROM {table} WHERE id = :id")
         # Changes no row, and takes the write lock all the same.
         self._lock = self.statement("UPDATE {table} SET status = status WHERE id IS NULL")
 
@@ -223,11 +230,7 @@ class SQLite(Dialect):
         return None if value is None else datetime.fromisoformat(value).replace(tzinfo=UTC)
 
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
-        # Look, then write: the write lock is held, so nothing comes between.
-        if self._look(connection, values).first() is not None:
-            return False
-        self._claim(connection, values)
-        return True
+        return self._claim(connection, values).rowcount == 1
 
     def delete_expired(self, connection: Connection, batch: int) -> int:
         return self.statement(self.EXPIRED)(connection, {"batch": batch}).rowcount
@@ -291,6 +294,9 @@ class SQLite(Dialect):
             )
         return None
 
+    def commits_by_itself(self, connection: Connection) -> bool:
+        return _mode(connection.connection.driver_connection) is not None
+
     def in_transaction(self, connection: Connection) -> bool:
         return _inside(connection.connection.driver_connection)
 
@@ -344,6 +350,7 @@ class SQLite(Dialect):
 
     # --- the table ----------------------------------------------------------------------------------------------------
 
+    catalogue = SQLiteCatalogue
     options = {"with_rowid": False}
     many_programs = ("PRAGMA journal_mode=WAL",)  # one writer at a time either way, but readers do not stop it
 

@@ -40,19 +40,32 @@ class Answer:
         return self.rows[0][0] if self.rows else None
 
 
-def send(connection: Connection, sql: str, parameters: Any = ()) -> Answer:
+def send(
+    connection: Connection, sql: str, parameters: Any = (), *, heard: bool | None = None, written: str | None = None
+) -> Answer:
     """Run a statement on a connection.
+
+    Args:
+        connection: where.
+        sql: the statement, in the driver's words.
+        parameters: of it.
+        heard: what `is_listened_to` has said of the connection, if it was asked just now.
+        written: the statement with its parameters in it, to be sent in its place where nobody listens. Errors do not
+            show it: what SQLAlchemy was told to hide are parameters.
 
     Raises:
         sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would, with a lost connection marked and taken out of the pool.
     """
-    if is_listened_to(connection):
+    if written is None and (is_listened_to(connection) if heard is None else heard):
         result = connection.exec_driver_sql(sql, parameters or None)
         return Answer(result.fetchall() if result.returns_rows else (), result.rowcount)
     cursor = None
     try:
         cursor = connection.connection.cursor()
-        cursor.execute(sql, parameters)
+        if written is None:
+            cursor.execute(sql, parameters)
+        else:
+            cursor.execute(written)
         answer = Answer(cursor.fetchall() if cursor.description is not None else (), cursor.rowcount)
         cursor.close()
         return answer

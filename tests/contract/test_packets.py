@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from idemtable import LostClaimError
 from idemtable.claim import steps
-from idemtable.dialects.compound import told
+from idemtable.dialects.compound import Told
 from idemtable.dialects.packet import Line as Packets
 from idemtable.dialects.postgresql import PostgreSQL
 from tests.support.backends import db_of
@@ -172,14 +172,16 @@ def test_while_somebody_listens_to_the_steps_the_result_is_stored_before_commit_
 def local_setting(how: str, db: Database, engine: Any) -> Any:
     """Have a setting made for the transaction, as row-level security needs it; return what to bind a table to."""
     sql, sync = "SET LOCAL application_name = 'tenant-7'", sync_engine(engine)
+
+    def send(connection: Any, *_: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(sql)
+        cursor.close()
+
     if how == "do_begin":
-
-        def do_begin(connection: Any) -> None:
-            cursor = connection.cursor()
-            cursor.execute(sql)
-            cursor.close()
-
-        sync.dialect.do_begin = do_begin  # type: ignore[method-assign]
+        sync.dialect.do_begin = send  # type: ignore[method-assign]
+    elif how == "checkout":  # the driver has begun by itself, before anybody asked for a transaction
+        sa.event.listen(sync, "checkout", send)
     elif how == "begin":
         sa.event.listen(sync, "begin", lambda connection: connection.exec_driver_sql(sql))
     else:
@@ -196,7 +198,7 @@ def local_setting(how: str, db: Database, engine: Any) -> Any:
     return engine
 
 
-@pytest.mark.parametrize("how", ["do_begin", "begin", "after_begin"])
+@pytest.mark.parametrize("how", ["checkout", "do_begin", "begin", "after_begin"])
 def test_what_an_application_sends_when_a_transaction_begins_comes_before_the_claim(
     db: Database, sent: list[str], how: str
 ) -> None:
@@ -543,15 +545,15 @@ def test_the_lock_timeout_that_travels_with_the_claim_is_put_back_whatever_comes
 def test_the_commit_that_pymysql_is_kept_from_is_one_and_no_other() -> None:
     db = db_of("mariadb")
     with db.engine.connect() as connection:
-        driver = connection.connection.driver_connection
-        sends = type(driver).commit
-        with told(connection):
-            assert "commit" in vars(driver)
-            driver.commit()
-            assert driver.commit.__func__ is sends
-        with pytest.raises(ValueError, match="in between"), told(connection):
+        pooled: Any = connection.connection
+        sends = type(pooled.driver_connection).commit
+        with Told(connection):
+            assert "commit" in vars(pooled)
+            pooled.commit()
+            assert pooled.commit.__func__ is sends
+        with pytest.raises(ValueError, match="in between"), Told(connection):
             raise ValueError("in between")
-        assert driver.commit.__func__ is sends
+        assert pooled.commit.__func__ is sends
 
 
 # --- what a packet must not do to others ----------------------------------------------------------------------------------

@@ -17,10 +17,15 @@ import pytest
 from tests.docs.pages import DOCS, PARSED, ROOT, Page, empty_database
 from tests.support.backends import rabbitmq_server
 from tests.support.forked import python
+from tests.support.plugin import PLUGIN
 
 PROGRAMS = {name: page for name, page in PARSED.items() if page.is_saved}
 BROKERS = {"rabbitmq": ("AMQP_URL", rabbitmq_server)}
-COMMANDS = {"python": [], "pytest": ["-m", "pytest", "-p", "no:cacheprovider"], "idemtable": ["-m", "idemtable"]}
+COMMANDS = {
+    "python": [],
+    "pytest": ["-m", "pytest", "-p", "no:cacheprovider", *PLUGIN],
+    "idemtable": ["-m", "idemtable"],
+}
 TUTORIAL = PARSED["docs/tutorial.md"]
 PAYMENTS = DOCS / "examples" / "payments.py"
 

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any, assert_type
 from uuid import UUID
 
-from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import idemtable
@@ -28,6 +28,7 @@ from idemtable import (
     Stats,
     Status,
     outcome_of,
+    testing,
     transactional,
 )
 from idemtable.blocks import AsyncClaim, Claim
@@ -372,3 +373,27 @@ async def twins(
     assert_type(await idem.records("pay"), list[Record])
     await idem.create_all()
     await idem.check_schema()
+
+
+async def kit(engine: Engine, async_engine: AsyncEngine, idem: IdemTable, sessions: async_sessionmaker[Any]) -> None:
+    def create(key: str) -> Receipt:
+        return Receipt(1)
+
+    async def create_async(key: str) -> Receipt:
+        return Receipt(1)
+
+    testing.assert_idempotent(create, engine, callers=3, ignore=["audit"])
+    testing.assert_idempotent(lambda key: create(key), async_engine)
+    await testing.assert_idempotent(create_async, engine)
+    await testing.assert_idempotent(lambda key: create_async(key), async_engine)
+    await testing.assert_idempotent(create, engine)  # type: ignore[misc] # pyright: ignore
+    testing.assert_idempotent(engine, create)  # type: ignore[call-overload] # pyright: ignore
+
+    with testing.fail_at("stored", OSError, scope="orders", times=2) as failure, testing.restart_at(testing.Step.RAN):
+        assert_type(failure.hits, int)
+    with testing.frozen_clock() as clock:
+        assert_type(clock.advance(timedelta(days=8)), datetime)
+    with testing.rolled_back(idem, engine) as connection:
+        assert_type(connection, Connection)
+    async with testing.rolled_back(sessions) as async_connection:
+        assert_type(async_connection, AsyncConnection)

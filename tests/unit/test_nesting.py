@@ -23,7 +23,7 @@ A, B = UUID(int=1), UUID(int=2)
 
 
 def asking(id: UUID) -> Request:
-    return Request(id, None, "orders", None, None, 1)
+    return Request(id, None, "orders", None, None, 1, b"owner")
 
 
 def push(nest: Any, id: UUID) -> nesting.Frame:

@@ -55,14 +55,14 @@ def test_without_a_row_the_call_has_won() -> None:
 
 @pytest.mark.parametrize("expires_at", [NOW, NOW + TICK])
 def test_a_row_of_another_attempt_of_the_same_call_answers_it_at_any_age(expires_at: datetime) -> None:
-    first = Request(UUID(int=1), None, "scope", "key", A, 1)
+    first = Request(UUID(int=1), None, "scope", "key", A, 1, bytes(range(16)))
     second = first.again()
     assert first.owner != second.owner
     assert len(second.owner) == 16
     row = replace(stored(Status.COMPLETED, A, expires_at), owner=first.owner)
     assert decide(row, second, NOW) == Replay(row)
     assert row.is_of(second)
-    assert not row.is_of(Request(UUID(int=1), None, "scope", "key", A, 1))
+    assert not row.is_of(Request(UUID(int=1), None, "scope", "key", A, 1, bytes(16)))
 
 
 @pytest.mark.parametrize(
