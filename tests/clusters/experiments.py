@@ -40,12 +40,16 @@ def one_effect_on_all(cluster: Cluster, report: Report) -> None:
         check(report, cluster.effects(number))
 
 
-def spread(cluster: Cluster, driver: str = "pymysql", *, conflicts: int) -> Report:
+def spread(cluster: Cluster, driver: str = "pymysql", *, conflicts: int, first: str = "") -> Report:
     """16 callers of 100 keys on all nodes.
 
-    `conflicts` is how many calls must have met one on another node: with fewer nothing was tried.
+    `conflicts` is how many calls must have met one on another node: with fewer nothing was tried. `first` is sent on each
+    new connection.
     """
-    with Fleet(clients(cluster, driver)) as fleet:
+    engines = clients(cluster, driver)
+    for engine in engines if first else ():
+        sa.event.listen(engine, "connect", lambda connection, _: connection.query(first))
+    with Fleet(engines) as fleet:
         report = storm(fleet, keys=KEYS)
     assert report.errors == []
     assert report.answered == KEYS * CALLERS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter, defaultdict
@@ -104,6 +105,7 @@ class Fleet:
             else:
                 engine.dispose()
         if self.loop is not None:
+            self.loop.run(asyncio.sleep(0.1))  # what was hung up is closed by the loop's next turns
             self.loop.close()
 
     def orders(self, report: Report) -> list[Any]:

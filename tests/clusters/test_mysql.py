@@ -17,6 +17,15 @@ def test_of_many_callers_on_all_nodes_one_counts(cluster: Cluster, driver: str) 
     experiments.spread(cluster, driver, conflicts=5 if experiments.writes_everywhere(cluster) else 0)
 
 
+def test_a_duplicate_on_another_member_need_not_run(cluster: Cluster) -> None:
+    if not isinstance(cluster, Group) or not cluster.several:
+        pytest.skip("of Group Replication with several primaries")
+    eventual = experiments.spread(cluster, conflicts=5, first="SET SESSION group_replication_consistency = 'EVENTUAL'")
+    before = experiments.spread(cluster, conflicts=0, first="SET SESSION group_replication_consistency = 'BEFORE'")
+    spared = eventual.runs - before.runs
+    assert spared > (eventual.runs - experiments.KEYS) / 2, (eventual.runs, before.runs)
+
+
 @pytest.mark.parametrize("driver", ["pymysql", "asyncmy"])
 def test_a_node_that_is_killed_loses_nothing_and_no_caller_learns_of_it(cluster: Cluster, driver: str) -> None:
     victim = 1
