@@ -12,7 +12,7 @@ NEWER := 3.12 3.13 3.14
 # Images of containers often forbid it, and then each process that the tests start, of hundreds, compiles all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo shop screenshots test test-lowest test-pythons test-python lint format model reliability soak bench bench-peers docs clean
+.PHONY: help demo shop screenshots test test-lowest test-pythons test-python lint format model reliability soak clusters bench bench-peers docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -80,6 +80,10 @@ reliability: $(VENV)/.test $(VENV)/.recipes ## faults, interleavings and mutants
 
 soak: $(VENV)/.test ## load, kills and purges for HOURS=8
 	@$(BIN)/python -m tests.reliability.soak --hours $(HOURS) $(ARGS)
+
+clusters: $(VENV)/.test ## clusters of every kind under load, their nodes killed and switched: a quarter of an hour
+	@# asyncmy leaves the socket of a connection that its server has ended to the garbage collector
+	@$(BIN)/python -m pytest -s -W ignore::pytest.PytestUnraisableExceptionWarning tests/clusters $(ARGS)
 
 bench: $(VENV)/.test $(VENV)/.recipes ## what a claim costs, as ratios within one run: docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks $(ARGS)

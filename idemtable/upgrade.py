@@ -234,13 +234,8 @@ def connected(bind: Bind, work: Callable[[sa.Connection], T], *, as_it_is: bool 
     """
     fresh = (lambda connection: connection) if as_it_is else _fresh
     if isinstance(bind, sa.Engine):
-<<<<<<< HEAD
-        with bind.connect() as connection:
-            return work(fresh(connection))
-=======
         with dropping_dead(bind), bind.connect() as connection:
-            return work(_fresh(connection))
->>>>>>> harness
+            return work(fresh(connection))
     if isinstance(bind, (str, sa.URL)):
         url = make_url(bind)
         if not url.get_dialect().is_async:

@@ -24,6 +24,7 @@ LONG = (
     "test_programs",
     "test_links",
     "test_servers",
+    "faults/test_clusters",
     "test_many_at_once",
     "test_browser",
 )

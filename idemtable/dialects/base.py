@@ -50,6 +50,8 @@ class Dialect(Definition):
     """Whether a claim can travel with a statement of the function's."""
     begins_unasked: ClassVar[bool] = False
     """Whether the statement after an error that ended the transaction begins another one, of which nobody is told."""
+    skips_equal: ClassVar[bool] = False
+    """Whether an UPDATE that leaves a row as it is writes nothing."""
     busy: ClassVar[str] = "the first call with this key is still running"
     """What it means that somebody held the claim for longer than it might wait."""
     faults: ClassVar[Mapping[Any, Fault]]

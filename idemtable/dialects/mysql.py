@@ -70,6 +70,7 @@ class MySQL(Dialect):
     reads_in_place = False
     commits_along = True
     begins_unasked = True  # after a deadlock or 1020
+    skips_equal = True
     locks_gaps = True  # at REPEATABLE READ, which is what most servers run at
 
     # UTC_TIMESTAMP and not NOW: NOW is in the session's time zone, and the column has none.
