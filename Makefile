@@ -12,7 +12,7 @@ NEWER := 3.12 3.13 3.14
 # Images of containers often forbid it, and then each process that the tests start, of hundreds, compiles all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo shop screenshots test test-lowest test-pythons test-python lint format model reliability soak clusters bench bench-peers docs clean
+.PHONY: help demo shop screenshots test test-lowest roles test-pythons test-python lint format model reliability soak clusters bench bench-peers docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -45,6 +45,9 @@ test-lowest: $(BIN)/python ## the contract suite and the features on the lowest 
 	@.venv-lowest/bin/pip install -q -c .venv-lowest/constraints.txt -e '$(EXTRAS)' --group test
 	@.venv-lowest/bin/python -c 'import sqlalchemy, alembic; print("SQLAlchemy", sqlalchemy.__version__, "Alembic", alembic.__version__)'
 	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -W default tests/contract tests/unit tests/tokens tests/guards tests/inbox $(ARGS)
+
+roles: $(VENV)/.test $(VENV)/.recipes ## the contract suite as database users with the rights that are printed, and no other
+	@IDEMTABLE_TEST_ROLES=1 $(BIN)/python -m pytest -n 2 --dist worksteal -k 'not sqlite and not toy' tests/contract $(ARGS)
 
 test-pythons: ## the contract suite and the features on every newer Python that is found here
 	@untested=; failed=; for version in $(NEWER); do \

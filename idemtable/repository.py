@@ -213,6 +213,7 @@ class Records:
         """
         values = {
             "id": self.dialect.id(request.id),
+            "tenant": request.tenant,
             "owner": request.owner,
             "status": status.code,
             "codec": codec,

@@ -473,7 +473,7 @@ def give_the_claim_away(session: Session, key: str) -> str:
 def test_a_result_without_a_row_of_its_own_fails_the_transaction_by_itself(
     db: Database, sent: list[str], lose: Callable[[Session, str], str]
 ) -> None:
-    with pytest.raises(LostClaimError):
+    with db.deleting(), pytest.raises(LostClaimError):
         order_of(db.idem, lose)("k")
     assert sent == WHOLE
     assert db.effects() == []
@@ -485,7 +485,7 @@ def test_the_check_finds_a_last_statement_that_does_not_fail_by_itself(
     db: Database, lose: Callable[[Session, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PostgreSQL, "STORE_OR_FAIL", PostgreSQL.STORE)
-    with db.other_engine() as engine:
+    with db.deleting(), db.other_engine() as engine:
         order_of(db.table(engine), lose)("k")
     assert db.effects() == ["k"], "committed without a claim"
 
@@ -516,7 +516,7 @@ def test_a_result_that_travels_with_commit_to_mysql_fails_by_itself_where_the_ro
         session.execute(sa.text(lose))
         return str(effect(session, key))
 
-    with pytest.raises(LostClaimError):
+    with db.deleting(), pytest.raises(LostClaimError):
         order_of(db.idem, work)("k")
     assert db.effects() == []
     assert db.rows() == []
