@@ -14,7 +14,7 @@ from idemtable import FingerprintMismatchError, Status
 from idemtable.claim import retry
 from tests.reliability.checker import Told, check, check_at_rest, told
 from tests.reliability.trial import Trial
-from tests.support.crowd import WAIT
+from tests.support.crowd import WAIT, until
 from tests.support.database import effect
 from tests.support.lines import Line, through_a_proxy
 from tests.support.proxy import Manner, Way
@@ -96,6 +96,7 @@ def _purged(trial: Trial, cutting: Cutting, way: Way, manner: Manner) -> None:
         order(key)
     cutting.everywhere("purge", way, manner, cutting.purge, stored=False)
     trial.db.execute("DELETE FROM idemtable WHERE scope = 'idemtable.purge'")  # the lease, where its end was cut
+    until(lambda: not cutting.line.idem.purge().busy, "the purge stays busy")
     left = {row.key for row in trial.db.rows() if row.status == Status.COMPLETED.code}
     trial.holds("I9", left == live, f"a purge that was cut {manner.value} leaves {sorted(left ^ live)}")
 
