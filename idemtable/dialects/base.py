@@ -16,6 +16,7 @@ from ..model import Status
 from .definition import Definition
 from .origin import listen
 from .statement import Answer, Statement
+from .sweep import Swept
 from .words import AS_IT_IS, Fault, Look, asks_autocommit
 
 if TYPE_CHECKING:
@@ -80,8 +81,6 @@ class Dialect(Definition):
     ISSUED: ClassVar[str] = f"(:id{{n}}, :tenant, :scope, :owner{{n}}, {Status.ISSUED.code}, {{now}}, {{later}})"
     variables: ClassVar[int] = 32_767
     """The most variables of one statement; asyncpg counts them in a signed 16-bit integer, PostgreSQL in an unsigned."""
-    EXPIRED: ClassVar[str]
-    """Selects or deletes at most `batch` expired rows; in-progress rows never expire."""
     EXACTLY: ClassVar[str] = "{column} = :{column}"
     """Compares a column of names with a value; ``:{column}_length`` is the value's number of characters."""
     BYTES: ClassVar[str] = "SELECT NULL"
@@ -181,8 +180,11 @@ class Dialect(Definition):
         return self._store(connection, values).rowcount == 1
 
     @abstractmethod
-    def delete_expired(self, connection: Connection, batch: int) -> int:
-        """Delete at most `batch` expired rows that nobody holds; say how many."""
+    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
+        """Delete at most `batch` expired rows that nobody holds, where the batch before has left off; ``None`` begins.
+
+        With `careful` a row was held that this would wait for, and may not be waited for again.
+        """
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         """Return the size of the table with its indexes, if the database tells."""

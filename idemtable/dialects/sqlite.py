@@ -21,6 +21,7 @@ from .batches.sqlite import SQLiteBatches
 from .definition import Driver
 from .origin import root
 from .statement import is_listened_to, send
+from .sweep import Swept
 from .words import AS_IT_IS, Fault, asks_autocommit, lent
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ class SQLite(Dialect):
 
     # The write lock is held, so nothing comes between the look for a conflict and the row.
     CLAIM = f"INSERT INTO {{table}} ({COLUMNS}) VALUES ({VALUES}) ON CONFLICT (id) DO NOTHING"
+    # Here alone nothing is left behind of what was deleted, and each batch may begin at the beginning.
     EXPIRED = f"DELETE FROM {{table}} WHERE id IN (SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} LIMIT :batch)"
 
     def __init__(self, dialect: SQLAlchemyDialect, table: str, schema: str | None) -> None:
@@ -231,8 +233,9 @@ class SQLite(Dialect):
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return self._claim(connection, values).rowcount == 1
 
-    def delete_expired(self, connection: Connection, batch: int) -> int:
-        return self.statement(self.EXPIRED)(connection, {"batch": batch}).rowcount
+    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
+        deleted = self.statement(self.EXPIRED)(connection, {"batch": batch}).rowcount
+        return Swept(deleted, () if deleted == batch else None)
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         try:
