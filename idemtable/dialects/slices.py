@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from .base import MORTAL
@@ -22,26 +23,22 @@ if TYPE_CHECKING:
 PART: Final = 1024
 """Blocks of the table, of which no statement reads more: 8 MB take milliseconds, also where hardly a row has expired."""
 FEW: Final = 10_000
-"""Expired rows that are looked up at least before all of a table is read: it takes some milliseconds."""
+"""Expired rows that are looked up at a time. So few that the index is taken for them, whatever is believed of the rest."""
 
 # Of a ctid as its type sends it; as text it would take ten times as long. Multiplied, since | and << bind alike.
 BLOCK: Final = """(get_byte({0}, 0)::bigint * 16777216 + get_byte({0}, 1) * 65536
             + get_byte({0}, 2) * 256 + get_byte({0}, 3))"""
 
-# In which parts anything has expired. The index tells it, for what it costs to read eight rows in passing: where it is more
-# than an eighth of the table, all of it is gone through. Where nothing has expired it is one look.
-_SURVEY: Final = f"""
-    WITH bound AS MATERIALIZED (
-        SELECT greatest(:few, reltuples / 8)::bigint AS rows FROM pg_class WHERE oid = to_regclass(:table)),
-    parts AS (
-        SELECT {BLOCK.format("place")} / :size AS part, count(*) AS rows
-        FROM (
-            SELECT tidsend(ctid) AS place FROM {{table}} WHERE expires_at <= (SELECT {{past}}) AND status IN ({MORTAL})
-            LIMIT (SELECT rows FROM bound)) AS old
-        GROUP BY part)
-    SELECT string_agg(CAST(part AS text), ','), sum(rows) = (SELECT rows FROM bound),
+# In which parts the next rows lie that have expired. That costs for each of them what it takes to read ten in passing, or
+# more where they must come from the disk: beyond a sixteenth of the table all of it is gone through instead.
+SURVEY: Final = f"""
+    SELECT count(*), max(expires_at), string_agg(DISTINCT CAST({BLOCK.format("place")} / :size AS text), ','),
+        (SELECT reltuples / 16 FROM pg_class WHERE oid = to_regclass(:table)),
         pg_relation_size(to_regclass(:table)) / current_setting('block_size')::bigint
-    FROM parts"""
+    FROM (
+        SELECT expires_at, tidsend(ctid) AS place FROM {{table}}
+        WHERE expires_at >= CAST(:since AS timestamptz) AND expires_at <= {{past}} AND status IN ({MORTAL})
+        ORDER BY expires_at LIMIT {{few}}) AS old"""
 
 _START, _END = (f"CAST(CAST(:{name} AS text) AS tid)" for name in ("start", "end"))
 _HERE: Final = f"ctid >= {_START} AND ctid < {_END}"
@@ -54,7 +51,7 @@ _EXPIRED: Final = f"{_OLD} AND {{expires}} <= (SELECT {{past}}) AND status IN ({
 # to count them, would cost half of what it costs to delete them. They are not locked first, which would be to write each of
 # them twice. Whoever holds one is waited for no longer than the shortest time there is, and then the slice is done again
 # with care.
-_SLICE: Final = f"""
+SLICE: Final = f"""
     WITH edge AS MATERIALIZED (
         SELECT coalesce((SELECT ctid FROM {{table}} WHERE {_HERE} AND {_OLD} OFFSET :batch LIMIT 1), {_END}) AS place),
     told AS MATERIALIZED (
@@ -66,7 +63,7 @@ _SLICE: Final = f"""
 _EDGE: Final = """
     SELECT current_setting('idemtable.edge'),
         set_config('lock_timeout', current_setting('idemtable.lock_timeout'), true)"""
-_CAREFUL: Final = f"""
+CAREFUL: Final = f"""
     WITH free AS MATERIALIZED (
         SELECT ctid AS place FROM {{table}} WHERE {_HERE} AND {_EXPIRED} LIMIT :batch FOR UPDATE SKIP LOCKED),
     gone AS (DELETE FROM {{table}} WHERE ctid = ANY(ARRAY(SELECT place FROM free)) RETURNING 1)
@@ -75,8 +72,18 @@ _CAREFUL: Final = f"""
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """What a purge knows of where the expired rows lie."""
+
+    since: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    """Up to where it has looked, in the order in which they expire."""
+    rows: int = 0
+    parts: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
-    """Where a purge is."""
+    """Where a purge is on its way through the table."""
 
     parts: Sequence[int]
     """By number, each of `PART` blocks, those that it has been through among them."""
@@ -89,31 +96,35 @@ class Slices:
     """The statements for one table."""
 
     def __init__(self, dialect: Dialect, size: int = PART, few: int = FEW) -> None:
-        self._size = size
-        self._bounds = {"table": dialect.table, "size": size, "few": few}
-        self._survey = dialect.statement(_SURVEY)
-        self._slice = dialect.statement(_SLICE)
+        self._table, self._size, self._few = dialect.table, size, few
+        self._survey = dialect.statement(SURVEY.replace("{few}", str(few)))
+        self._slice = dialect.statement(SLICE)
         self._edge = dialect.statement(_EDGE)
-        self._careful = dialect.statement(_CAREFUL)
+        self._careful = dialect.statement(CAREFUL)
 
-    def delete(self, connection: Connection, batch: int, rest: Place | None, careful: bool) -> Swept:
+    def delete(self, connection: Connection, batch: int, rest: Survey | Place | None, careful: bool) -> Swept:
         """Delete at most `batch` expired rows of the part that `rest` is in; `None` begins."""
-        place = rest or self._beginning(connection)
-        if place is None:
-            return Swept(0, None)
-        end = self._first(place.parts[place.at] + 1)
-        values = {"start": place.start, "end": end, "batch": batch}
+        if not isinstance(rest, Place):
+            rest = self._look(connection, rest or Survey())
+        if not isinstance(rest, Place):
+            return Swept(0, rest)
+        end = self._first(rest.parts[rest.at] + 1)
+        values = {"start": rest.start, "end": end, "batch": batch}
         if careful:
             deleted, edge = self._careful(connection, values).first()
         else:
             deleted, edge = self._slice(connection, values).rowcount, self._edge(connection).first()[0]
-        return Swept(deleted, replace(place, start=edge) if edge != end else self._at(place.parts, place.at + 1))
+        return Swept(deleted, replace(rest, start=edge) if edge != end else self._at(rest.parts, rest.at + 1))
 
-    def _beginning(self, connection: Connection) -> Place | None:
-        found, more, blocks = self._survey(connection, self._bounds).first()
-        if more:
+    def _look(self, connection: Connection, known: Survey) -> Survey | Place | None:
+        values = {"table": self._table, "size": self._size, "since": known.since}
+        rows, latest, found, many, blocks = self._survey(connection, values).first()
+        parts = known.parts.union(map(int, found.split(",") if found else ()))
+        if rows < self._few:
+            return self._at(sorted(parts), 0)
+        if known.rows + rows > many or latest == known.since:
             return self._at(range(blocks // self._size + 1), 0)
-        return self._at(sorted(map(int, found.split(","))) if found else (), 0)
+        return Survey(known.since, known.rows + rows, parts)
 
     def _at(self, parts: Sequence[int], at: int) -> Place | None:
         return Place(parts, at, self._first(parts[at])) if at < len(parts) else None
