@@ -36,7 +36,7 @@ class Dialect(Definition):
     """Whether the transaction that lost a claim can read the winner's row."""
     locks_gaps: ClassVar[bool] = False
     """Whether a change of a row that is not there keeps others from inserting theirs until the transaction ends."""
-    clock: ClassVar[str]
+    clocks: ClassVar[tuple[str, ...]]
     """What in `now`, `later` and `past` asks the database for the time."""
     moment: ClassVar[str]
     """What can stand in its place where a test has stopped the clock; ``{}`` is a time in UTC."""

@@ -23,7 +23,7 @@ from .compound import BLOCK, REFUSED, SEVERAL, Told, send_several, takes_blocks,
 from .definition import Driver, Job, Types
 from .statement import Answer, Statement, send
 from .sweep import Swept
-from .words import Fault, Look, is_plain, lent
+from .words import AS_IT_IS, Fault, Look, is_plain, lent
 from .written import Written
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class MySQL(Dialect):
     locks_gaps = True  # at REPEATABLE READ, which is what most servers run at
 
     # UTC_TIMESTAMP and not NOW: NOW is in the session's time zone, and the column has none.
-    clock = now = "UTC_TIMESTAMP(6)"
+    now = "UTC_TIMESTAMP(6)"
+    clocks = (now,)
     moment = "TIMESTAMP'{}'"
     later = "UTC_TIMESTAMP(6) + INTERVAL :ttl MICROSECOND"
     past = "UTC_TIMESTAMP(6) - INTERVAL 1 MINUTE"
@@ -263,7 +264,7 @@ class MySQL(Dialect):
         rows: Any = self.statement(self.EXPIRED)(connection, values).rows
         keys, deleted = [f"X'{bytes(id).hex()}'" for id, _ in rows], 0
         at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR " if _is_mariadb(connection) else ""
-        with AS_IT_IS if at_once or not keys else self._lent(connection, self.wait(0)):
+        with AS_IT_IS if at_once or not keys else self.lending(connection, self.wait(0)):
             for start in range(0, len(keys), step := 1 if careful else _KEYS):
                 some = ", ".join(keys[start : start + step])
                 deleted += send(connection, f"{at_once}DELETE FROM {self.table} WHERE id IN ({some})").rowcount

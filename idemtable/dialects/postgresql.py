@@ -84,7 +84,8 @@ class PostgreSQL(Dialect):
     commits_along = True
 
     # clock_timestamp() and not now(): now() is frozen at BEGIN, before the wait for another claim.
-    clock = now = "clock_timestamp()"
+    now = "clock_timestamp()"
+    clocks = (now, "statement_timestamp()")
     moment = "TIMESTAMPTZ '{}+00'"
     later = "clock_timestamp() + CAST(:ttl AS bigint) * interval '1 microsecond'"
     # Not clock_timestamp() here, which may be another one for each row: no index helps to compare with it.

@@ -193,7 +193,7 @@ class SQLite(Dialect):
     reads_in_place = True
     busy = "the database is busy: another connection is writing"
 
-    clock, moment = "'now'", "'{}'"
+    clocks, moment = ("'now'",), "'{}'"
     # Text, with six digits as SQLAlchemy writes them, so that comparing text compares time.
     now = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now')"
     later = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now', (:ttl / 1000000.0) || ' seconds')"
