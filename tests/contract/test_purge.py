@@ -34,7 +34,7 @@ def plan(db: Database, sql: str, values: dict[str, Any]) -> str:
         if db.kind == "postgresql":  # as a driver keeps it that has prepared it, which knows no value
             connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
         ordered = statement._ordered
-        rows = connection.exec_driver_sql(f"{how} {statement._sql}", values if ordered is None else ordered(values))
+        rows = connection.exec_driver_sql(f"{how} {statement.sql}", values if ordered is None else ordered(values))
         return "\n".join(" ".join(map(str, row)) for row in rows)
 
 
