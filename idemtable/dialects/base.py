@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -17,7 +16,7 @@ from .definition import Definition
 from .origin import listen
 from .statement import Answer, Statement
 from .sweep import Swept
-from .words import AS_IT_IS, Fault, Look, asks_autocommit
+from .words import AS_IT_IS, Fault, Look, asks_autocommit, hang_up, wire
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Select, Table
@@ -52,6 +51,8 @@ class Dialect(Definition):
     """Whether a claim can travel with a statement of the function's."""
     begins_unasked: ClassVar[bool] = False
     """Whether the statement after an error that ended the transaction begins another one, of which nobody is told."""
+    skips_equal: ClassVar[bool] = False
+    """Whether an UPDATE that leaves a row as it is writes nothing."""
     busy: ClassVar[str] = "the first call with this key is still running"
     """What it means that somebody held the claim for longer than it might wait."""
     faults: ClassVar[Mapping[Any, Fault]]
@@ -263,13 +264,11 @@ class Dialect(Definition):
         Its pool closes it when it is to be used again, or when it is found dead.
         """
         driver = connection.connection.driver_connection
-        line = getattr(driver, "fileno", None) or getattr(getattr(driver, "_sock", None), "fileno", None)  # PyMySQL
-        if line is None:  # asyncpg, asyncmy, aiosqlite: closing them ends what is under way
+        if (line := wire(driver)) is None:  # asyncpg, asyncmy, aiosqlite: closing them ends what is under way
             connection.invalidate()
             return
         connection.connection.invalidate(soft=True)
-        with suppress(OSError), socket.socket(fileno=socket.dup(line())) as other:
-            other.shutdown(socket.SHUT_RDWR)
+        hang_up(line)
 
     # --- guards -------------------------------------------------------------------------------------------------------
 

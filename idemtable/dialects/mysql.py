@@ -4,32 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from hashlib import sha256
 from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 from sqlalchemy import table as table_named
-from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
 from .batches.mysql import MySQLBatches
 from .compound import BLOCK, REFUSED, SEVERAL, Told, send_several, takes_blocks, takes_several
-from .definition import Driver, Job, Types
+from .definition import Driver
 from .statement import Answer, Statement, send
 from .sweep import Swept
+from .tables.mysql import MySQLTable
 from .words import AS_IT_IS, Fault, Look, is_plain, lent
 from .written import Written
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Inspector, Select, Table
+    from sqlalchemy import Connection, Select, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
-    from sqlalchemy.types import TypeEngine
 
 _SERVER_STATUS_IN_TRANS = 1
 _UNNUMBERED = -1
@@ -55,7 +52,7 @@ def _level(connection: Connection) -> str | None:
     return level or dialect.default_isolation_level
 
 
-class MySQL(Dialect):
+class MySQL(MySQLTable, Dialect):
     """MariaDB 10.6 and later and MySQL 8, through PyMySQL, asyncmy, mysqlclient and MySQL's own connector."""
 
     names = ("mysql", "mariadb")
@@ -75,6 +72,7 @@ class MySQL(Dialect):
     reads_in_place = False
     commits_along = True
     begins_unasked = True  # after a deadlock or 1020
+    skips_equal = True
     locks_gaps = True  # at REPEATABLE READ, which is what most servers run at
 
     # UTC_TIMESTAMP and not NOW: NOW is in the session's time zone, and the column has none.
@@ -109,10 +107,13 @@ class MySQL(Dialect):
         1044: Fault.DENIED,  # to the database
         1142: Fault.DENIED,  # to the table
         1143: Fault.DENIED,  # to a column
+        1227: Fault.DENIED,  # to what takes a right of the server's
         1054: Fault.NO_TABLE,  # unknown column
         1146: Fault.NO_TABLE,
         1049: Fault.NO_TABLE,  # unknown database
         1040: Fault.AWAY,  # too many connections
+        1203: Fault.AWAY,  # too many of this user's
+        1226: Fault.AWAY,  # the same, where the user's account has a limit of its own
         1047: Fault.ELSEWHERE,  # Galera: this node is not part of the cluster
         1180: Fault.ELSEWHERE,  # COMMIT could not be replicated; but see `fault`
         1053: Fault.UNKNOWN,
@@ -352,20 +353,6 @@ class MySQL(Dialect):
             return 2013
         return code
 
-    # --- the table ----------------------------------------------------------------------------------------------------
-
-    types = Types(
-        id=mysql.BINARY(16),
-        binary=mysql.BINARY,
-        blob=mysql.LONGBLOB(),
-        time=mysql.DATETIME(fsp=6),  # without fsp MySQL drops the fraction of a second
-    )
-    options = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
-
-    @classmethod
-    def schemas(cls, inspector: Inspector) -> list[str | None]:
-        return [None]  # each is a database, and the server's others are somebody else's
-
     @classmethod
     def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:
         # A role without any right to a table is not told whether it is there, and SQLAlchemy's own look would fail.
@@ -375,53 +362,3 @@ class MySQL(Dialect):
         except DBAPIError as error:
             return cls.numbered(error) is Fault.DENIED
         return False
-
-    @classmethod
-    def grants(cls, job: Job, role: str, table: str, schema: str | None) -> list[str]:
-        words = mysql.dialect().identifier_preparer
-        name, at, host = role.partition("@")
-        who = f"'{name}'@'{host}'" if at else f"'{name}'"  # a role of MariaDB's has no host
-        keys, version = (words.format_table(table_named(one, schema=schema)) for one in (table, f"{table}_version"))
-        migrates = job is Job.MIGRATE  # CREATE among them lets a table be named that is not there yet
-        return [
-            f"GRANT {job.rights}{', CREATE, ALTER, INDEX, DROP' if migrates else ''} ON {keys} TO {who}",
-            f"GRANT SELECT{', INSERT, DELETE, CREATE, DROP' if migrates else ''} ON {version} TO {who}",
-        ]
-
-    @classmethod
-    def column_flaw(cls, found: TypeEngine[Any], wanted: TypeEngine[Any]) -> str | None:
-        return None if getattr(found, "fsp", 6) == getattr(wanted, "fsp", 6) else "has no microseconds"
-
-    @classmethod
-    def table_flaws(cls, inspector: Inspector, table: str, schema: str | None) -> list[str]:
-        found = inspector.get_table_options(table, schema=schema)
-        wanted = {"engine": cls.options["engine"], "default charset": cls.options["charset"]}
-        name = inspector.dialect.name
-        return [f"{what} is not {value}" for what, value in wanted.items() if found.get(f"{name}_{what}") != value]
-
-    # --- migrations ---------------------------------------------------------------------------------------------------
-
-    changing = 1684  # "was skipped since its definition is being modified by concurrent DDL statement"; MySQL alone
-    before_ddl = (
-        "SET @idemtable_lock_wait = @@SESSION.lock_wait_timeout",
-        "SET SESSION lock_wait_timeout = 10",
-    )
-    after_ddl = ("SET SESSION lock_wait_timeout = @idemtable_lock_wait",)
-
-    @classmethod
-    @contextmanager
-    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
-        # The names are the server's, not the database's, and MySQL takes 64 characters.
-        database = connection.exec_driver_sql("SELECT database()").scalar()
-        lock = "idemtable-" + sha256(f"{database}.{name}".encode()).hexdigest()[:48]
-        got = connection.execute(select(func.get_lock(lock, wait))).scalar()
-        connection.rollback()
-        if not got:
-            raise SchemaError(f"another program has been upgrading for more than {wait} seconds; run the command again")
-
-        def release() -> None:
-            connection.execute(select(func.release_lock(lock)))
-            connection.rollback()
-
-        with lent(connection, release), connection.begin():
-            yield

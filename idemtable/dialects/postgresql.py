@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql
 from ..model import Status
 from .base import COLUMNS, LASTING, Dialect
 from .batches.postgresql import PostgreSQLBatches
+from .catalogue.postgresql import PostgreSQLCatalogue
 from .deferred import Deferred, listen
 from .definition import Driver, Job, Types
 from .libpq import Packet
@@ -46,8 +47,8 @@ _CLAIMED = f"""CASE WHEN set_config('idemtable.lock_timeout', current_setting('l
 _BOUNDED = """WITH before AS MATERIALIZED (
         SELECT current_setting('lock_timeout') AS timeout, set_config('lock_timeout', CAST(:wait AS text), true))"""
 
-_STORE = """INSERT INTO {{table}} AS t (id, scope, status, owner, created_at, expires_at, codec, result, completed_at)
-        VALUES (:id, '', :status, :owner, '-infinity', '-infinity', :codec, :result, {{now}})
+_STORE = """INSERT INTO {{table}} AS t (id, tenant, scope, status, owner, created_at, expires_at, codec, result, completed_at)
+        VALUES (:id, :tenant, '', :status, :owner, '-infinity', '-infinity', :codec, :result, {{now}})
         ON CONFLICT (id) DO UPDATE SET status = {kept}, codec = excluded.codec, result = excluded.result,
             completed_at = excluded.completed_at {mine}
         RETURNING {own}"""
@@ -138,7 +139,7 @@ class PostgreSQL(Dialect):
         RETURNING set_config('lock_timeout', current_setting('idemtable.lock_timeout'), true)"""
     # Not an UPDATE: a prepared one reads the whole table, once its plan was made while the table was small. ON CONFLICT
     # goes through the index without asking the planner, and costs the same. What is inserted where there is no row is told
-    # by its age, and never committed.
+    # by its age, and never committed. It has the tenant: row-level security looks at it before the conflict is found.
     STORE = _STORE.format(
         kept="excluded.status", mine="WHERE t.owner = excluded.owner", own="t.created_at > '-infinity'"
     )
@@ -298,6 +299,7 @@ class PostgreSQL(Dialect):
 
     # --- the table ----------------------------------------------------------------------------------------------------
 
+    catalogue = PostgreSQLCatalogue
     types = Types(id=postgresql.UUID(as_uuid=True), text=lambda length: postgresql.TEXT())
 
     @classmethod

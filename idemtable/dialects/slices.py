@@ -124,7 +124,7 @@ class Slices:
             return self._at(sorted(parts), 0)
         if known.rows + rows > many or latest == known.since:
             return self._at(range(blocks // self._size + 1), 0)
-        return Survey(known.since, known.rows + rows, parts)
+        return Survey(latest, known.rows + rows, parts)
 
     def _at(self, parts: Sequence[int], at: int) -> Place | None:
         return Place(parts, at, self._first(parts[at])) if at < len(parts) else None

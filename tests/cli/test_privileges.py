@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,69 +14,14 @@ from idemtable import Flag, IdemTable, SchemaError
 from idemtable import upgrade as steps
 from tests.support.backends import BACKENDS, server
 from tests.support.cli import Run
-from tests.support.migrations import ASYNC, kind
+from tests.support.migrations import ASYNC
+from tests.support.roles import Roles
 
 SERVERS = [
     name
     for name in ("postgresql16", "postgresql18", "mariadb", "mariadb11.8", "mysql")
     if name in {where for where, _ in BACKENDS.values()}
 ]
-OLD = "'2020-01-01 00:00:00'"
-
-
-class Roles:
-    """A database of its own, and roles in it that have nothing but what they were given."""
-
-    def __init__(self, url: str) -> None:
-        self.url, self.kind = sa.make_url(url), kind(url)
-        self.owner = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
-        self._made: list[str] = []
-        self._engines: list[sa.Engine] = []
-
-    def execute(self, script: str) -> None:
-        with self.owner.connect() as connection:
-            for statement in script.split(";\n"):
-                if lines := [line for line in statement.splitlines() if not line.startswith("--")]:
-                    connection.exec_driver_sql("\n".join(lines).replace("%", "%%"))
-
-    def new(self) -> str:
-        name = f"r_{uuid4().hex[:12]}"
-        if self.kind == "postgresql":
-            self.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'field'")
-            # The default of PostgreSQL before 15, and what an application's own role would lack as well.
-            self.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-        else:
-            self.execute(f"CREATE USER {name}")
-        self._made.append(name)
-        return name
-
-    def url_of(self, name: str) -> sa.URL:
-        return self.url.set(username=name, password="field" if self.kind == "postgresql" else None)
-
-    def hired(self, job: str, **names: Any) -> sa.Engine:
-        """A new role with what is printed for its job, as an engine."""
-        name = self.new()
-        self.execute(steps.grants(self.url, [(job, name)], **names))
-        return self.engine(name)
-
-    def engine(self, name: str) -> sa.Engine:
-        self._engines.append(sa.create_engine(self.url_of(name)))
-        return self._engines[-1]
-
-    def expire(self) -> None:
-        self.execute(
-            f"UPDATE idemtable SET created_at = {OLD}, completed_at = {OLD}, expires_at = {OLD} WHERE status = 1"
-        )
-
-    def close(self) -> None:
-        for engine in self._engines:
-            engine.dispose()
-        for name in self._made:
-            if self.kind == "postgresql":
-                self.execute(f"DROP OWNED BY {name}")
-                self.execute(f"DROP ROLE {name}")
-            else:
-                self.execute(f"DROP USER {name}")
 
 
 @pytest.fixture(params=SERVERS)

@@ -51,7 +51,7 @@ class Declined(Exception):
 
 
 def test_everything_happens_in_savepoints_and_goes_with_the_outer_rollback(db: Database) -> None:
-    with outer(db) as (idem, look):
+    with db.deleting(), outer(db) as (idem, look):
 
         @idem.transactional("order", key="key", remember=(Declined,))
         def order(session: Any, key: str, fail: str = "") -> str:

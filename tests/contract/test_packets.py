@@ -172,14 +172,16 @@ def test_while_somebody_listens_to_the_steps_the_result_is_stored_before_commit_
 def local_setting(how: str, db: Database, engine: Any) -> Any:
     """Have a setting made for the transaction, as row-level security needs it; return what to bind a table to."""
     sql, sync = "SET LOCAL application_name = 'tenant-7'", sync_engine(engine)
+
+    def send(connection: Any, *_: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(sql)
+        cursor.close()
+
     if how == "do_begin":
-
-        def do_begin(connection: Any) -> None:
-            cursor = connection.cursor()
-            cursor.execute(sql)
-            cursor.close()
-
-        sync.dialect.do_begin = do_begin  # type: ignore[method-assign]
+        sync.dialect.do_begin = send  # type: ignore[method-assign]
+    elif how == "checkout":  # the driver has begun by itself, before anybody asked for a transaction
+        sa.event.listen(sync, "checkout", send)
     elif how == "begin":
         sa.event.listen(sync, "begin", lambda connection: connection.exec_driver_sql(sql))
     else:
@@ -196,7 +198,7 @@ def local_setting(how: str, db: Database, engine: Any) -> Any:
     return engine
 
 
-@pytest.mark.parametrize("how", ["do_begin", "begin", "after_begin"])
+@pytest.mark.parametrize("how", ["checkout", "do_begin", "begin", "after_begin"])
 def test_what_an_application_sends_when_a_transaction_begins_comes_before_the_claim(
     db: Database, sent: list[str], how: str
 ) -> None:
@@ -471,7 +473,7 @@ def give_the_claim_away(session: Session, key: str) -> str:
 def test_a_result_without_a_row_of_its_own_fails_the_transaction_by_itself(
     db: Database, sent: list[str], lose: Callable[[Session, str], str]
 ) -> None:
-    with pytest.raises(LostClaimError):
+    with db.deleting(), pytest.raises(LostClaimError):
         order_of(db.idem, lose)("k")
     assert sent == WHOLE
     assert db.effects() == []
@@ -483,7 +485,7 @@ def test_the_check_finds_a_last_statement_that_does_not_fail_by_itself(
     db: Database, lose: Callable[[Session, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PostgreSQL, "STORE_OR_FAIL", PostgreSQL.STORE)
-    with db.other_engine() as engine:
+    with db.deleting(), db.other_engine() as engine:
         order_of(db.table(engine), lose)("k")
     assert db.effects() == ["k"], "committed without a claim"
 
@@ -514,7 +516,7 @@ def test_a_result_that_travels_with_commit_to_mysql_fails_by_itself_where_the_ro
         session.execute(sa.text(lose))
         return str(effect(session, key))
 
-    with pytest.raises(LostClaimError):
+    with db.deleting(), pytest.raises(LostClaimError):
         order_of(db.idem, work)("k")
     assert db.effects() == []
     assert db.rows() == []

@@ -28,6 +28,7 @@ from tests.servers import (
 )
 from tests.servers.process import new_home, remove
 from tests.support.database import Database
+from tests.support.roles import HiredDatabase
 
 _ALL = {
     "sqlite": ("sqlite", "sqlite"),
@@ -57,6 +58,11 @@ BACKENDS = {name: backend for name, backend in _ALL.items() if name not in _OFF}
 if others := os.environ.get("IDEMTABLE_TEST_BACKENDS"):
     BACKENDS = import_module(others).BACKENDS
 
+HIRED = bool(os.environ.get("IDEMTABLE_TEST_ROLES"))
+"""Whether all databases are spoken to as an application's user, who has no right more than it needs: `make roles`."""
+if HIRED:
+    BACKENDS = {name: backend for name, backend in BACKENDS.items() if backend[0] != "sqlite"}  # which has no users
+
 _STARTERS = {
     "postgresql16": partial(postgresql, 16),
     "postgresql18": partial(postgresql, 18),
@@ -65,7 +71,7 @@ _STARTERS = {
     "mysql": mysql,
 }
 _started: list[Server | RedisServer | RabbitServer] = []
-_databases: dict[str, Database] = {}
+_databases: dict[tuple[str, bool], Database] = {}
 
 
 @contextmanager
@@ -106,10 +112,12 @@ def rabbitmq_server() -> RabbitServer:
     return found
 
 
-def db_of(backend: str) -> Database:
-    """The database of a backend, kept for the life of this process and swept for each test."""
-    if backend not in _databases:
-        where, driver = BACKENDS[backend]
+def database(backend: str, where: str, driver: str, *, hired: bool = False) -> Database:
+    """A database on a server, kept for the life of this process; by its backend's name, as `db_of` knows it too.
+
+    `hired` is for one that is spoken to as the application's user, and not as its owner.
+    """
+    if (backend, hired) not in _databases:
         if where == "sqlite":
             url = sa.make_url(f"sqlite:///{new_home('sqlite') / 'database.db'}")
         else:
@@ -117,8 +125,13 @@ def db_of(backend: str) -> Database:
             name = f"db_{uuid4().hex[:12]}"
             found.create_database(name)
             url = sa.make_url(found.url(name))
-        _databases[backend] = Database(backend, url, driver)
-    db = _databases[backend]
+        _databases[backend, hired] = (HiredDatabase if hired and where != "sqlite" else Database)(backend, url, driver)
+    return _databases[backend, hired]
+
+
+def db_of(backend: str, *, hired: bool = HIRED) -> Database:
+    """The database of a backend, kept for the life of this process and swept for each test; see `database`."""
+    db = database(backend, *{**_ALL, **BACKENDS}[backend], hired=hired)
     db.sweep()
     return db
 
