@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from .dialects import Dialect
+from .dialects import Dialect, Swept
 from .dialects.base import EXPIRED_WHERE, MORTAL
 from .dialects.words import Look
 from .keys import digest
@@ -225,9 +225,9 @@ class Records:
         """Delete the row of an id; say whether there was one."""
         return self._forget(connection, {"id": self.dialect.id(id)}).rowcount == 1
 
-    def delete_expired(self, connection: Connection, batch: int) -> int:
-        """Delete at most `batch` expired rows that nobody holds; say how many."""
-        return self.dialect.delete_expired(connection, batch)
+    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
+        """Delete at most `batch` expired rows that nobody holds; see `Dialect.delete_expired`."""
+        return self.dialect.delete_expired(connection, batch, rest, careful=careful)
 
     def lock_name(self, connection: Connection, name: str, wait: float | None, *, alone: bool = False) -> bool:
         """Hold a lock by name until the transaction ends, waiting at most `wait` seconds; ``None``: as the database does.

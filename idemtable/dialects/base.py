@@ -15,6 +15,7 @@ from ..model import Status
 from .definition import Definition
 from .origin import listen
 from .statement import Answer, Statement
+from .sweep import Swept
 from .words import AS_IT_IS, Fault, Look, asks_autocommit, hang_up, wire
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Dialect(Definition):
     """Whether the transaction that lost a claim can read the winner's row."""
     locks_gaps: ClassVar[bool] = False
     """Whether a change of a row that is not there keeps others from inserting theirs until the transaction ends."""
-    clock: ClassVar[str]
+    clocks: ClassVar[tuple[str, ...]]
     """What in `now`, `later` and `past` asks the database for the time."""
     moment: ClassVar[str]
     """What can stand in its place where a test has stopped the clock; ``{}`` is a time in UTC."""
@@ -81,8 +82,6 @@ class Dialect(Definition):
     ISSUED: ClassVar[str] = f"(:id{{n}}, :tenant, :scope, :owner{{n}}, {Status.ISSUED.code}, {{now}}, {{later}})"
     variables: ClassVar[int] = 32_767
     """The most variables of one statement; asyncpg counts them in a signed 16-bit integer, PostgreSQL in an unsigned."""
-    EXPIRED: ClassVar[str]
-    """Selects or deletes at most `batch` expired rows; in-progress rows never expire."""
     EXACTLY: ClassVar[str] = "{column} = :{column}"
     """Compares a column of names with a value; ``:{column}_length`` is the value's number of characters."""
     BYTES: ClassVar[str] = "SELECT NULL"
@@ -182,8 +181,11 @@ class Dialect(Definition):
         return self._store(connection, values).rowcount == 1
 
     @abstractmethod
-    def delete_expired(self, connection: Connection, batch: int) -> int:
-        """Delete at most `batch` expired rows that nobody holds; say how many."""
+    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
+        """Delete at most `batch` expired rows that nobody holds, where the batch before has left off; ``None`` begins.
+
+        With `careful` a row was held that this would wait for, and may not be waited for again.
+        """
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         """Return the size of the table with its indexes, if the database tells."""

@@ -18,9 +18,10 @@ from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
 from .batches.mysql import MySQLBatches
 from .compound import BLOCK, REFUSED, SEVERAL, Told, send_several, takes_blocks, takes_several
 from .definition import Driver
-from .statement import Answer, Statement
+from .statement import Answer, Statement, send
+from .sweep import Swept
 from .tables.mysql import MySQLTable
-from .words import Fault, Look, is_plain, lent
+from .words import AS_IT_IS, Fault, Look, is_plain, lent
 from .written import Written
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ _TIMED_OUT = ("ConnectionTimeoutError", "ReadTimeoutError", "WriteTimeoutError")
 """MySQL's own connector has closed the connection, and numbers that like a statement that took too long."""
 _LEND = "SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = :wait"
 _GIVE_BACK = "SET SESSION innodb_lock_wait_timeout = @idemtable_wait"
+_EARLIEST = "1000-01-01"
+_KEYS = 5_000
+"""Of one DELETE. They take MySQL a megabyte; beyond its range_optimizer_max_mem_size, eight, it reads the whole table."""
+_CAREFUL = 200
+"""Rows of a batch in which each of them is a round trip."""
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
 
 
@@ -70,7 +76,8 @@ class MySQL(MySQLTable, Dialect):
     locks_gaps = True  # at REPEATABLE READ, which is what most servers run at
 
     # UTC_TIMESTAMP and not NOW: NOW is in the session's time zone, and the column has none.
-    clock = now = "UTC_TIMESTAMP(6)"
+    now = "UTC_TIMESTAMP(6)"
+    clocks = (now,)
     moment = "TIMESTAMP'{}'"
     later = "UTC_TIMESTAMP(6) + INTERVAL :ttl MICROSECOND"
     past = "UTC_TIMESTAMP(6) - INTERVAL 1 MINUTE"
@@ -133,7 +140,9 @@ class MySQL(MySQLTable, Dialect):
     # behind: the lock outlives it until COMMIT.
     LOCK_NAME = f"""INSERT INTO {{table}} (id, scope, status, owner, created_at, expires_at)
         VALUES (:id, 'idemtable.lock', {Status.LOCK.code}, :id, {{now}}, {{now}}) ON DUPLICATE KEY UPDATE owner = :id"""
-    EXPIRED = f"""SELECT id FROM {{table}} WHERE {EXPIRED_WHERE}
+    # From where the batch before has stopped: what is deleted stays in the index as long as somebody reads what was there
+    # before, a backup for hours, and each batch would pass over all of it.
+    EXPIRED = f"""SELECT id, expires_at FROM {{table}} WHERE expires_at >= :since AND {EXPIRED_WHERE}
         ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED"""
     # Its collation takes "a" and "a " for one name.
     EXACTLY = "{column} = :{column} AND CHAR_LENGTH({column}) = :{column}_length"
@@ -248,15 +257,19 @@ class MySQL(MySQLTable, Dialect):
             self._lend_wait(connection, {"wait": wait})
             yield
 
-    def delete_expired(self, connection: Connection, batch: int) -> int:
-        # By primary key, in two steps: MySQL refuses LIMIT in a subquery of DELETE, and a DELETE by range would wait
-        # for the rows that replays hold.
-        ids = [row[0] for row in self.statement(self.EXPIRED)(connection, {"batch": batch})]
-        if not ids:
-            return 0
-        names = {f"id{number}": id for number, id in enumerate(ids)}
-        places = ", ".join(f":{name}" for name in names)
-        return self.statement(f"DELETE FROM {{table}} WHERE id IN ({places})")(connection, names).rowcount
+    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
+        # In two steps: MySQL refuses LIMIT in a subquery of DELETE, and a DELETE by range would wait for rows that calls
+        # hold. So would one by keys that reads the whole table, from which no hint keeps the optimizer where most of it has
+        # expired. Hence it waits for nobody, and the next time each row is a statement of its own.
+        values = {"since": rest or _EARLIEST, "batch": min(batch, _CAREFUL) if careful else batch}
+        rows: Any = self.statement(self.EXPIRED)(connection, values).rows
+        keys, deleted = [f"X'{bytes(id).hex()}'" for id, _ in rows], 0
+        at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR " if _is_mariadb(connection) else ""
+        with AS_IT_IS if at_once or not keys else self.lending(connection, self.wait(0)):
+            for start in range(0, len(keys), step := 1 if careful else _KEYS):
+                some = ", ".join(keys[start : start + step])
+                deleted += send(connection, f"{at_once}DELETE FROM {self.table} WHERE id IN ({some})").rowcount
+        return Swept(deleted, rows[-1][1] if len(rows) == values["batch"] else None)
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         size = self.statement(self.BYTES)(connection, {"table": table, "schema": schema}).scalar()

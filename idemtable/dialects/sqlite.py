@@ -20,6 +20,7 @@ from .batches.sqlite import SQLiteBatches
 from .definition import Driver
 from .origin import root
 from .statement import is_listened_to, send
+from .sweep import Swept
 from .tables.sqlite import SQLiteTable, inside
 from .words import AS_IT_IS, Fault, asks_autocommit, lent
 
@@ -188,7 +189,7 @@ class SQLite(SQLiteTable, Dialect):
     reads_in_place = True
     busy = "the database is busy: another connection is writing"
 
-    clock, moment = "'now'", "'{}'"
+    clocks, moment = ("'now'",), "'{}'"
     # Text, with six digits as SQLAlchemy writes them, so that comparing text compares time.
     now = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now')"
     later = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now', (:ttl / 1000000.0) || ' seconds')"
@@ -214,6 +215,7 @@ class SQLite(SQLiteTable, Dialect):
 
     # The write lock is held, so nothing comes between the look for a conflict and the row.
     CLAIM = f"INSERT INTO {{table}} ({COLUMNS}) VALUES ({VALUES}) ON CONFLICT (id) DO NOTHING"
+    # Here alone nothing is left behind of what was deleted, and each batch may begin at the beginning.
     EXPIRED = f"DELETE FROM {{table}} WHERE id IN (SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} LIMIT :batch)"
 
     def __init__(self, dialect: SQLAlchemyDialect, table: str, schema: str | None) -> None:
@@ -227,8 +229,9 @@ class SQLite(SQLiteTable, Dialect):
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return self._claim(connection, values).rowcount == 1
 
-    def delete_expired(self, connection: Connection, batch: int) -> int:
-        return self.statement(self.EXPIRED)(connection, {"batch": batch}).rowcount
+    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
+        deleted = self.statement(self.EXPIRED)(connection, {"batch": batch}).rowcount
+        return Swept(deleted, () if deleted == batch else None)
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         try:
