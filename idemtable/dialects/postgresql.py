@@ -47,7 +47,8 @@ _CLAIMED = f"""CASE WHEN set_config('idemtable.lock_timeout', current_setting('l
 _BOUNDED = """WITH before AS MATERIALIZED (
         SELECT current_setting('lock_timeout') AS timeout, set_config('lock_timeout', CAST(:wait AS text), true))"""
 
-_STORE = """INSERT INTO {{table}} AS t (id, tenant, scope, status, owner, created_at, expires_at, codec, result, completed_at)
+_STORE = """INSERT INTO {{table}} AS t (
+            id, tenant, scope, status, owner, created_at, expires_at, codec, result, completed_at)
         VALUES (:id, :tenant, '', :status, :owner, '-infinity', '-infinity', :codec, :result, {{now}})
         ON CONFLICT (id) DO UPDATE SET status = {kept}, codec = excluded.codec, result = excluded.result,
             completed_at = excluded.completed_at {mine}
