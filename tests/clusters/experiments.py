@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -65,7 +66,7 @@ def killed(cluster: Cluster, victim: int, driver: str = "pymysql", *, hits: int,
     """
     asked = (victim + 1) % len(cluster.nodes)
 
-    def kill() -> None:
+    def kill(_: object) -> None:
         cluster.kill(victim)
         cluster.await_without(asked, victim)
 
@@ -88,8 +89,9 @@ def killed(cluster: Cluster, victim: int, driver: str = "pymysql", *, hits: int,
 def switched(cluster: Cluster, number: int, driver: str = "pymysql", *, hits: int) -> Report:
     """A node taken out of service as planned, and brought back, under load: no caller learns of it."""
 
-    def switch() -> None:
+    def switch(more: Callable[[], None]) -> None:
         cluster.retire(number)
+        more()
         cluster.reinstate(number)
 
     with Fleet(clients(cluster, driver)) as fleet:
@@ -157,7 +159,7 @@ def promoted(count: int, synchronous: str, driver: str) -> None:
         group.await_synchronous(count)
         furnish(group.url())
 
-        def fail_over() -> None:
+        def fail_over(_: object) -> None:
             group.primary.kill()
             group.promote(group.furthest())
 

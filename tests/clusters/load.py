@@ -166,7 +166,11 @@ def furnish(url: sa.URL) -> None:
 
 
 def storm(
-    fleet: Fleet, *, keys: int | None = None, callers: int = CALLERS, meanwhile: Callable[[], None] | None = None
+    fleet: Fleet,
+    *,
+    keys: int | None = None,
+    callers: int = CALLERS,
+    meanwhile: Callable[[Callable[[], None]], None] | None = None,
 ) -> Report:
     """Let every caller call every key, in the same order.
 
@@ -174,7 +178,8 @@ def storm(
         fleet: over whose clients the callers are spread.
         keys: how many; ``None`` goes on until `meanwhile` is over and AFTERWARDS more answers have come.
         callers: how many.
-        meanwhile: what happens to the cluster; it begins when every caller has had an answer.
+        meanwhile: what happens to the cluster; it begins when every caller has had an answer. It is given a function that
+            comes back when AFTERWARDS more answers have come.
     """
     report = Report(f"k{uuid4().hex[:8]}")
     orders = fleet.orders(report)
@@ -202,6 +207,11 @@ def storm(
             if turn == 0:
                 warm.wait(PATIENCE)
 
+    def more() -> None:
+        wanted, deadline = report.answered + AFTERWARDS, time.monotonic() + PATIENCE
+        while report.answered < wanted and time.monotonic() < deadline:
+            time.sleep(0.02)  # the answers are counted, not the time
+
     threads = [threading.Thread(target=one, args=(number,), daemon=True) for number in range(callers)]
     with fleet.watched(report):
         for thread in threads:
@@ -209,11 +219,9 @@ def storm(
         try:
             warm.wait(PATIENCE)
             if meanwhile is not None:
-                meanwhile()
+                meanwhile(more)
             if keys is None:
-                wanted, deadline = report.answered + AFTERWARDS, time.monotonic() + PATIENCE
-                while report.answered < wanted and time.monotonic() < deadline:
-                    time.sleep(0.02)  # the answers are counted, not the time
+                more()
         finally:
             if keys is None:
                 over.set()

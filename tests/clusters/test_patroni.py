@@ -27,7 +27,7 @@ def patroni() -> Iterator[Patroni]:
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_planned_switchover_is_an_error_to_nobody(patroni: Patroni, driver: str) -> None:
     with Fleet([engine_for(patroni.url(driver)) for _ in range(2)]) as fleet:
-        report = storm(fleet, meanwhile=patroni.switch)
+        report = storm(fleet, meanwhile=lambda _: patroni.switch())
     assert report.errors == [], report
     assert report.hit >= 3, f"no trial: {report}"
     check(report, patroni.effects())
@@ -36,7 +36,7 @@ def test_a_planned_switchover_is_an_error_to_nobody(patroni: Patroni, driver: st
 def test_a_leader_that_is_killed_loses_nothing_and_no_caller_learns_of_it(patroni: Patroni) -> None:
     """Last: it does not come back."""
     with Fleet([engine_for(patroni.url()) for _ in range(2)]) as fleet:
-        report = storm(fleet, meanwhile=patroni.kill_leader)
+        report = storm(fleet, meanwhile=lambda _: patroni.kill_leader())
     assert report.errors == [], report
     assert report.hit >= 3, f"no trial: {report}"
     check(report, patroni.effects())
