@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 EXTRAS := .[postgresql,mysql,asyncio,pydantic,redis,web]
 URL ?=
 PORT ?= 8000
+HOURS ?= 8
 SHOP_URL ?= sqlite:///$(CURDIR)/.cache/shop/shop.db
 NEWER := 3.12 3.13 3.14
 # Images of containers often forbid it, and then each process that the tests start, of hundreds, compiles all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo shop screenshots test test-lowest roles test-pythons test-python lint format audit model reliability bench bench-peers docs clean
+.PHONY: help demo shop screenshots test test-lowest roles test-pythons test-python lint format audit model reliability soak clusters bench bench-peers docs clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -84,8 +85,15 @@ audit-here: $(VENV)/.audit # what is installed in VENV; one that nobody knows an
 model: $(VENV)/.test ## search the protocol and its mutants in every order, with Spin; or some: ARGS="fused ONE_OWNER"
 	@$(BIN)/python -m tests.model $(ARGS)
 
-reliability: $(VENV)/.test $(VENV)/.recipes ## the experiments that take minutes: whole servers, killed and cut off
+reliability: $(VENV)/.test $(VENV)/.recipes ## faults, interleavings and mutants on every engine, an hour; or some: ARGS="E3 --engine mysql9.7"
 	@$(BIN)/python -m tests.reliability $(ARGS)
+
+soak: $(VENV)/.test ## load, kills and purges for HOURS=8
+	@$(BIN)/python -m tests.reliability.soak --hours $(HOURS) $(ARGS)
+
+clusters: $(VENV)/.test ## clusters of every kind under load, their nodes killed and switched: a quarter of an hour
+	@# asyncmy leaves the socket of a connection that its server has ended to the garbage collector
+	@$(BIN)/python -m pytest -s -W ignore::pytest.PytestUnraisableExceptionWarning tests/clusters $(ARGS)
 
 bench: $(VENV)/.test $(VENV)/.recipes ## what a claim costs, as ratios within one run: docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks $(ARGS)

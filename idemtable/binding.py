@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -143,7 +144,11 @@ class Binding(BaseBinding):
         bound = self.bound
         if isinstance(bound, Connection):
             return within(bound, work)
-        with bound.connect() as connection, connection.execution_options(**options or {}).begin():
+        with (
+            dropping_dead(bound),
+            bound.connect() as connection,
+            connection.execution_options(**options or {}).begin(),
+        ):
             return work(connection)
 
 
@@ -182,10 +187,31 @@ class AsyncBinding(BaseBinding):
         inside, bound = self.is_inside, self.sessions().kw["bind"]
         if inside:
             return await bound.run_sync(within, work)  # type: ignore[no-any-return]
-        async with bound.connect() as connection:
-            await connection.execution_options(**options or {})
-            async with connection.begin():
-                return await connection.run_sync(work)  # type: ignore[no-any-return]
+        with dropping_dead(bound.sync_engine):
+            async with bound.connect() as connection:
+                await connection.execution_options(**options or {})
+                async with connection.begin():
+                    return await connection.run_sync(work)  # type: ignore[no-any-return]
+
+
+def drop_dead(engine: Engine, error: BaseException) -> None:
+    """Give an engine a new pool where an error is one with which a connection has lost its place in the pool for good.
+
+    That is the raw error of PyMySQL or asyncmy, from setting an isolation level or putting it back: SQLAlchemy does not
+    notice that the connection is dead, and would hand it out again, or never take it back.
+    """
+    if engine.dialect.dbapi is not None and isinstance(error, engine.dialect.dbapi.Error):
+        engine.dispose(close=False)
+
+
+@contextmanager
+def dropping_dead(engine: Engine) -> Iterator[None]:
+    """Do so for what is raised inside, where a connection is taken from the pool and given back."""
+    try:
+        yield
+    except Exception as error:
+        drop_dead(engine, error)
+        raise
 
 
 def within(connection: Connection, work: Callable[[Connection], T]) -> T:

@@ -1,4 +1,7 @@
-"""Deleting what has expired: short batches, one runner at a time, by the row's own time and the database's clock."""
+"""Deleting what has expired: short batches, one runner at a time, by the row's own time and the database's clock.
+
+How the batches get through the table is each database's own (`Dialect.delete_expired`).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from .claim.run import alone
 from .claim.verdict import Verdict
+from .dialects import Swept
 from .model import PurgeReport
 
 if TYPE_CHECKING:
@@ -49,27 +53,36 @@ def _steps(
                 return False
             raise
 
-    def delete(size: int) -> Callable[[Connection], int]:
-        def work(connection: Connection) -> int:
+    def delete(size: int) -> Callable[[Connection], Swept]:
+        def work(connection: Connection) -> Swept:
             # Renewing in the batch's own transaction: a runner that lost its lease deletes nothing more.
-            return records.delete_expired(connection, size) if records.renew(connection, owner, _LEASE) else -1
+            if not records.renew(connection, owner, _LEASE):
+                return Swept(0, None)
+            return records.delete_expired(connection, size, rest, careful=careful)
 
         return work
 
     if not (yield lease):
         return report(busy=True)
+    rest: Any = None
+    careful = False
     try:
         while limit is None or deleted < limit:
-            size = batch if limit is None else min(batch, limit - deleted)
-            count = yield delete(size)
-            if count <= 0:
+            try:
+                swept = yield delete(batch if limit is None else min(batch, limit - deleted))
+            except Exception as error:
+                if careful or not Verdict(error, settings.dialect).is_busy:
+                    raise
+                careful = True  # the same batch again, past the rows that somebody holds
+                continue
+            rest, careful = swept.rest, False
+            if swept.deleted:
+                deleted, batches = deleted + swept.deleted, batches + 1
+                if progress is not None:
+                    progress(deleted)
+            if rest is None:
                 break
-            deleted, batches = deleted + count, batches + 1
-            if progress is not None:
-                progress(deleted)
-            if count < size:
-                break
-            if pause:
+            if swept.deleted and pause:
                 yield pause.total_seconds()
     finally:
         with suppress(Exception):  # the lease runs out by itself

@@ -261,6 +261,30 @@ class Stats:
     """With indexes; ``None`` where the database does not tell."""
 
 
+class Level(StrEnum):
+    """What a finding asks of whoever reads it."""
+
+    GOOD = "good"
+    """Nothing: it is as it should be."""
+    NOTE = "note"
+    """To know it: no promise breaks by it."""
+    MEND = "mend"
+    """To mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found where the library runs."""
+
+    about: str
+    """What was looked at: a setting's name, a part of the table."""
+    level: Level
+    found: str
+    """What it is, and what that does."""
+    cure: str | None = None
+    """What to do about it."""
+
+
 class Unset:
     """The type of `ALL`, so that a checker tells it from a payload."""
 

@@ -89,6 +89,11 @@ def multi_host(
     return engine
 
 
+def is_multi_host(engine: Engine) -> bool:
+    """Say whether `multi_host` was called for an engine."""
+    return engine.dialect in _listeners
+
+
 def _check_engine(engine: Engine) -> None:
     name = engine.dialect.name
     if name in _CURES:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from .dialects import Dialect
-from .dialects.base import MORTAL
+from .dialects import Dialect, Swept
+from .dialects.base import EXPIRED_WHERE, MORTAL
 from .dialects.words import Look
 from .keys import digest
 from .model import Record, Request, Stats, Status, Stored, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from sqlalchemy import Connection
 
@@ -23,6 +23,8 @@ _RENEW: Final = f"""
 _FORGET: Final = "DELETE FROM {table} WHERE id = :id"
 
 _EXPIRED: Final = f"{{expires}} <= {{now}} AND status IN ({MORTAL})"
+
+_OVERDUE: Final = f"SELECT min({{expires}}), {{now}} FROM {{table}} WHERE {EXPIRED_WHERE}"
 
 _STATS: Final = f"""
     SELECT scope, status, count(*), sum(CASE WHEN {_EXPIRED} THEN 1 ELSE 0 END), min(created_at)
@@ -223,9 +225,9 @@ class Records:
         """Delete the row of an id; say whether there was one."""
         return self._forget(connection, {"id": self.dialect.id(id)}).rowcount == 1
 
-    def delete_expired(self, connection: Connection, batch: int) -> int:
-        """Delete at most `batch` expired rows that nobody holds; say how many."""
-        return self.dialect.delete_expired(connection, batch)
+    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
+        """Delete at most `batch` expired rows that nobody holds; see `Dialect.delete_expired`."""
+        return self.dialect.delete_expired(connection, batch, rest, careful=careful)
 
     def lock_name(self, connection: Connection, name: str, wait: float | None, *, alone: bool = False) -> bool:
         """Hold a lock by name until the transaction ends, waiting at most `wait` seconds; ``None``: as the database does.
@@ -248,7 +250,10 @@ class Records:
         request = Request(_RUNNER, None, "idemtable.purge", None, None, ttl, owner)
         if not self.claim(connection, request, 0):
             found = self.find(connection, _RUNNER)
-            if found is None or not self.take_over(connection, request, found.owner, 0):
+            if found is None:
+                return False
+            # Its own, where COMMIT was done and only the answer was lost.
+            if found.owner != owner and not self.take_over(connection, request, found.owner, 0):
                 return False
         return self.renew(connection, owner, ttl)
 
@@ -277,6 +282,15 @@ class Records:
             oldest = time if oldest is None else min(oldest, time)
         size = self.dialect.table_bytes(connection, self._table, self._schema)
         return Stats(sum(by_scope.values()), dict(sorted(by_scope.items())), by_status, expired, oldest, size)
+
+    def now(self, connection: Connection) -> datetime:
+        """Return what the database's clock says."""
+        return self._time(self.dialect.statement("SELECT {now}")(connection).scalar())
+
+    def overdue(self, connection: Connection) -> timedelta | None:
+        """Return for how long the first of all records that a purge would delete has waited for it; ``None`` for none."""
+        row: Any = self.dialect.statement(_OVERDUE)(connection).first()
+        return None if row[0] is None else self._time(row[1]) - self._time(row[0])
 
     def live(self, connection: Connection, tenant: str | None, most: int) -> int:
         """Count the rows of a tenant that have not expired, up to `most`. No index helps: the table is read."""

@@ -317,9 +317,9 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
         Rows that a function committed without a result are kept, however old: a person must look at them.
 
         Args:
-            batch: rows for each transaction, 1 to 100,000.
-            limit: rows for the whole run.
-            pause: between batches, so that others come through.
+            batch: rows for each transaction, at most; 1 to 100,000.
+            limit: rows for the whole run, at most.
+            pause: after each batch that has deleted something, so that others come through.
             progress: called with the rows deleted so far.
 
         Returns:

@@ -19,6 +19,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
 from idemtable import schema as steps
+from idemtable.binding import dropping_dead
 from idemtable.dialects import Job, known, named
 from idemtable.revisions import NothingToWrite, revision, revision_text
 from idemtable.schema import STEP, check_names
@@ -226,17 +227,21 @@ def _is_astray(url: str) -> bool:
     return "@" in where or any("@" in option for option in options.split("&") if who or "=" not in option)
 
 
-def connected(bind: Bind, work: Callable[[sa.Connection], T]) -> T:
-    """Run ``work`` on a connection of its own, through ``run_sync`` when the driver is async."""
+def connected(bind: Bind, work: Callable[[sa.Connection], T], *, as_it_is: bool = False) -> T:
+    """Run ``work`` on a connection of its own, through ``run_sync`` when the driver is async.
+
+    ``as_it_is`` leaves the connection as the engine makes it, and does not prepare it for an upgrade.
+    """
+    fresh = (lambda connection: connection) if as_it_is else _fresh
     if isinstance(bind, sa.Engine):
-        with bind.connect() as connection:
-            return work(_fresh(connection))
+        with dropping_dead(bind), bind.connect() as connection:
+            return work(fresh(connection))
     if isinstance(bind, (str, sa.URL)):
         url = make_url(bind)
         if not url.get_dialect().is_async:
             engine = sa.create_engine(url, poolclass=sa.NullPool)
             with engine.connect() as connection:
-                return work(_fresh(connection))
+                return work(fresh(connection))
 
     async def run() -> T:
         from sqlalchemy.ext import asyncio as sa_asyncio
@@ -249,7 +254,7 @@ def connected(bind: Bind, work: Callable[[sa.Connection], T]) -> T:
             engine = sa_asyncio.create_async_engine(url, poolclass=sa.NullPool)
         try:
             async with engine.connect() as connection:
-                return await connection.run_sync(lambda sync: work(_fresh(sync)))
+                return await connection.run_sync(lambda sync: work(fresh(sync)))
         finally:
             await engine.dispose()
 

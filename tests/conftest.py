@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ LONG = (
     "test_programs",
     "test_links",
     "test_servers",
+    "faults/test_clusters",
     "test_many_at_once",
     "test_browser",
 )
@@ -75,10 +75,6 @@ def server_db(request: pytest.FixtureRequest) -> Database:
     """Every database that more than one can write to at once."""
     return db_of(request.param)
 
-
-# PyMySQL reads the machine's certificates for each connection, here and in the processes that tests start: fifty times what
-# a connection costs. No test asks for anything over TLS.
-os.environ["SSL_CERT_FILE"] = os.environ["SSL_CERT_DIR"] = os.devnull
 
 # Imported by name by test processes that are started from tests.
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -78,6 +78,7 @@ class Attempt:
         self._reserved = False
         self._claimed = False
         self._leaving = False
+        self.is_over = False  # undone: there is nothing more to undo
 
     @property
     def replayed(self) -> Record | None:
@@ -137,9 +138,10 @@ class Attempt:
             case _:
                 assert_never(decision)
         if stays or self._answer is None:
-            self._frame = nesting.push(
+            self._frame = nesting.made(
                 course.place.nest, call.request, tx.session, self._joinable, owned=tx.owned, holder=self._holder
             )
+            nesting.push(self._frame)
         if self._answer is None:
             if steps.listeners:
                 self._tell(Step.RUNNING)
@@ -238,6 +240,7 @@ class Attempt:
             RetryTransactionError: for what would restart the transaction, where nobody here can.
             TransactionError: COMMIT failed, and calling again would not tell whether it arrived.
         """
+        self.is_over = True
         verdict = self._course.judged(error, self._tx)
         if self._tx.deferred is not None and self._tx.deferred.is_lost:
             # Whatever the function has made of that: it has done nothing, and the key is claimed before it runs again.

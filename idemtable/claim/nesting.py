@@ -117,7 +117,7 @@ def callers() -> Iterator[FrameType]:
         here = stack.gr_frame
 
 
-def push(
+def made(
     nest: tuple[Any, ...],
     request: Request,
     session: Session,
@@ -126,7 +126,7 @@ def push(
     owned: bool,
     holder: Holder | None = None,
 ) -> Frame:
-    """Enter a call.
+    """Return the frame of a call that is to be entered, with a door that is open.
 
     Args:
         nest: of its table.
@@ -143,9 +143,12 @@ def push(
     outer = _innermost.get()
     if outer is not None:
         outer = _live(outer)
-    frame = Frame(nest, request.id, session, joinable, outer, door, holder, asyncio._get_running_loop(), _process)
+    return Frame(nest, request.id, session, joinable, outer, door, holder, asyncio._get_running_loop(), _process)
+
+
+def push(frame: Frame) -> None:
+    """Enter a call. Whoever does holds the frame already: Ctrl-C may come at any line, and who else would leave it?"""
     _innermost.set(frame)
-    return frame
 
 
 def _is_in_with(frame: FrameType) -> bool:

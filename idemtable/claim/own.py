@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from ..binding import drop_dead
 from ..dialects.words import AS_IT_IS
 from ..errors import SessionNotUsableError
 from . import steps
@@ -54,7 +54,7 @@ class Own(Transaction):
             with AS_IT_IS if inside or wait is None else self.records.dialect.beginning(wait):
                 self.connection = self._connect(options)
         except Exception as error:
-            self._drop_dead(error)
+            drop_dead(self._place.engine, error)
             raise
         self.records = self._place.records_of(self.connection, self.session)
         self._root = self.session.get_transaction()
@@ -114,22 +114,16 @@ class Own(Transaction):
         try:
             self.session.commit()
         except Exception as error:
-            self._drop_dead(error)
+            drop_dead(self._place.engine, error)
             raise
 
     def _undo(self) -> None:
         try:
             self.session.rollback()
         except Exception as error:
-            self._drop_dead(error)
+            drop_dead(self._place.engine, error)
             raise
 
     def turn_away(self) -> None:
         if self.is_alone:
             self._place.engine.dispose()  # those in use come back to a pool that is no more
-
-    def _drop_dead(self, error: Exception) -> None:
-        # The raw error of PyMySQL or asyncmy, from setting an isolation level or putting it back: SQLAlchemy does not
-        # notice that the connection is dead, would hand it out again, or lose its place in the pool for good.
-        if not isinstance(error, SQLAlchemyError) and self.records.dialect.is_driver_error(error):
-            self._place.engine.dispose(close=False)

@@ -138,10 +138,11 @@ class Run(BaseRun):
         try:
             stay.attempt = self._block(stay, stay.session, holder)
             stay.outcome = stay.attempt.open()
-        except BaseException:
+            return stay
+        except BaseException as error:
+            self._fail(stay.attempt, error)
             self._leave(stay)
             raise
-        return stay
 
     def _begun(self, given: Session | None) -> Stay:
         if given is not None:
@@ -153,18 +154,17 @@ class Run(BaseRun):
 
     def end(self, stay: Stay, value: Any, error: BaseException | None) -> Any:
         """End a block with its value, or with what its body raised; return the value as a replay will give it."""
-        attempt = stay.attempt
-        assert attempt is not None
         try:
+            attempt = stay.attempt
+            assert attempt is not None
             if error is not None:
                 self._fail(attempt, error)
                 return None
-            try:
-                self._shut(attempt)
-            except BaseException as interruption:
-                self._fail(attempt, interruption)
-                raise
+            self._shut(attempt)
             return attempt.close(value).value
+        except BaseException as interruption:
+            self._fail(stay.attempt, interruption)
+            raise
         finally:
             self._leave(stay)
 
@@ -194,18 +194,20 @@ class Run(BaseRun):
         return outcome
 
     def _through(self, attempt: Attempt, session: Session, work: Callable[[Session], T]) -> Outcome[T]:
-        if (outcome := attempt.open()) is not None:
-            return outcome
-        try:
+        try:  # round all of it: Ctrl-C may come between any two lines
+            if (outcome := attempt.open()) is not None:
+                return outcome
             value = work(session)
             self._shut(attempt)
+            return attempt.close(value)
         except BaseException as error:
             self._fail(attempt, error)
             raise
-        return attempt.close(value)
 
-    def _fail(self, attempt: Attempt, error: BaseException) -> None:
-        """Undo when nobody is inside any more. What interrupts the wait is raised, and nothing in its place."""
+    def _fail(self, attempt: Attempt | None, error: BaseException) -> None:
+        """Undo, once, when nobody is inside any more. What interrupts the wait is raised, and nothing in its place."""
+        if attempt is None or attempt.is_over:
+            return
         try:
             self._shut(attempt)
         except BaseException as interruption:
@@ -254,10 +256,11 @@ class AsyncRun(BaseRun):
         try:
             attempt = stay.attempt = self._block(stay, stay.session.sync_session, holder)
             stay.outcome = await stay.session.run_sync(lambda _: attempt.open())
-        except BaseException:
+            return stay
+        except BaseException as error:
+            await self._fail(stay.attempt, stay.session, error)
             await self._leave(stay)
             raise
-        return stay
 
     async def _begun(self, given: AsyncSession | None) -> Stay:
         if given is not None:
@@ -269,18 +272,17 @@ class AsyncRun(BaseRun):
 
     async def end(self, stay: Stay, value: Any, error: BaseException | None) -> Any:
         """End a block; see `Run.end`."""
-        attempt = stay.attempt
-        assert attempt is not None
         try:
+            attempt = stay.attempt
+            assert attempt is not None
             if error is not None:
                 await self._fail(attempt, stay.session, error)
                 return None
-            try:
-                await self._shut(attempt)
-            except BaseException as interruption:
-                await self._fail(attempt, stay.session, interruption)
-                raise
+            await self._shut(attempt)
             return (await stay.session.run_sync(lambda _: attempt.close(value))).value
+        except BaseException as interruption:
+            await self._fail(stay.attempt, stay.session, interruption)
+            raise
         finally:
             await self._leave(stay)
 
@@ -312,18 +314,20 @@ class AsyncRun(BaseRun):
     async def _through(
         self, attempt: Attempt, session: AsyncSession, work: Callable[[AsyncSession], Awaitable[T]]
     ) -> Outcome[T]:
-        if (outcome := await session.run_sync(lambda _: attempt.open())) is not None:
-            return outcome
         try:
+            if (outcome := await session.run_sync(lambda _: attempt.open())) is not None:
+                return outcome
             value = await work(session)
             await self._shut(attempt)
+            return await session.run_sync(lambda _: attempt.close(value))
         except BaseException as error:
             await self._fail(attempt, session, error)
             raise
-        return await session.run_sync(lambda _: attempt.close(value))
 
-    async def _fail(self, attempt: Attempt, session: AsyncSession, error: BaseException) -> None:
+    async def _fail(self, attempt: Attempt | None, session: AsyncSession, error: BaseException) -> None:
         """Undo when nobody is inside any more; see `Run._fail`."""
+        if attempt is None or attempt.is_over:
+            return
         try:
             await self._shut(attempt)
         except BaseException as interruption:

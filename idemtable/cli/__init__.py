@@ -5,7 +5,7 @@ Exit codes:
 ==  ==================================================================================================================
 0   Done. A purge that leaves because another one is at work is done too (``busy`` in its line says so), and so is one
     that was asked to stop.
-1   A check failed, a promise of the demo was broken, there is no record of the key, or somebody said no.
+1   A check failed, a promise was broken, something needs mending, there is no record of the key, or somebody said no.
 2   The command is wrong: an option, a name, a key, a URL that cannot be.
 3   The database cannot be used: not reachable, its driver not installed, the table missing or not as it should be.
 ==  ==================================================================================================================
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import click
 
-from . import db, demo, records, tokens
+from . import checks, db, demo, records, tokens
 from .failure import Commands
 from .options import EPILOG, debug
 
@@ -36,5 +36,5 @@ def main() -> None:
 
 
 _records = (records.purge, records.ls, records.show, records.forget, records.stats)
-for _command in (db.db, *_records, tokens.tokens, demo.demo):
+for _command in (db.db, *_records, tokens.tokens, checks.verify, checks.doctor, demo.demo):
     main.add_command(_command)

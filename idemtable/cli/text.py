@@ -7,11 +7,14 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ..model import Record, Stats
+from ..model import Finding, Level, Record, Stats
+
+if TYPE_CHECKING:
+    from ..verify import Check, Report
 
 _JSON: Final = ("json", "exception")
 """The codecs of the library itself: what they wrote is JSON, or was sealed."""
@@ -150,3 +153,66 @@ def show(records: Sequence[Record], as_json: bool, none: str) -> None:
         click.echo(record_rows(records))
     else:
         click.echo(none, err=True)
+
+
+# --- verify and doctor ----------------------------------------------------------------------------------------------------
+
+_SAID: Final = {Level.MEND: ("MEND", "red"), Level.NOTE: ("note", "yellow"), Level.GOOD: ("good", "green")}
+
+
+def _word(word: str, color: str, width: int) -> str:
+    return click.style(word.ljust(width), fg=color, bold=word.isupper())
+
+
+def check_lines(check: Check) -> str:
+    """Lay out what was tried and what was seen."""
+    verdict = _word("kept", "green", 6) if check.kept else _word("BROKEN", "red", 6)
+    first = f"{verdict}  {check.name:<13}  {check.times:>6,} times  {check.tried}"
+    return f"{first}\n{'':37}{'; '.join(check.said)}"
+
+
+def check_line(check: Check) -> str:
+    """Give a check as a line of JSON."""
+    return line({
+        "check": check.name, "kept": check.kept, "tried": check.tried, "times": check.times, "seen": check.seen,
+        "broken": check.broken, "why": check.why, "left_out": check.left_out, "seconds": round(check.seconds, 3),
+    })  # fmt: skip
+
+
+def report_lines(report: Report) -> str:
+    """Lay out how a run ended: what may be the reason, where a promise was broken."""
+    lines = []
+    for text, names in report.why.items():
+        lines += [f"{', '.join(names)}: {text}.", ""]
+    lines += [f"left behind: {text}" for text in report.left_behind]
+    verdict = (
+        "every promise was kept" if report.kept else click.style("a promise does not hold here", fg="red", bold=True)
+    )
+    return "\n".join(["", *lines, f"{verdict}; {report.seconds:.0f} s"])
+
+
+def report_line(report: Report) -> str:
+    """Give how a run ended as a line of JSON."""
+    return line({
+        "kept": report.kept, "database": report.place, "table": report.table, "seed": report.seed,
+        "seconds": round(report.seconds, 3), "left_behind": report.left_behind,
+    })  # fmt: skip
+
+
+def findings(found: Sequence[Finding], place: str) -> str:
+    """Lay out what a look at a database found: first what must be mended."""
+    order = list(_SAID)
+    width = max(len(finding.about) for finding in found)
+    lines = [place, ""]
+    for finding in sorted(found, key=lambda finding: order.index(finding.level)):
+        lines.append(f"{_word(*_SAID[finding.level], 4)}  {finding.about.ljust(width)}  {finding.found}")
+        if finding.cure is not None:
+            lines.append(f"{'':6}{'':{width}}  cure: {finding.cure}")
+    count = sum(finding.level is Level.MEND for finding in found)
+    things = "thing needs" if count == 1 else "things need"
+    return "\n".join([*lines, "", f"{count} {things} mending" if count else "nothing needs mending"])
+
+
+def finding_line(finding: Finding) -> str:
+    """Give a finding as a line of JSON."""
+    return line(asdict(finding))

@@ -13,6 +13,7 @@ from .origin import origin_of
 from .postgresql import PostgreSQL
 from .sqlite import SQLite, configure_sqlite
 from .statement import Statement
+from .sweep import Swept
 from .words import Fault
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "Job",
     "MySQL",
     "Statement",
+    "Swept",
     "Types",
     "configure_sqlite",
     "find",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -16,7 +15,8 @@ from ..model import Status
 from .definition import Definition
 from .origin import listen
 from .statement import Answer, Statement
-from .words import AS_IT_IS, Fault, Look, asks_autocommit
+from .sweep import Swept
+from .words import AS_IT_IS, Fault, Look, asks_autocommit, hang_up, wire
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Select, Table
@@ -35,7 +35,7 @@ class Dialect(Definition):
     """Whether the transaction that lost a claim can read the winner's row."""
     locks_gaps: ClassVar[bool] = False
     """Whether a change of a row that is not there keeps others from inserting theirs until the transaction ends."""
-    clock: ClassVar[str]
+    clocks: ClassVar[tuple[str, ...]]
     """What in `now`, `later` and `past` asks the database for the time."""
     moment: ClassVar[str]
     """What can stand in its place where a test has stopped the clock; ``{}`` is a time in UTC."""
@@ -51,6 +51,8 @@ class Dialect(Definition):
     """Whether a claim can travel with a statement of the function's."""
     begins_unasked: ClassVar[bool] = False
     """Whether the statement after an error that ended the transaction begins another one, of which nobody is told."""
+    skips_equal: ClassVar[bool] = False
+    """Whether an UPDATE that leaves a row as it is writes nothing."""
     busy: ClassVar[str] = "the first call with this key is still running"
     """What it means that somebody held the claim for longer than it might wait."""
     faults: ClassVar[Mapping[Any, Fault]]
@@ -80,8 +82,6 @@ class Dialect(Definition):
     ISSUED: ClassVar[str] = f"(:id{{n}}, :tenant, :scope, :owner{{n}}, {Status.ISSUED.code}, {{now}}, {{later}})"
     variables: ClassVar[int] = 32_767
     """The most variables of one statement; asyncpg counts them in a signed 16-bit integer, PostgreSQL in an unsigned."""
-    EXPIRED: ClassVar[str]
-    """Selects or deletes at most `batch` expired rows; in-progress rows never expire."""
     EXACTLY: ClassVar[str] = "{column} = :{column}"
     """Compares a column of names with a value; ``:{column}_length`` is the value's number of characters."""
     BYTES: ClassVar[str] = "SELECT NULL"
@@ -181,8 +181,11 @@ class Dialect(Definition):
         return self._store(connection, values).rowcount == 1
 
     @abstractmethod
-    def delete_expired(self, connection: Connection, batch: int) -> int:
-        """Delete at most `batch` expired rows that nobody holds; say how many."""
+    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
+        """Delete at most `batch` expired rows that nobody holds, where the batch before has left off; ``None`` begins.
+
+        With `careful` a row was held that this would wait for, and may not be waited for again.
+        """
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         """Return the size of the table with its indexes, if the database tells."""
@@ -261,13 +264,11 @@ class Dialect(Definition):
         Its pool closes it when it is to be used again, or when it is found dead.
         """
         driver = connection.connection.driver_connection
-        line = getattr(driver, "fileno", None) or getattr(getattr(driver, "_sock", None), "fileno", None)  # PyMySQL
-        if line is None:  # asyncpg, asyncmy, aiosqlite: closing them ends what is under way
+        if (line := wire(driver)) is None:  # asyncpg, asyncmy, aiosqlite: closing them ends what is under way
             connection.invalidate()
             return
         connection.connection.invalidate(soft=True)
-        with suppress(OSError), socket.socket(fileno=socket.dup(line())) as other:
-            other.shutdown(socket.SHUT_RDWR)
+        hang_up(line)
 
     # --- guards -------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .catalogue import Catalogue
+
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Inspector
     from sqlalchemy.types import TypeEngine
@@ -143,6 +145,9 @@ class Definition(ABC):
 
     many_programs: ClassVar[tuple[str, ...]] = ()
     """Statements that fit a new database for many programs at once, outside of any transaction."""
+
+    catalogue: ClassVar[type[Catalogue]] = Catalogue
+    """What `doctor` and `verify` ask of it from outside."""
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 

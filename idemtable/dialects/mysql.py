@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from hashlib import sha256
 from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 from sqlalchemy import table as table_named
-from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import SchemaError
 from ..model import Status
 from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
 from .batches.mysql import MySQLBatches
 from .compound import BLOCK, REFUSED, SEVERAL, Told, send_several, takes_blocks, takes_several
-from .definition import Driver, Job, Types
-from .statement import Answer, Statement
-from .words import Fault, Look, is_plain, lent
+from .definition import Driver
+from .statement import Answer, Statement, send
+from .sweep import Swept
+from .tables.mysql import MySQLTable
+from .words import AS_IT_IS, Fault, Look, is_plain, lent
 from .written import Written
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Inspector, Select, Table
+    from sqlalchemy import Connection, Select, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
-    from sqlalchemy.types import TypeEngine
 
 _SERVER_STATUS_IN_TRANS = 1
 _UNNUMBERED = -1
@@ -36,6 +34,11 @@ _TIMED_OUT = ("ConnectionTimeoutError", "ReadTimeoutError", "WriteTimeoutError")
 """MySQL's own connector has closed the connection, and numbers that like a statement that took too long."""
 _LEND = "SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = :wait"
 _GIVE_BACK = "SET SESSION innodb_lock_wait_timeout = @idemtable_wait"
+_EARLIEST = "1000-01-01"
+_KEYS = 5_000
+"""Of one DELETE. They take MySQL a megabyte; beyond its range_optimizer_max_mem_size, eight, it reads the whole table."""
+_CAREFUL = 200
+"""Rows of a batch in which each of them is a round trip."""
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
 
 
@@ -49,7 +52,7 @@ def _level(connection: Connection) -> str | None:
     return level or dialect.default_isolation_level
 
 
-class MySQL(Dialect):
+class MySQL(MySQLTable, Dialect):
     """MariaDB 10.6 and later and MySQL 8, through PyMySQL, asyncmy, mysqlclient and MySQL's own connector."""
 
     names = ("mysql", "mariadb")
@@ -69,10 +72,12 @@ class MySQL(Dialect):
     reads_in_place = False
     commits_along = True
     begins_unasked = True  # after a deadlock or 1020
+    skips_equal = True
     locks_gaps = True  # at REPEATABLE READ, which is what most servers run at
 
     # UTC_TIMESTAMP and not NOW: NOW is in the session's time zone, and the column has none.
-    clock = now = "UTC_TIMESTAMP(6)"
+    now = "UTC_TIMESTAMP(6)"
+    clocks = (now,)
     moment = "TIMESTAMP'{}'"
     later = "UTC_TIMESTAMP(6) + INTERVAL :ttl MICROSECOND"
     past = "UTC_TIMESTAMP(6) - INTERVAL 1 MINUTE"
@@ -102,10 +107,13 @@ class MySQL(Dialect):
         1044: Fault.DENIED,  # to the database
         1142: Fault.DENIED,  # to the table
         1143: Fault.DENIED,  # to a column
+        1227: Fault.DENIED,  # to what takes a right of the server's
         1054: Fault.NO_TABLE,  # unknown column
         1146: Fault.NO_TABLE,
         1049: Fault.NO_TABLE,  # unknown database
         1040: Fault.AWAY,  # too many connections
+        1203: Fault.AWAY,  # too many of this user's
+        1226: Fault.AWAY,  # the same, where the user's account has a limit of its own
         1047: Fault.ELSEWHERE,  # Galera: this node is not part of the cluster
         1180: Fault.ELSEWHERE,  # COMMIT could not be replicated; but see `fault`
         1053: Fault.UNKNOWN,
@@ -132,7 +140,9 @@ class MySQL(Dialect):
     # behind: the lock outlives it until COMMIT.
     LOCK_NAME = f"""INSERT INTO {{table}} (id, scope, status, owner, created_at, expires_at)
         VALUES (:id, 'idemtable.lock', {Status.LOCK.code}, :id, {{now}}, {{now}}) ON DUPLICATE KEY UPDATE owner = :id"""
-    EXPIRED = f"""SELECT id FROM {{table}} WHERE {EXPIRED_WHERE}
+    # From where the batch before has stopped: what is deleted stays in the index as long as somebody reads what was there
+    # before, a backup for hours, and each batch would pass over all of it.
+    EXPIRED = f"""SELECT id, expires_at FROM {{table}} WHERE expires_at >= :since AND {EXPIRED_WHERE}
         ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED"""
     # Its collation takes "a" and "a " for one name.
     EXACTLY = "{column} = :{column} AND CHAR_LENGTH({column}) = :{column}_length"
@@ -247,15 +257,19 @@ class MySQL(Dialect):
             self._lend_wait(connection, {"wait": wait})
             yield
 
-    def delete_expired(self, connection: Connection, batch: int) -> int:
-        # By primary key, in two steps: MySQL refuses LIMIT in a subquery of DELETE, and a DELETE by range would wait
-        # for the rows that replays hold.
-        ids = [row[0] for row in self.statement(self.EXPIRED)(connection, {"batch": batch})]
-        if not ids:
-            return 0
-        names = {f"id{number}": id for number, id in enumerate(ids)}
-        places = ", ".join(f":{name}" for name in names)
-        return self.statement(f"DELETE FROM {{table}} WHERE id IN ({places})")(connection, names).rowcount
+    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
+        # In two steps: MySQL refuses LIMIT in a subquery of DELETE, and a DELETE by range would wait for rows that calls
+        # hold. So would one by keys that reads the whole table, from which no hint keeps the optimizer where most of it has
+        # expired. Hence it waits for nobody, and the next time each row is a statement of its own.
+        values = {"since": rest or _EARLIEST, "batch": min(batch, _CAREFUL) if careful else batch}
+        rows: Any = self.statement(self.EXPIRED)(connection, values).rows
+        keys, deleted = [f"X'{bytes(id).hex()}'" for id, _ in rows], 0
+        at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR " if _is_mariadb(connection) else ""
+        with AS_IT_IS if at_once or not keys else self.lending(connection, self.wait(0)):
+            for start in range(0, len(keys), step := 1 if careful else _KEYS):
+                some = ", ".join(keys[start : start + step])
+                deleted += send(connection, f"{at_once}DELETE FROM {self.table} WHERE id IN ({some})").rowcount
+        return Swept(deleted, rows[-1][1] if len(rows) == values["batch"] else None)
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         size = self.statement(self.BYTES)(connection, {"table": table, "schema": schema}).scalar()
@@ -339,20 +353,6 @@ class MySQL(Dialect):
             return 2013
         return code
 
-    # --- the table ----------------------------------------------------------------------------------------------------
-
-    types = Types(
-        id=mysql.BINARY(16),
-        binary=mysql.BINARY,
-        blob=mysql.LONGBLOB(),
-        time=mysql.DATETIME(fsp=6),  # without fsp MySQL drops the fraction of a second
-    )
-    options = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
-
-    @classmethod
-    def schemas(cls, inspector: Inspector) -> list[str | None]:
-        return [None]  # each is a database, and the server's others are somebody else's
-
     @classmethod
     def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:
         # A role without any right to a table is not told whether it is there, and SQLAlchemy's own look would fail.
@@ -362,53 +362,3 @@ class MySQL(Dialect):
         except DBAPIError as error:
             return cls.numbered(error) is Fault.DENIED
         return False
-
-    @classmethod
-    def grants(cls, job: Job, role: str, table: str, schema: str | None) -> list[str]:
-        words = mysql.dialect().identifier_preparer
-        name, at, host = role.partition("@")
-        who = f"'{name}'@'{host}'" if at else f"'{name}'"  # a role of MariaDB's has no host
-        keys, version = (words.format_table(table_named(one, schema=schema)) for one in (table, f"{table}_version"))
-        migrates = job is Job.MIGRATE  # CREATE among them lets a table be named that is not there yet
-        return [
-            f"GRANT {job.rights}{', CREATE, ALTER, INDEX, DROP' if migrates else ''} ON {keys} TO {who}",
-            f"GRANT SELECT{', INSERT, DELETE, CREATE, DROP' if migrates else ''} ON {version} TO {who}",
-        ]
-
-    @classmethod
-    def column_flaw(cls, found: TypeEngine[Any], wanted: TypeEngine[Any]) -> str | None:
-        return None if getattr(found, "fsp", 6) == getattr(wanted, "fsp", 6) else "has no microseconds"
-
-    @classmethod
-    def table_flaws(cls, inspector: Inspector, table: str, schema: str | None) -> list[str]:
-        found = inspector.get_table_options(table, schema=schema)
-        wanted = {"engine": cls.options["engine"], "default charset": cls.options["charset"]}
-        name = inspector.dialect.name
-        return [f"{what} is not {value}" for what, value in wanted.items() if found.get(f"{name}_{what}") != value]
-
-    # --- migrations ---------------------------------------------------------------------------------------------------
-
-    changing = 1684  # "was skipped since its definition is being modified by concurrent DDL statement"; MySQL alone
-    before_ddl = (
-        "SET @idemtable_lock_wait = @@SESSION.lock_wait_timeout",
-        "SET SESSION lock_wait_timeout = 10",
-    )
-    after_ddl = ("SET SESSION lock_wait_timeout = @idemtable_lock_wait",)
-
-    @classmethod
-    @contextmanager
-    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
-        # The names are the server's, not the database's, and MySQL takes 64 characters.
-        database = connection.exec_driver_sql("SELECT database()").scalar()
-        lock = "idemtable-" + sha256(f"{database}.{name}".encode()).hexdigest()[:48]
-        got = connection.execute(select(func.get_lock(lock, wait))).scalar()
-        connection.rollback()
-        if not got:
-            raise SchemaError(f"another program has been upgrading for more than {wait} seconds; run the command again")
-
-        def release() -> None:
-            connection.execute(select(func.release_lock(lock)))
-            connection.rollback()
-
-        with lent(connection, release), connection.begin():
-            yield

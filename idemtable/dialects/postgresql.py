@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -14,13 +14,16 @@ from sqlalchemy import table as table_named
 from sqlalchemy.dialects import postgresql
 
 from ..model import Status
-from .base import COLUMNS, EXPIRED_WHERE, LASTING, Dialect
+from .base import COLUMNS, LASTING, Dialect
 from .batches.postgresql import PostgreSQLBatches
+from .catalogue.postgresql import PostgreSQLCatalogue
 from .deferred import Deferred, listen
 from .definition import Driver, Job, Types
 from .libpq import Packet
 from .packet import Line, line_of
+from .slices import Slices
 from .statement import Answer
+from .sweep import Swept
 from .words import Fault, Look, is_plain
 
 if TYPE_CHECKING:
@@ -44,8 +47,8 @@ _CLAIMED = f"""CASE WHEN set_config('idemtable.lock_timeout', current_setting('l
 _BOUNDED = """WITH before AS MATERIALIZED (
         SELECT current_setting('lock_timeout') AS timeout, set_config('lock_timeout', CAST(:wait AS text), true))"""
 
-_STORE = """INSERT INTO {{table}} AS t
-            (id, tenant, scope, status, owner, created_at, expires_at, codec, result, completed_at)
+_STORE = """INSERT INTO {{table}} AS t (
+            id, tenant, scope, status, owner, created_at, expires_at, codec, result, completed_at)
         VALUES (:id, :tenant, '', :status, :owner, '-infinity', '-infinity', :codec, :result, {{now}})
         ON CONFLICT (id) DO UPDATE SET status = {kept}, codec = excluded.codec, result = excluded.result,
             completed_at = excluded.completed_at {mine}
@@ -83,15 +86,19 @@ class PostgreSQL(Dialect):
     commits_along = True
 
     # clock_timestamp() and not now(): now() is frozen at BEGIN, before the wait for another claim.
-    clock = now = "clock_timestamp()"
+    now = "clock_timestamp()"
+    clocks = (now, "statement_timestamp()")
     moment = "TIMESTAMPTZ '{}+00'"
     later = "clock_timestamp() + CAST(:ttl AS bigint) * interval '1 microsecond'"
-    past = "clock_timestamp() - interval '1 minute'"
+    # Not clock_timestamp() here, which may be another one for each row: no index helps to compare with it.
+    past = "statement_timestamp() - interval '1 minute'"
     expires = f"CASE WHEN {LASTING} THEN expires_at + (completed_at - created_at) ELSE expires_at END"
 
     # A row can be seen here that no standby has: of a COMMIT that waits for one which is gone, whose caller was cut off.
     settled = """current_setting('synchronous_standby_names') = ''
             OR current_setting('synchronous_commit') IN ('off', 'local')"""
+    # A stricter level would remember all that a slice reads, and refuse the claims that come between.
+    purge_options = {"isolation_level": "READ COMMITTED"}
 
     faults = {
         "40001": Fault.RESTART,  # serialization_failure
@@ -162,8 +169,6 @@ class PostgreSQL(Dialect):
         RETURNING set_config('lock_timeout', before.timeout, true)"""
     # A lock on a row is written to the log and makes COMMIT wait for the standby, as a plain read does not.
     HOLD = "SELECT 1 FROM {table} WHERE id = :id AND owner = :owner FOR KEY SHARE"
-    EXPIRED = f"""DELETE FROM {{table}} WHERE id = ANY(ARRAY(
-        SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED))"""
     BYTES = "SELECT pg_total_relation_size(to_regclass(:table))"
 
     def __init__(self, dialect: SQLAlchemyDialect, table: str, schema: str | None) -> None:
@@ -236,8 +241,12 @@ class PostgreSQL(Dialect):
     def redeem(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return self._redeem(connection, values).first() is not None
 
-    def delete_expired(self, connection: Connection, batch: int) -> int:
-        return self.statement(self.EXPIRED)(connection, {"batch": batch}).rowcount
+    @cached_property
+    def _slices(self) -> Slices:
+        return Slices(self)
+
+    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
+        return self._slices.delete(connection, batch, rest, careful)
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         size = self.statement(self.BYTES)(connection, {"table": self.table}).scalar()
@@ -291,6 +300,7 @@ class PostgreSQL(Dialect):
 
     # --- the table ----------------------------------------------------------------------------------------------------
 
+    catalogue = PostgreSQLCatalogue
     types = Types(id=postgresql.UUID(as_uuid=True), text=lambda length: postgresql.TEXT())
 
     @classmethod

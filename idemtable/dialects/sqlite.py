@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -21,12 +20,14 @@ from .batches.sqlite import SQLiteBatches
 from .definition import Driver
 from .origin import root
 from .statement import is_listened_to, send
+from .sweep import Swept
+from .tables.sqlite import SQLiteTable, inside
 from .words import AS_IT_IS, Fault, asks_autocommit, lent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import URL, Connection, Engine, Table
+    from sqlalchemy import Connection, Engine, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 _IMMEDIATE: Final = "idemtable_immediate"
@@ -111,7 +112,7 @@ def _begin(connection: Connection) -> None:
     # back whenever an isolation level was chosen for one transaction.
     if driver.isolation_level is not None:
         driver.isolation_level = None
-    begun, heard = _inside(raw), is_listened_to(connection)
+    begun, heard = inside(raw), is_listened_to(connection)
     wait = connection.get_execution_options().get(_IMMEDIATE, _wanted.get())
     if wait is None:
         if not begun:
@@ -135,10 +136,6 @@ def _mode(raw: Any) -> bool | None:
     return mode if isinstance(mode, bool) else None
 
 
-def _inside(raw: Any) -> bool:
-    return bool(getattr(raw, "in_transaction", False))
-
-
 def _begin_again(context: Any) -> None:
     # An error may have ended the transaction (a full disk, INSERT OR ROLLBACK), and SQLAlchemy does not know: whatever
     # follows would be committed statement by statement. In a new transaction it is undone with the rest, and a call finds
@@ -149,7 +146,7 @@ def _begin_again(context: Any) -> None:
     if connection.in_transaction() and not asks_autocommit(connection):
         raw, driver = connection.connection.driver_connection, connection.connection.dbapi_connection
         explicit = driver.isolation_level is None and _mode(raw) is None  # the driver begins nothing by itself
-        if explicit and not _inside(raw):
+        if explicit and not inside(raw):
             with suppress(Exception):
                 cursor = connection.connection.cursor()
                 cursor.execute("BEGIN")
@@ -181,7 +178,7 @@ def _attached_in_wal(connection: Connection) -> str | None:
     return None
 
 
-class SQLite(Dialect):
+class SQLite(SQLiteTable, Dialect):
     """SQLite 3.31 and later, through sqlite3 and aiosqlite."""
 
     names = ("sqlite",)
@@ -192,7 +189,7 @@ class SQLite(Dialect):
     reads_in_place = True
     busy = "the database is busy: another connection is writing"
 
-    clock, moment = "'now'", "'{}'"
+    clocks, moment = ("'now'",), "'{}'"
     # Text, with six digits as SQLAlchemy writes them, so that comparing text compares time.
     now = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now')"
     later = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now', (:ttl / 1000000.0) || ' seconds')"
@@ -218,6 +215,7 @@ class SQLite(Dialect):
 
     # The write lock is held, so nothing comes between the look for a conflict and the row.
     CLAIM = f"INSERT INTO {{table}} ({COLUMNS}) VALUES ({VALUES}) ON CONFLICT (id) DO NOTHING"
+    # Here alone nothing is left behind of what was deleted, and each batch may begin at the beginning.
     EXPIRED = f"DELETE FROM {{table}} WHERE id IN (SELECT id FROM {{table}} WHERE {EXPIRED_WHERE} LIMIT :batch)"
 
     def __init__(self, dialect: SQLAlchemyDialect, table: str, schema: str | None) -> None:
@@ -231,8 +229,9 @@ class SQLite(Dialect):
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return self._claim(connection, values).rowcount == 1
 
-    def delete_expired(self, connection: Connection, batch: int) -> int:
-        return self.statement(self.EXPIRED)(connection, {"batch": batch}).rowcount
+    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
+        deleted = self.statement(self.EXPIRED)(connection, {"batch": batch}).rowcount
+        return Swept(deleted, () if deleted == batch else None)
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         try:
@@ -258,7 +257,7 @@ class SQLite(Dialect):
             shared = pool.__dict__.get("connection")  # made at first use
         elif isinstance(pool, SingletonThreadPool):
             shared = getattr(pool._conn, "current", lambda: None)()
-        if shared is None or not _inside(getattr(shared, "driver_connection", None)):
+        if shared is None or not inside(getattr(shared, "driver_connection", None)):
             return None
         return (
             f"its {type(pool).__name__} gives everybody one connection, and another transaction is at work in it, which "
@@ -278,7 +277,7 @@ class SQLite(Dialect):
         raw = pooled.driver_connection
         if (mode := _mode(raw)) is not None:
             return f"its engine was made with connect_args={{'autocommit': {mode}}}: leave the argument out"
-        if driver.isolation_level is not None or not _inside(raw):
+        if driver.isolation_level is not None or not inside(raw):
             return (
                 "its SQLite engine lets the driver begin transactions, which loses atomicity with savepoints. "
                 "Call idemtable.configure_sqlite(engine) once, where the engine is made"
@@ -293,8 +292,11 @@ class SQLite(Dialect):
             )
         return None
 
+    def commits_by_itself(self, connection: Connection) -> bool:
+        return _mode(connection.connection.driver_connection) is not None
+
     def in_transaction(self, connection: Connection) -> bool:
-        return _inside(connection.connection.driver_connection)
+        return inside(connection.connection.driver_connection)
 
     def cut(self, connection: Connection) -> None:
         raw = connection.connection.driver_connection
@@ -334,41 +336,3 @@ class SQLite(Dialect):
         if code == sqlite3.SQLITE_ERROR and str(error).startswith("no such savepoint"):
             return _NO_SAVEPOINT
         return code if code is None or code in cls.faults else code & 0xFF
-
-    # --- on the command line ------------------------------------------------------------------------------------------
-
-    @classmethod
-    def missing_file(cls, url: URL) -> str | None:
-        name = url.database
-        if not name or name == ":memory:" or name.startswith("file:") or Path(name).exists():
-            return None
-        return name
-
-    # --- the table ----------------------------------------------------------------------------------------------------
-
-    options = {"with_rowid": False}
-    many_programs = ("PRAGMA journal_mode=WAL",)  # one writer at a time either way, but readers do not stop it
-
-    # --- migrations ---------------------------------------------------------------------------------------------------
-
-    upgrade_options = {}  # SQLite knows no READ COMMITTED, and BEGIN IMMEDIATE shows the latest
-    transactional_ddl = True  # Alembic thinks of the driver, which cannot; the database can
-
-    @classmethod
-    @contextmanager
-    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
-        before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
-
-        def put_back() -> None:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
-            connection.rollback()
-
-        with lent(connection, put_back):
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait * 1000}")
-            connection.rollback()
-            with connection.begin():
-                if _inside(connection.connection.driver_connection):
-                    # An engine that begins explicitly has just begun, but not for writing.
-                    connection.exec_driver_sql("ROLLBACK")
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                yield

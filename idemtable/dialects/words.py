@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from enum import Enum, auto
@@ -56,6 +57,22 @@ def asks_autocommit(connection: Connection) -> bool:
 def is_plain(way_out: Any) -> bool:
     """Say whether an application has not put a way of its own in place of SQLAlchemy's to commit or to roll back."""
     return getattr(way_out, "__func__", None) in (DefaultDialect.do_commit, DefaultDialect.do_rollback)
+
+
+def wire(driver: Any) -> Callable[[], int] | None:
+    """Return what tells the number of a driver's socket, or ``None`` where it keeps that to itself."""
+    return getattr(driver, "fileno", None) or getattr(getattr(driver, "_sock", None), "fileno", None)  # PyMySQL
+
+
+def hang_up(line: Callable[[], int], how: int = socket.SHUT_RDWR) -> None:
+    """Shut a socket down and leave it open, also under a thread that is reading from it.
+
+    Args:
+        line: what `wire` returned.
+        how: ``SHUT_RD`` lets what is sent arrive, and its answer be lost.
+    """
+    with suppress(OSError), socket.socket(fileno=socket.dup(line())) as other:
+        other.shutdown(how)
 
 
 AS_IT_IS: Final = nullcontext()

@@ -16,6 +16,7 @@ from ..keys import checked_key
 from ..settings import checked_wait
 from ._endings import endings, refused
 from ._rows import Rows, dispatch, is_untouched
+from ._touch import touch as write_as_it_is
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
@@ -29,16 +30,27 @@ Key = tuple[Any, ...]
 
 
 @overload
-def lock(session: Session, model: type[M], ident: list[Any], *, wait: timedelta | None = None) -> list[M]: ...
+def lock(
+    session: Session, model: type[M], ident: list[Any], *, wait: timedelta | None = None, touch: bool = False
+) -> list[M]: ...
 @overload
-def lock(session: Session, model: type[M], ident: Any, *, wait: timedelta | None = None) -> M: ...
+def lock(session: Session, model: type[M], ident: Any, *, wait: timedelta | None = None, touch: bool = False) -> M: ...
 @overload
 def lock(
-    session: AsyncSession, model: type[M], ident: list[Any], *, wait: timedelta | None = None
+    session: AsyncSession, model: type[M], ident: list[Any], *, wait: timedelta | None = None, touch: bool = False
 ) -> Awaitable[list[M]]: ...
 @overload
-def lock(session: AsyncSession, model: type[M], ident: Any, *, wait: timedelta | None = None) -> Awaitable[M]: ...
-def lock(session: Session | AsyncSession, model: type[Any], ident: Any, *, wait: timedelta | None = None) -> Any:
+def lock(
+    session: AsyncSession, model: type[M], ident: Any, *, wait: timedelta | None = None, touch: bool = False
+) -> Awaitable[M]: ...
+def lock(
+    session: Session | AsyncSession,
+    model: type[Any],
+    ident: Any,
+    *,
+    wait: timedelta | None = None,
+    touch: bool = False,
+) -> Any:
     """Hold one row, or several, until the transaction ends, and return it as it is now.
 
     ``SELECT … FOR UPDATE`` over objects that the session already holds: what it knew of the row before the wait is
@@ -49,6 +61,9 @@ def lock(session: Session | AsyncSession, model: type[Any], ident: Any, *, wait:
     SQLite has no locks on rows: the transaction becomes the one that writes to the database, and a second writer fails
     or waits where it begins to write, at its BEGIN in a transaction of the library's own.
 
+    Where several nodes take writes (Galera, MySQL Group Replication) a lock is known on its own node only: two callers may
+    hold one row, and commit both if they then write other rows. With `touch` the second of them cannot commit.
+
     Args:
         session: in whose transaction. An AsyncSession makes the result awaitable.
         model: a mapped class. Relations it loads by a join come by a SELECT of their own, which locks nothing.
@@ -56,6 +71,9 @@ def lock(session: Session | AsyncSession, model: type[Any], ident: Any, *, wait:
         wait: ``None`` waits as long as the database would; zero fails at once; else at most so long for each row.
             MariaDB and MySQL count whole seconds: a shorter wait is rounded up. With a `wait` that runs out the
             transaction stays usable, on PostgreSQL by a SAVEPOINT.
+        touch: whether to write the row as well, to what it is. Of all who hold it on several nodes the first to commit
+            does; the others' transactions fail with a deadlock, at the latest when they commit. Triggers on UPDATE run. On
+            MariaDB and MySQL a number in the row is changed and changed back.
 
     Returns:
         The object; for a list, a list in primary-key order, each row once.
@@ -67,10 +85,13 @@ def lock(session: Session | AsyncSession, model: type[Any], ident: Any, *, wait:
             back and begin again.
         NoResultFound: SQLAlchemy's own; a row does not exist. The message names which.
         SessionNotUsableError: the session is in AUTOCOMMIT, where no lock lasts.
-        ValueError, TypeError: the key is none of this class, or `wait` is negative or longer than an hour.
+        ValueError, TypeError: the key is none of this class, or `wait` is negative or longer than an hour; or `touch` finds
+            no column to write, on MariaDB and MySQL a NOT NULL one of integers or decimals that is no key and not unique.
     """
     if not isinstance(model, type):
         raise TypeError(f"lock takes a mapped class, not {model!r}")
+    if not isinstance(touch, bool):
+        raise TypeError(f"touch= takes True or False, not {touch!r}")
     rows = Rows(model, single_table=False)
     several = isinstance(ident, list)
     keys = [rows.ident(one) for one in ident] if several else [rows.ident(ident)]
@@ -81,7 +102,7 @@ def lock(session: Session | AsyncSession, model: type[Any], ident: Any, *, wait:
             return []
         session.flush()
         with session.no_autoflush:
-            found = _locked(session, rows, keys, seconds)
+            found = _locked(session, rows, keys, seconds, touch)
         if missing := [key for key in dict.fromkeys(keys) if key not in found]:
             raise NoResultFound(f"there is no {', no '.join(map(rows.spell, missing))}")
         return list(found.values()) if several else found[keys[0]]
@@ -89,20 +110,15 @@ def lock(session: Session | AsyncSession, model: type[Any], ident: Any, *, wait:
     return dispatch(session, work)
 
 
-def _locked(session: Session, rows: Rows, keys: list[Key], wait: float | None) -> dict[Key, Any]:
+def _locked(session: Session, rows: Rows, keys: list[Key], wait: float | None, touch: bool) -> dict[Key, Any]:
     mapper = rows.mapper
     if mapper is None:
         raise TypeError(f"lock takes a mapped class, not the Table {rows.name}")
     unique = list(dict.fromkeys(keys))
-    if len(rows.primary_key) == 1:
-        condition: ColumnElement[bool] = rows.primary_key[0].in_([value for (value,) in unique])
-    else:
-        pairs = [zip(rows.primary_key, key, strict=True) for key in unique]
-        condition = or_(*(and_(*(column == value for column, value in pair)) for pair in pairs))
     # A join would lock the related rows as well, and PostgreSQL refuses FOR UPDATE over an outer one.
     joined = [selectinload(one.class_attribute) for one in mapper.relationships if one.lazy in ("joined", False)]
     wide = len(mapper.tables) == 1 and len(mapper.with_polymorphic_mappers) > 1
-    statement = select(rows.model).where(condition).order_by(*rows.primary_key).options(*joined)
+    statement = select(rows.model).where(_one_of(rows, unique)).order_by(*rows.primary_key).options(*joined)
 
     connection = rows.connection(session)
     dialect = rows.dialect(session)
@@ -114,9 +130,25 @@ def _locked(session: Session, rows: Rows, keys: list[Key], wait: float | None) -
         locking = dialect.for_update(connection, statement, wait, rows.table if wide else None)
         fresh = locking.execution_options(populate_existing=True)
         found = list(session.execute(fresh, bind_arguments=rows.bind).unique().scalars())
+        if touch and found:
+            held = [_key_of(one) for one in found]
+            write_as_it_is(session, rows, dialect, _one_of(rows, held), len(held))
+            if mapper.version_id_generator is False:  # the database counts, and has counted this
+                session.execute(fresh, bind_arguments=rows.bind).unique().all()
     if len(found) == len(unique) == 1:
         return {unique[0]: found[0]}  # the database may compare keys in its own way: by a collation, by affinity
-    return {inspect(one).identity: one for one in found}
+    return {_key_of(one): one for one in found}
+
+
+def _one_of(rows: Rows, keys: list[Key]) -> ColumnElement[bool]:
+    if len(rows.primary_key) == 1:
+        return rows.primary_key[0].in_([value for (value,) in keys])
+    pairs = [zip(rows.primary_key, key, strict=True) for key in keys]
+    return or_(*(and_(*(column == value for column, value in pair)) for pair in pairs))
+
+
+def _key_of(row: Any) -> Key:
+    return inspect(row).identity  # type: ignore[no-any-return]
 
 
 @overload

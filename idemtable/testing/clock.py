@@ -58,7 +58,9 @@ class FrozenClock:
         # The library's own statements: of those that come as plain text, the ones with its columns.
         is_own = context is not None and context.compiled is None and any(name in statement for name in _COLUMNS)
         if database is not None and is_own:
-            statement = statement.replace(database.clock, database.moment.format(f"{self.now:%Y-%m-%d %H:%M:%S.%f}"))
+            moment = database.moment.format(f"{self.now:%Y-%m-%d %H:%M:%S.%f}")
+            for clock in database.clocks:
+                statement = statement.replace(clock, moment)
         return statement, parameters
 
 

@@ -26,11 +26,13 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[s
 def test_the_verbs_are_these() -> None:
     assert {" ".join(path) for path in commands(main)} == DB | TOKENS | {
         "demo",
+        "doctor",
         "forget",
         "ls",
         "purge",
         "show",
         "stats",
+        "verify",
     }
 
 

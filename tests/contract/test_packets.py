@@ -172,14 +172,16 @@ def test_while_somebody_listens_to_the_steps_the_result_is_stored_before_commit_
 def local_setting(how: str, db: Database, engine: Any) -> Any:
     """Have a setting made for the transaction, as row-level security needs it; return what to bind a table to."""
     sql, sync = "SET LOCAL application_name = 'tenant-7'", sync_engine(engine)
+
+    def send(connection: Any, *_: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(sql)
+        cursor.close()
+
     if how == "do_begin":
-
-        def do_begin(connection: Any) -> None:
-            cursor = connection.cursor()
-            cursor.execute(sql)
-            cursor.close()
-
-        sync.dialect.do_begin = do_begin  # type: ignore[method-assign]
+        sync.dialect.do_begin = send  # type: ignore[method-assign]
+    elif how == "checkout":  # the driver has begun by itself, before anybody asked for a transaction
+        sa.event.listen(sync, "checkout", send)
     elif how == "begin":
         sa.event.listen(sync, "begin", lambda connection: connection.exec_driver_sql(sql))
     else:
@@ -196,7 +198,7 @@ def local_setting(how: str, db: Database, engine: Any) -> Any:
     return engine
 
 
-@pytest.mark.parametrize("how", ["do_begin", "begin", "after_begin"])
+@pytest.mark.parametrize("how", ["checkout", "do_begin", "begin", "after_begin"])
 def test_what_an_application_sends_when_a_transaction_begins_comes_before_the_claim(
     db: Database, sent: list[str], how: str
 ) -> None:

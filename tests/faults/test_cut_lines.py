@@ -13,6 +13,7 @@ import tenacity
 from idemtable import RetryTransactionError
 from idemtable.claim import retry
 from tests.support.backends import db_of
+from tests.support.crowd import until
 from tests.support.database import Database, effect
 from tests.support.lines import DRIVERS, Line, through_a_proxy
 from tests.support.proxy import Way
@@ -225,6 +226,29 @@ def test_a_run_at_a_level_of_its_own_cut_at_any_chunk_has_one_effect_and_one_rep
 
     assert hits >= 4 - line.is_fused
     assert line.proxy.hits == hits
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("way", Way)
+def test_a_purge_cut_at_any_chunk_is_done_and_loses_no_place_in_the_pool(line: Line, way: Way) -> None:
+    order = order_of(line, [])
+    hits = 0
+    for number in count(1):
+        line.db.sweep()  # the lease too, which stays for a minute where its end was cut
+        order("old")
+        line.db.expire()
+        order("live")
+        cut = line.proxy.cut_at(way, number)
+        # Busy is what it says while the server has not noticed yet that the connection which was cut is gone.
+        until(lambda: not line.idem.purge().busy, "the purge stays busy")
+        line.proxy.let_pass()
+        assert line.checked_out() == 0, f"at chunk {number}"
+        assert [row.key for row in line.db.rows() if row.key] == ["live"], f"at chunk {number}"
+        if not cut.hit.is_set():
+            break
+        hits += 1
+
+    assert hits >= 6, "three transactions"
 
 
 class Declined(Exception):

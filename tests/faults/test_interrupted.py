@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable, LostClaimError, Status
+from idemtable.claim import nesting
 from tests.support.backends import db_of
 from tests.support.database import Database, Effect, effect
 from tests.support.newest import NEWEST
@@ -174,6 +175,30 @@ def test_an_interruption_inside_a_joined_call_undoes_only_the_call(sync_db: Data
         mine.commit()
     assert db.effects() == ["mine"]
     assert db.rows() == []
+
+
+@pytest.mark.parametrize("way", ["call", "join"])
+def test_an_interruption_while_a_call_is_entered_leaves_no_call_open(
+    sync_db: Database, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, push = sync_db, nesting.push
+
+    @db.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> str:
+        effect(session, key)
+        return "ran"
+
+    def interrupted(frame: nesting.Frame) -> None:
+        push(frame)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, db.session() as mine:
+        patched.setattr(nesting, "push", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            order("k") if way == "call" else order.join(mine.session, "k")
+    assert nesting._innermost.get() is None
+    assert order("k") == "ran"
+    assert db.effects() == ["k"]
 
 
 def test_a_raw_rollback_inside_the_function_commits_nothing_of_what_follows(sync_db: Database) -> None:

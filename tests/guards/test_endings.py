@@ -12,10 +12,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from idemtable.errors import IllegalTransitionError, RetryTransactionError, StaleVersionError
 from idemtable.guards import Advance, StateMachine, compare_and_set, lock, retry_stale
+from tests.guards.conftest import GUARDED
 from tests.support.backends import db_of
 from tests.support.database import Database, Held
 from tests.support.guards import Animal, Counted, Order, Shop, empty_shop
-from tests.support.newest import NEWEST
 
 MACHINE = StateMachine(Order.status, {"created": {"paid", "cancelled"}, "paid": {"shipped"}})
 ANIMALS: Any = Animal.__table__
@@ -57,14 +57,14 @@ class Insisting:
 
 
 # MySQL never minds; MariaDB 10.11 does where it is told to, which 11.8 is from the start.
-@pytest.fixture(params=[name for name in NEWEST if not name.startswith("mysql")])
+@pytest.fixture(params=[name for name in GUARDED if not name.startswith("mysql")])
 def insisting(request: pytest.FixtureRequest) -> Iterator[Insisting]:
     db = db_of(request.param)
     shop = empty_shop(db)
     shop.add(Order(number=7))
     options = {"isolation_level": "REPEATABLE READ"} if db.kind == "postgresql" else {}
     with db.other_engine(**options) as engine:
-        if db.kind == "mariadb":
+        if db.backend.startswith("mariadb") and db.backend != "mariadb11":
 
             def insist(connection: Any, record: object) -> None:
                 cursor = connection.cursor()

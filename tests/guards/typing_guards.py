@@ -22,6 +22,7 @@ def sync(session: Session, idem: IdemTable) -> None:
     assert_type(lock(session, Order, 7), Order)
     assert_type(lock(session, Order, ("a", 7), wait=timedelta(0)), Order)
     assert_type(lock(session, Order, [7, 8], wait=timedelta(seconds=1)), list[Order])
+    assert_type(lock(session, Order, 7, touch=True), Order)
     assert_type(MACHINE.advance(session, 7, to="paid"), Advance)
     assert_type(MACHINE.advance(session, 7, to="paid", event_id="e", idem=idem), Advance)
 
@@ -30,6 +31,7 @@ async def coroutines(session: AsyncSession, idem: AsyncIdemTable) -> None:
     assert_type(compare_and_set(session, Order, 7, version=1, values={"total": 1}), Awaitable[int])
     assert_type(await lock(session, Order, 7), Order)
     assert_type(await lock(session, Order, [7, 8]), list[Order])
+    assert_type(await lock(session, Order, [7, 8], touch=True), list[Order])
     assert_type(await MACHINE.advance(session, 7, to="paid", event_id="e", idem=idem), Advance)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -17,19 +18,31 @@ from tests.support.database import Database, effect
 
 CLIENTS = 32
 CONNECTIONS = 2
+KEYS = 20
 
 
-@pytest.fixture(scope="module", params=["psycopg", "psycopg_async"])
+# Prepared statements belong to a connection, which the next transaction does not get back.
+UNPREPARED: dict[str, dict[str, Any]] = {
+    "psycopg": {"prepare_threshold": None},
+    "psycopg_async": {"prepare_threshold": None},
+    "asyncpg": {
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+        "prepared_statement_name_func": lambda: f"of_{uuid4().hex}",  # else two clients give theirs one name
+    },
+}
+
+
+@pytest.fixture(scope="module", params=UNPREPARED)
 def pooled(request: pytest.FixtureRequest) -> Iterator[Database]:
     postgresql = server("postgresql18")
     with needed():
         pooler = pgbouncer(postgresql, connections=CONNECTIONS)
     name = f"pooled_{request.param}"
     postgresql.create_database(name)
-    backend = "pgbouncer-async" if request.param.endswith("async") else "pgbouncer"
-    # Prepared statements belong to a connection, which the next transaction does not get back.
+    backend = "pgbouncer" if request.param == "psycopg" else "pgbouncer-async"
     url = sa.make_url(pooler.url(name))
-    db = Database(backend, url, f"postgresql+{request.param}", connect_args={"prepare_threshold": None})
+    db = Database(backend, url, f"postgresql+{request.param}", connect_args=UNPREPARED[request.param])
     db.admin.dispose()
     db.admin = sa.create_engine(postgresql.url(name), poolclass=sa.NullPool)
     yield db
@@ -94,3 +107,16 @@ def test_a_purge_and_a_lock_by_name_need_no_session_state(db: Database) -> None:
     assert db.idem.purge(batch=3).deleted == 8
     assert not db.idem.purge().busy
     assert db.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")[0][0] == 0
+
+
+def test_of_many_clients_and_many_keys_each_key_counts_once(db: Database) -> None:
+    @db.idem.transactional("order", key="key", wait=timedelta(seconds=50))
+    def order(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    def all_keys(_: int) -> list[int]:
+        return [order(f"k{number}") for number in range(KEYS)]
+
+    answers = crowd(CLIENTS, all_keys)
+    assert all(answer == answers[0] for answer in answers), answers
+    assert sorted(db.effects()) == sorted(f"k{number}" for number in range(KEYS))

@@ -67,19 +67,20 @@ class Install:
         return said.partition(" Ver ")[2]
 
 
-def find(program: str, packages: Sequence[str], *, suite: str = "", version: str = "") -> Install:
+def find(program: str, packages: Sequence[str], *, suite: str = "", version: str = "", beside: str = "") -> Install:
     """The installation that holds `program`.
 
     `version` is a pattern for the version that an installed one must have. `suite` is the suite of Debian that has the
-    packages, where the machine's own has none.
+    packages, where the machine's own has none. `beside` is a file, below the prefix, that it must hold as well.
     """
     found = shutil.which(program, path=search_path())
     if found:
         installed = Install(Path(found).resolve().parent.parent)
-        if not version or re.match(version, installed.version(program)):
+        if (not version or re.match(version, installed.version(program))) and (installed.prefix / beside).exists():
             return installed
     lacking = [tool for tool in ("apt-get", "dpkg", "ldd") if not shutil.which(tool, path=search_path())]
     name = f"{program}-{suite}-{platform.machine()}" if suite else f"{program}-{_system()}"
+    name += f"-{Path(beside).stem}" if beside else ""
     try:
         if lacking and not (cache() / name).exists():
             raise AptError(f"this machine has no {lacking[0]} to fetch Debian's packages with")

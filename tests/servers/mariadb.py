@@ -34,7 +34,7 @@ _SETTINGS = (
     "skip_ssl",  # a test that cuts a line looks at what passes
 )
 # 2 and not 0: the log leaves the process at every commit, so that `kill` loses nothing, and costs no more.
-_FAST = ("innodb_flush_log_at_trx_commit=2", "innodb_flush_method=nosync")
+FAST = ("innodb_flush_log_at_trx_commit=2", "innodb_flush_method=nosync")
 
 
 def mariadb(version: str = "", *, fast: bool = True, extra: Sequence[str] = ()) -> Server:
@@ -42,14 +42,10 @@ def mariadb(version: str = "", *, fast: bool = True, extra: Sequence[str] = ()) 
 
     `extra` holds lines for its configuration file. `fast` commits survive `kill`, not a power cut.
     """
-    if version:
-        install = debian.find("mariadbd", PACKAGES, suite="sid", version=rf"{re.escape(version)}\.")
-    else:
-        install = debian.find("mariadbd", PACKAGES)
+    install = found(version)
     home = new_home("mariadb")
     try:
-        places = _places(install, home)
-        process = _prepare(install, places, home, [*_SETTINGS, *(_FAST if fast else ()), *extra])
+        process = prepare(install, home, [*(FAST if fast else ()), *extra])
         process.start()
     except BaseException:
         remove(home)
@@ -58,13 +54,23 @@ def mariadb(version: str = "", *, fast: bool = True, extra: Sequence[str] = ()) 
     return Server(name=f"mariadb{version}", port=process.port, process=process, address=address)
 
 
-def _prepare(install: debian.Install, places: Sequence[str], home: Path, settings: Sequence[str]) -> ServerProcess:
+def found(version: str, packages: Sequence[str] = PACKAGES, beside: str = "") -> debian.Install:
+    """The installation of a version, or of the machine's own; `beside` is a file that it must hold as well."""
+    if version:
+        return debian.find("mariadbd", packages, suite="sid", version=rf"{re.escape(version)}\.", beside=beside)
+    return debian.find("mariadbd", packages, beside=beside)
+
+
+def prepare(install: debian.Install, home: Path, settings: Sequence[str]) -> ServerProcess:
+    """A server with a data directory of its own, to be started; `settings` come after what all of them have."""
     copy(install, "mariadbd", home / "data", partial(_initialise, install))
     port, temporary = free_port(), home / "tmp"
     temporary.mkdir()  # of its own: two servers that share one wipe each other's files
     files = [f"datadir={home}/data", f"tmpdir={temporary}", f"socket={home}/socket", f"pid_file={home}/pid"]
     configuration = home / "server.cnf"
-    configuration.write_text("\n".join(["[mariadbd]", *files, f"port={port}", *places, *settings, ""]))
+    configuration.write_text(
+        "\n".join(["[mariadbd]", *files, f"port={port}", *_places(install, home), *_SETTINGS, *settings, ""])
+    )
     command = [install.program("mariadbd"), f"--defaults-file={configuration}", *_user()]
     return ServerProcess(command, home, port, _PROBE, environment=install.environment)
 

@@ -21,8 +21,8 @@ PACKAGES = ("pgbouncer",)
 _PROBE = Probe(b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"N")
 
 
-def pgbouncer(server: Server, *, connections: int = 2) -> Server:
-    """A started PgBouncer in transaction mode, with so many connections to each database of the server."""
+def pgbouncer(server: Server, *, connections: int = 2, mode: str = "transaction") -> Server:
+    """A started PgBouncer, with so many connections to each database of the server."""
     install = debian.find("pgbouncer", PACKAGES)
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None  # it refuses to run as root, as PostgreSQL does
     home = new_home("pgbouncer", parent=temporary(user))
@@ -40,7 +40,7 @@ def pgbouncer(server: Server, *, connections: int = 2) -> Server:
             "unix_socket_dir": "",
             "auth_type": "trust",
             "auth_file": users,
-            "pool_mode": "transaction",
+            "pool_mode": mode,
             "default_pool_size": connections,
             "max_client_conn": 200,
         }

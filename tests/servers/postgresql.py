@@ -44,15 +44,13 @@ _FAST = {"fsync": "off", "full_page_writes": "off"}
 
 def postgresql(version: int = 18, *, fast: bool = True, extra: Sequence[str] = ()) -> Server:
     """A started PostgreSQL; `extra` holds lines such as `work_mem = 1MB`; `fast` survives `kill`, not a power cut."""
-    binaries = _binaries(version)
     # PostgreSQL refuses to run as root.
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     home = new_home(f"postgresql{version}", parent=temporary(user))
     try:
         if user is not None:
             os.chown(home, user.pw_uid, user.pw_gid)
-            if not reachable(binaries / "postgres"):
-                binaries = _copy(binaries, home)
+        binaries = binaries_for(version, home, user)
         port, data = free_port(), home / "data"
         initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]
         run([*map(str, initdb), *(["--no-sync"] if fast else [])], home, {}, user)
@@ -87,7 +85,7 @@ def standby(primary: Server, name: str) -> Server:
         source = f"host={HOST} port={primary.port} user=postgres application_name={name}"
         copy = [str(binaries / "pg_basebackup"), "-d", source, "-D", str(data), "-X", "stream", "-R", "-c", "fast"]
         run(copy, home, {}, user)
-        settings = [*running.command[3:], "-c", f"port={port}", "-c", f"primary_conninfo={source}"]
+        settings = [*running.command[3:], "-c", f"port={port}"]  # whom it follows is in a file, and can be changed
         process = ServerProcess(
             [running.command[0], "-D", str(data), *settings], home, port, _PROBE, signal.SIGINT, user=user
         )
@@ -96,6 +94,12 @@ def standby(primary: Server, name: str) -> Server:
         remove(home)
         raise
     return Server(name=name, port=port, process=process, address=primary.address.set(port=port))
+
+
+def binaries_for(version: int, home: Path, user: pwd.struct_passwd | None) -> Path:
+    """The folder of the programs; a copy in `home` where the user who is to start them cannot come to them."""
+    binaries = _binaries(version)
+    return binaries if user is None or reachable(binaries / "postgres") else _copy(binaries, home)
 
 
 def _binaries(version: int) -> Path:

@@ -65,6 +65,10 @@ class ServerProcess:
         """SIGKILL for the server and its children: what a power cut leaves of it."""
         self._end(None)
 
+    def halt(self) -> None:
+        """Have it stop by itself, and keep its folder for another start."""
+        self._end(self.stop_signal)
+
     def stop(self) -> None:
         self._end(self.stop_signal)
         remove(self.home)

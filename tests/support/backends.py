@@ -112,13 +112,12 @@ def rabbitmq_server() -> RabbitServer:
     return found
 
 
-def db_of(backend: str, *, hired: bool = HIRED) -> Database:
-    """The database of a backend, kept for the life of this process and swept for each test.
+def database(backend: str, where: str, driver: str, *, hired: bool = False) -> Database:
+    """A database on a server, kept for the life of this process; by its backend's name, as `db_of` knows it too.
 
     `hired` is for one that is spoken to as the application's user, and not as its owner.
     """
     if (backend, hired) not in _databases:
-        where, driver = {**_ALL, **BACKENDS}[backend]
         if where == "sqlite":
             url = sa.make_url(f"sqlite:///{new_home('sqlite') / 'database.db'}")
         else:
@@ -127,7 +126,12 @@ def db_of(backend: str, *, hired: bool = HIRED) -> Database:
             found.create_database(name)
             url = sa.make_url(found.url(name))
         _databases[backend, hired] = (HiredDatabase if hired and where != "sqlite" else Database)(backend, url, driver)
-    db = _databases[backend, hired]
+    return _databases[backend, hired]
+
+
+def db_of(backend: str, *, hired: bool = HIRED) -> Database:
+    """The database of a backend, kept for the life of this process and swept for each test; see `database`."""
+    db = database(backend, *{**_ALL, **BACKENDS}[backend], hired=hired)
     db.sweep()
     return db
 

@@ -23,6 +23,8 @@ _IMPORTED = [
     "tests.support.calling_process",
     "tests.support.dying_process",
     "tests.support.migrations",
+    "tests.reliability.worker",
+    "tests.reliability.mutants",
     "idemtable.cli.main",
     "alembic.config",
     *("psycopg", "pymysql", "asyncpg", "asyncmy", "aiosqlite"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,13 +23,28 @@ class Way(Enum):
     TO_CLIENT = "to client"
 
 
+class Manner(Enum):
+    """How much of the chunk at which a line is cut is still delivered, and how the line ends."""
+
+    BEFORE = "before a chunk"
+    HALF = "in the middle of a chunk"
+    AFTER = "after a chunk"
+    RESET = "after a chunk, by a reset"
+    SILENT = "before a chunk, and nobody is told of it for a while"
+
+
+SILENCE = 0.3
+"""Seconds."""
+
+
 @dataclass
 class Cut:
-    """The moment: the `number`-th chunk that goes this `way` and for which `mark` holds. That chunk is not delivered."""
+    """The moment: the `number`-th chunk that goes this `way` and for which `mark` holds."""
 
     way: Way
     number: int = 1
     mark: Callable[[bytes], bool] | None = None
+    manner: Manner = Manner.BEFORE
     hit: threading.Event = field(default_factory=threading.Event)
 
 
@@ -61,9 +78,9 @@ class Proxy:
 
     # --- what a test says -----------------------------------------------------------------------------------------
 
-    def cut_at(self, way: Way, number: int) -> Cut:
+    def cut_at(self, way: Way, number: int, manner: Manner = Manner.BEFORE) -> Cut:
         """Cut at the `number`-th chunk from now on that goes one way."""
-        return self._arm(Cut(way, number))
+        return self._arm(Cut(way, number, manner=manner))
 
     def cut_before_commit(self) -> Cut:
         """Cut when a client sends COMMIT: the server never hears of it."""
@@ -112,11 +129,25 @@ class Proxy:
         with suppress(OSError):
             while chunk := source.recv(65536):
                 self._count(way, pair)
-                if self._is_the_moment(way, chunk, pair):
+                if (cut := self._at_the_moment(way, chunk, pair)) is not None:
+                    self._deliver(cut.manner, chunk, source, target)
                     break
                 self._listen(way, chunk)
                 target.sendall(chunk)
         self._end(source, target)
+
+    def _deliver(self, manner: Manner, chunk: bytes, source: socket.socket, target: socket.socket) -> None:
+        if manner is Manner.HALF:
+            target.sendall(chunk[: len(chunk) // 2])
+        elif manner in (Manner.AFTER, Manner.RESET):
+            target.sendall(chunk)
+        elif manner is Manner.SILENT:
+            time.sleep(SILENCE)
+        if manner is Manner.RESET:
+            for end in (source, target):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RD)  # wakes whoever reads, and else the reset would wait for them
+                end.close()
 
     def _count(self, way: Way, pair: int) -> None:
         with self._lock:
@@ -126,28 +157,28 @@ class Proxy:
                 self._asking.add(pair)
                 self.round_trips += 1
 
-    def _is_the_moment(self, way: Way, chunk: bytes, pair: int) -> bool:
+    def _at_the_moment(self, way: Way, chunk: bytes, pair: int) -> Cut | None:
         with self._lock:
             cut = self._cut
             if cut is None:
-                return False
+                return None
             if cut.mark is not None and cut.way is Way.TO_CLIENT:
                 if way is Way.TO_SERVER:
                     if cut.mark(chunk):
                         self._committing.add(pair)
-                    return False
+                    return None
                 counts = pair in self._committing
             else:
                 counts = way is cut.way and (cut.mark is None or cut.mark(chunk))
             if not counts or way is not cut.way:
-                return False
+                return None
             self._seen += 1
             if self._seen < cut.number:
-                return False
+                return None
             self._cut = None
             self.hits += 1
             cut.hit.set()
-            return True
+            return cut
 
     def _end(self, *ends: socket.socket) -> None:
         for end in ends:

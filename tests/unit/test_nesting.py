@@ -26,9 +26,15 @@ def asking(id: UUID) -> Request:
     return Request(id, None, "orders", None, None, 1, b"owner")
 
 
+def pushed(*args: Any, **options: Any) -> nesting.Frame:
+    frame = nesting.made(*args, **options)
+    nesting.push(frame)
+    return frame
+
+
 def push(nest: Any, id: UUID) -> nesting.Frame:
     session = Session()
-    return nesting.push(nest, asking(id), session, session, owned=True)
+    return pushed(nest, asking(id), session, session, owned=True)
 
 
 @pytest.fixture
@@ -128,7 +134,7 @@ def test_what_has_ended_is_let_go_whatever_the_order(fresh: Any) -> None:
 def test_a_generator_that_is_suspended_in_its_block_is_nobodys_outer_call(fresh: Any) -> None:
     def block() -> Any:
         session = Session()
-        frame = nesting.push(NEST, asking(A), session, session, owned=True, holder=nesting.holder(1))
+        frame = pushed(NEST, asking(A), session, session, owned=True, holder=nesting.holder(1))
         assert enclosing(NEST) is frame
         yield
         assert enclosing(NEST) is frame

@@ -47,7 +47,7 @@ def wrapped(kind: str, code: Any) -> DBAPIError:
 
 RESTARTING = [
     *(("postgresql", code) for code in ("40001", "40P01", "57P01", "57P03", "25P03", "08006", "53300")),
-    *(("mysql", code) for code in (1213, 1020, 2006, 2013, 1053, 1927, 1047, 1180, 4031, 1040)),
+    *(("mysql", code) for code in (1213, 1020, 2006, 2013, 1053, 1927, 1047, 1180, 4031, 1040, 1203, 1226)),
     ("sqlite", sqlite3.SQLITE_BUSY_SNAPSHOT),
 ]
 FINAL = [

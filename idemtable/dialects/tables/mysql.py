@@ -1,0 +1,88 @@
+"""The table on MySQL and MariaDB: types, rights, flaws, and how migrations take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+from sqlalchemy import table as table_named
+from sqlalchemy.dialects import mysql
+
+from ...errors import SchemaError
+from ..catalogue.mysql import MySQLCatalogue
+from ..definition import Definition, Job, Types
+from ..words import lent
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Inspector
+    from sqlalchemy.types import TypeEngine
+
+
+class MySQLTable(Definition):
+    """What `MySQL` says of the table."""
+
+    catalogue = MySQLCatalogue
+    types = Types(
+        id=mysql.BINARY(16),
+        binary=mysql.BINARY,
+        blob=mysql.LONGBLOB(),
+        time=mysql.DATETIME(fsp=6),  # without fsp MySQL drops the fraction of a second
+    )
+    options = {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}
+
+    @classmethod
+    def schemas(cls, inspector: Inspector) -> list[str | None]:
+        return [None]  # each is a database, and the server's others are somebody else's
+
+    @classmethod
+    def grants(cls, job: Job, role: str, table: str, schema: str | None) -> list[str]:
+        words = mysql.dialect().identifier_preparer
+        name, at, host = role.partition("@")
+        who = f"'{name}'@'{host}'" if at else f"'{name}'"  # a role of MariaDB's has no host
+        keys, version = (words.format_table(table_named(one, schema=schema)) for one in (table, f"{table}_version"))
+        migrates = job is Job.MIGRATE  # CREATE among them lets a table be named that is not there yet
+        return [
+            f"GRANT {job.rights}{', CREATE, ALTER, INDEX, DROP' if migrates else ''} ON {keys} TO {who}",
+            f"GRANT SELECT{', INSERT, DELETE, CREATE, DROP' if migrates else ''} ON {version} TO {who}",
+        ]
+
+    @classmethod
+    def column_flaw(cls, found: TypeEngine[Any], wanted: TypeEngine[Any]) -> str | None:
+        return None if getattr(found, "fsp", 6) == getattr(wanted, "fsp", 6) else "has no microseconds"
+
+    @classmethod
+    def table_flaws(cls, inspector: Inspector, table: str, schema: str | None) -> list[str]:
+        found = inspector.get_table_options(table, schema=schema)
+        wanted = {"engine": cls.options["engine"], "default charset": cls.options["charset"]}
+        name = inspector.dialect.name
+        return [f"{what} is not {value}" for what, value in wanted.items() if found.get(f"{name}_{what}") != value]
+
+    # --- migrations ---------------------------------------------------------------------------------------------------
+
+    changing = 1684  # "was skipped since its definition is being modified by concurrent DDL statement"; MySQL alone
+    before_ddl = (
+        "SET @idemtable_lock_wait = @@SESSION.lock_wait_timeout",
+        "SET SESSION lock_wait_timeout = 10",
+    )
+    after_ddl = ("SET SESSION lock_wait_timeout = @idemtable_lock_wait",)
+
+    @classmethod
+    @contextmanager
+    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
+        # The names are the server's, not the database's, and MySQL takes 64 characters.
+        database = connection.exec_driver_sql("SELECT database()").scalar()
+        lock = "idemtable-" + sha256(f"{database}.{name}".encode()).hexdigest()[:48]
+        got = connection.execute(select(func.get_lock(lock, wait))).scalar()
+        connection.rollback()
+        if not got:
+            raise SchemaError(f"another program has been upgrading for more than {wait} seconds; run the command again")
+
+        def release() -> None:
+            connection.execute(select(func.release_lock(lock)))
+            connection.rollback()
+
+        with lent(connection, release), connection.begin():
+            yield

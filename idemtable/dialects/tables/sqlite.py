@@ -1,0 +1,63 @@
+"""The table on SQLite: a file, and how migrations take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..catalogue.sqlite import SQLiteCatalogue
+from ..definition import Definition
+from ..words import lent
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection
+
+
+class SQLiteTable(Definition):
+    """What `SQLite` says of its file and of the table."""
+
+    # --- on the command line ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def missing_file(cls, url: URL) -> str | None:
+        name = url.database
+        if not name or name == ":memory:" or name.startswith("file:") or Path(name).exists():
+            return None
+        return name
+
+    # --- the table ----------------------------------------------------------------------------------------------------
+
+    catalogue = SQLiteCatalogue
+    options = {"with_rowid": False}
+    many_programs = ("PRAGMA journal_mode=WAL",)  # one writer at a time either way, but readers do not stop it
+
+    # --- migrations ---------------------------------------------------------------------------------------------------
+
+    upgrade_options = {}  # SQLite knows no READ COMMITTED, and BEGIN IMMEDIATE shows the latest
+    transactional_ddl = True  # Alembic thinks of the driver, which cannot; the database can
+
+    @classmethod
+    @contextmanager
+    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
+        before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+
+        def put_back() -> None:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
+            connection.rollback()
+
+        with lent(connection, put_back):
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait * 1000}")
+            connection.rollback()
+            with connection.begin():
+                if inside(connection.connection.driver_connection):
+                    # An engine that begins explicitly has just begun, but not for writing.
+                    connection.exec_driver_sql("ROLLBACK")
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                yield
+
+
+def inside(driver: object) -> bool:
+    """Say whether a driver's connection has begun a transaction."""
+    return bool(getattr(driver, "in_transaction", False))

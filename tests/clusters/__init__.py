@@ -1,0 +1,1 @@
+"""Clusters that really run, under load, with nodes that are killed: `make clusters`."""

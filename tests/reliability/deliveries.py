@@ -1,0 +1,152 @@
+"""E13: a broker that delivers each message several times and in any order, and consumers that are killed in between."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import sqlalchemy as sa
+
+from idemtable import IdemTable, Status
+from tests.reliability.trial import Trial
+from tests.reliability.worker import WAIT, engine_of
+from tests.support import PATIENCE
+from tests.support.database import effect
+from tests.support.forked import Forked
+
+AGAIN = "deliveries of what had been delivered before"
+KILLED = "consumers killed before they had acknowledged"
+GROUPS = ("billing", "shipping")
+POISON = "poison"
+_AT_WORK = 0.02
+"""Seconds that a handler takes after it has written, so that whoever is to be killed at work is."""
+
+
+class Poison(Exception):
+    """What a message does to its handler, each time."""
+
+
+def consume(url: str, backend: str, group: str, mutant: str) -> None:
+    """Handle each message that comes by stdin, and acknowledge it on stdout."""
+    engine = engine_of(url, backend)
+    acknowledged: set[str] = set()
+
+    def acknowledge(message_id: str) -> None:
+        acknowledged.add(message_id)
+        print(f"ack {message_id}", flush=True)
+
+    @IdemTable(engine, wait=WAIT).inbox(f"deliveries.{group}").transactional(message_id="message_id")
+    def handle(session: Any, message_id: str) -> None:
+        if POISON in message_id:
+            raise Poison
+        effect(session, f"{group} {message_id}")
+        if mutant == "ACK_BEFORE_COMMIT":
+            acknowledge(message_id)
+        print(f"work {message_id}", flush=True)
+        time.sleep(_AT_WORK)
+        session.execute(sa.text("SELECT 1"))
+
+    for line in sys.stdin:
+        message_id = line.strip()
+        acknowledged.clear()
+        try:
+            handle(message_id)
+        except Poison:
+            print(f"refused {message_id}", flush=True)
+            continue
+        if not acknowledged:
+            acknowledge(message_id)
+        print(f"over {message_id}", flush=True)
+
+
+class Consumer:
+    """One process, and what it says."""
+
+    def __init__(self, trial: Trial, group: str) -> None:
+        db = trial.db
+        url = db.url.render_as_string(hide_password=False)
+        mutant = trial.mutant.name if trial.mutant is not None else ""
+        self.process = Forked(consume, url, db.backend, group, mutant)
+        self.said: queue.Queue[str] = queue.Queue()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        for line in self.process.stdout:
+            self.said.put(line.strip())
+
+    def deliver(self, message_id: str) -> None:
+        self.process.stdin.write(f"{message_id}\n")
+        self.process.stdin.flush()
+
+    def answer(self, seconds: float = PATIENCE) -> str:
+        try:
+            return self.said.get(timeout=seconds)
+        except queue.Empty:
+            assert not seconds, f"a consumer says nothing (its exit code is {self.process.code})"
+            return ""
+
+    def close(self) -> None:
+        self.process.kill()
+        self._thread.join(PATIENCE)
+        self.process.close()
+
+
+def deliver(trial: Trial) -> None:
+    """Each group's messages, delivered one to five times each, in any order, until each was acknowledged so often."""
+    count, kills = trial.size(12, 1_500), trial.size(4, 100)
+    trial.needs(AGAIN, 6, 1_000)
+    trial.needs(KILLED, 1, 60)
+    acks: Counter[str] = Counter()
+    for group in GROUPS:
+        names = [f"m{number}" for number in range(count)] + [f"{POISON}{number}" for number in range(2)]
+        due = [name for name in names for _ in range(trial.chance.randint(1, 5))]
+        trial.chance.shuffle(due)
+        _group(trial, group, due, kills // len(GROUPS), acks)
+    effects = Counter(trial.db.effects())
+    for name, times in acks.items():
+        trial.holds("I4", effects[name] >= 1, f"{name} was acknowledged {times} times, and was not done")
+    for name, times in effects.items():
+        trial.holds("I1", times == 1, f"{name} was done {times} times")
+    trial.holds("I7", len(acks) == len(GROUPS) * count, f"{len(acks)} messages of {len(GROUPS) * count} were done")
+    stuck = [row.key for row in trial.db.rows() if row.status == Status.IN_PROGRESS.code]
+    trial.holds("I6", not stuck, f"{stuck} are in progress")
+
+
+def _group(trial: Trial, group: str, due: list[str], kills: int, acks: Counter[str]) -> None:
+    consumer = Consumer(trial, group)
+    seen: set[str] = set()
+    try:
+        while due:
+            message_id = due.pop()
+            trial.tried += 1
+            # Whose acknowledgement is the last there is: no other delivery would do what that one has lost.
+            is_last = message_id not in due
+            trial.hits[AGAIN] += message_id in seen
+            seen.add(message_id)
+            consumer.deliver(message_id)
+            said = [consumer.answer()]
+            if kills and is_last and POISON not in message_id:
+                kills -= 1
+                # It is at work, or it has committed and was not heard yet.
+                time.sleep(trial.chance.choice([0.0, 0.0, _AT_WORK, 1.1 * _AT_WORK]) if trial.mutant is None else 0)
+                consumer.close()
+                while more := consumer.answer(0):
+                    said.append(more)
+                consumer = Consumer(trial, group)
+            else:
+                while said[-1].split()[0] not in ("over", "refused"):
+                    said.append(consumer.answer())
+            words = {one.split()[0] for one in said}
+            if "ack" in words:
+                acks[f"{group} {message_id}"] += 1
+            elif "refused" not in words:
+                trial.hits[KILLED] += 1
+                due.insert(trial.chance.randrange(len(due) + 1), message_id)  # the broker sends it again
+            trial.holds("I11", ("refused" in words) is (POISON in message_id), f"{message_id}: {said}")
+    finally:
+        consumer.close()

@@ -1,0 +1,174 @@
+"""E5, E6, E7: servers and callers are killed while processes call, and what was acknowledged is there afterwards."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from idemtable.claim.steps import Step
+from tests.reliability import worker
+from tests.reliability.checker import Told, check, check_at_rest, told
+from tests.reliability.trial import Trial
+from tests.reliability.wire import answer_of
+from tests.reliability.worker import KILL, WAIT
+from tests.support.crowd import until
+from tests.support.database import Database, effect
+from tests.support.forked import Forked
+
+SERVER_KILLS = "times the server was killed"
+CLIENT_KILLS = "times a caller was killed"
+AGAIN = "calls that the kill interrupted"
+FLIGHT = "of them with COMMIT on its way"
+STEP_KILLS = "callers killed at a step"
+
+
+class Workers:
+    """Processes that call, each with a log."""
+
+    def __init__(self, trial: Trial, db: Database, folder: Path, *, keys: int, failover: float = 60) -> None:
+        self._trial, self._db, self.folder, self._keys, self._failover = trial, db, folder, keys, failover
+        self._count = 0
+        self.running: list[Forked] = []
+        (folder / "go").touch()
+
+    def start(self) -> None:
+        self._count += 1
+        mutant = self._trial.mutant.name if self._trial.mutant is not None else ""
+        if mutant == "DURABILITY_OFF":
+            mutant = ""
+        url = self._db.url.render_as_string(hide_password=False)
+        path = str(self.folder / f"{self._count:05}.log")
+        seed = self._trial.chance.randrange(10**9)
+        self.running.append(Forked(worker.run, url, self._db.backend, path, seed, self._keys, mutant, self._failover))
+
+    @property
+    def latest(self) -> Path:
+        return self.folder / f"{self._count:05}.log"
+
+    def kill_one(self) -> None:
+        self.running.pop(0).close()
+
+    def stop(self) -> None:
+        """Let each make the call that it is in, and no other one."""
+        (self.folder / "go").unlink(missing_ok=True)
+        for process in self.running:
+            process._process.join(90)
+            assert process.code == 0, process.stderr.read()
+            process.close()
+        self.running.clear()
+
+
+@contextmanager
+def workers(trial: Trial, db: Database, count: int, *, keys: int) -> Iterator[Workers]:
+    """So many of them; at the end all are over."""
+    with tempfile.TemporaryDirectory() as folder:
+        group = Workers(trial, db, Path(folder), keys=keys)
+        try:
+            for _ in range(count):
+                group.start()
+            yield group
+        finally:
+            for process in group.running:
+                process.close()
+
+
+def judge(trial: Trial, db: Database, group: Workers, failures: Sequence[str] = ()) -> dict[str, int]:
+    """Hold what workers were told against the database, after every key was asked for once more."""
+    tolds, asked, seen = worker.read(group.folder)
+    idem = db.table()
+
+    @idem.transactional("worker", key="key", wait=WAIT)
+    def order(session: object, key: str) -> int:
+        return effect(session, key)  # type: ignore[arg-type]
+
+    known = {one.key for one in tolds if not one.error}
+    unknown = sorted(asked - known)
+    tolds += [told(key, answer_of(order.outcome, key)) for key in unknown[:2_000]]
+    tolds += [told(key, answer_of(order.outcome, key)) for key in sorted(known)[:200]]
+    trial.tried = len(tolds)
+    trial.figures["acknowledged"] = sum(not one.error for one in tolds)
+    trial.figures["keys of which nobody knew, asked for again"] = len(unknown)
+    check(trial, tolds, db, failures=failures)
+    check_at_rest(trial, db)
+    return seen
+
+
+def kill_servers(trial: Trial) -> None:
+    """Kill the server again and again under eight callers."""
+    quick_or_whole = trial.size(2, 20) if trial.mutant is None else trial.size(2, 8)
+    trial.needs(SERVER_KILLS, 2, 20)
+    trial.needs(AGAIN, 4, 60)
+    trial.needs(FLIGHT, 0, 5)
+    extra: tuple[str, ...] = ()
+    if trial.mutant is not None and trial.mutant.name == "DURABILITY_OFF":
+        lazy = {
+            "postgresql": ("synchronous_commit=off", "wal_writer_delay=10s", "wal_writer_flush_after=1GB"),
+            "mariadb": ("innodb_flush_log_at_trx_commit=0", "innodb_flush_log_at_timeout=60"),
+            "mysql": ("innodb_flush_log_at_trx_commit=0", "innodb_flush_log_at_timeout=60"),
+        }
+        extra = lazy[trial.place.kind]
+    with trial.place.own(*extra) as (server, db):
+        if extra and db.kind == "postgresql":
+            db.execute("CHECKPOINT")  # else the tables themselves were forgotten
+        with workers(trial, db, trial.size(4, 8), keys=20_000) as group:
+            worker.wait_for(group.latest, 1_000)
+            for _ in range(quick_or_whole):
+                time.sleep(trial.chance.uniform(0.3, 1.2))
+                server.kill()
+                trial.hits[SERVER_KILLS] += 1
+                server.start()
+            time.sleep(0.5)
+            group.stop()
+            db.engine.dispose()
+            db.admin.dispose()
+            seen = judge(trial, db, group)
+        trial.hits[AGAIN] += seen["again"]
+        trial.hits[FLIGHT] += seen["flight"]
+
+
+def kill_clients(trial: Trial) -> None:
+    """Kill callers at random moments, and at each step that they tell of."""
+    kills = trial.size(6, 200) if trial.mutant is None else trial.size(12, 100)
+    trial.needs(CLIENT_KILLS, 6, 200)
+    trial.needs(STEP_KILLS, 0 if trial.place.path == "fused" else 4, 0 if trial.place.path == "fused" else 6)
+    db = trial.db
+    with workers(trial, db, trial.size(3, 6), keys=5_000) as group:
+        worker.wait_for(group.latest, 200)
+        for _ in range(kills):
+            time.sleep(trial.chance.uniform(0.02, 0.08))
+            group.kill_one()
+            trial.hits[CLIENT_KILLS] += 1
+            group.start()
+        worker.wait_for(group.latest, 200)
+        group.stop()
+        judge(trial, db, group)
+    if trial.place.path == "plain" and trial.mutant is None:
+        # Whoever is listened to goes statement by statement: the fused path has no moments in between.
+        _killed_at_steps(trial)
+
+
+def _killed_at_steps(trial: Trial) -> None:
+    db, tolds = trial.db, []
+    url = db.url.render_as_string(hide_password=False)
+    for step in (Step.ENTERED, Step.CLAIMED, Step.RUNNING, Step.RAN, Step.STORED, Step.COMMITTED):
+        key = f"step-{step}"
+        victim = Forked(worker.stop_at, url, db.backend, key, str(step), KILL)
+        victim._process.join(60)
+        trial.hits[STEP_KILLS] += victim.stdout.readline().strip() == "there"
+        victim.close()
+        heir = Forked(worker.stop_at, url, db.backend, key, "", KILL)
+        said = json.loads(heir.stdout.readline() or "{}")
+        heir.close()
+        trial.tried += 2
+        if "error" in said:
+            trial.broken("I6", f"killed at {step}: {said['error']}")
+            continue
+        tolds.append(Told(key, said.get("value"), said.get("replayed", False)))
+        replayed = step is Step.COMMITTED
+        trial.holds("I8", said.get("replayed") is replayed, f"killed at {step}, the next one was told {said}")
+    check(trial, tolds)
+    until(lambda: not db.waiting(), "somebody waits for the dead")

@@ -1,0 +1,91 @@
+"""E12: many migrate one database at the same moment, and some are killed in the middle."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import nullcontext
+from typing import Any
+from uuid import uuid4
+
+import sqlalchemy as sa
+
+from idemtable import upgrade as steps
+from tests.reliability.trial import Trial
+from tests.support.backends import server
+from tests.support.forked import FORKS, Forked
+from tests.support.migrations import differences, recorded, tables, upgrade_at_the_barrier
+
+AT_ONCE = "rounds in which eight began at once"
+KILLED = "programs killed while they migrated"
+
+
+def migrate(url: str) -> None:
+    """Say ``begun``, and upgrade."""
+    print("begun", flush=True)
+    steps.upgrade(url)
+
+
+def at_the_barrier(url: str, barrier: Any, results: Any, mutant: str) -> None:
+    """Upgrade when the others do, with a mistake in the library if one is named."""
+    from tests.reliability.mutants import MUTANTS
+
+    with MUTANTS[mutant].make() if mutant else nullcontext():
+        upgrade_at_the_barrier(url, barrier, results)
+
+
+def migrations(trial: Trial) -> None:
+    trial.needs(AT_ONCE, 2, 20)
+    trial.needs(KILLED, 1, 10)
+    where = server(trial.place.found.server)
+    for number in range(trial.size(2, 20)):
+        name = f"m_{uuid4().hex[:12]}"
+        where.create_database(name)
+        url = where.url(name)
+        engine = sa.create_engine(url, pool_size=10)
+        try:
+            if trial.mutant is None and number < trial.size(1, 10):
+                _killed(trial, url)
+            _at_once(trial, url)
+            _as_it_should_be(trial, engine)
+        finally:
+            engine.dispose()
+            where.drop_database(name)
+        if trial.mutant is not None and trial.wrong:
+            return
+
+
+def _at_once(trial: Trial, url: str) -> None:
+    barrier, results = FORKS.Barrier(8), FORKS.Queue()
+    mutant = trial.mutant.name if trial.mutant is not None else ""
+    processes = [FORKS.Process(target=at_the_barrier, args=(url, barrier, results, mutant)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    outcomes = [results.get(timeout=90) for _ in processes]
+    for process in processes:
+        process.join(30)
+    trial.tried += 8
+    trial.hits[AT_ONCE] += 1
+    for outcome in outcomes:
+        trial.holds("I11", not isinstance(outcome, str), f"one of eight was told {outcome}"[:300])
+
+
+def _killed(trial: Trial, url: str) -> None:
+    """Kill a program somewhere in its step; on MySQL and MariaDB what it has done of that stays."""
+    victim = Forked(migrate, url)
+    said = threading.Thread(target=victim.stdout.readline, daemon=True)
+    said.start()
+    said.join(30)
+    time.sleep(trial.chance.uniform(0.0, 0.06))
+    victim.kill()
+    trial.tried += 1
+    trial.hits[KILLED] += victim.code == -9
+    victim.close()
+
+
+def _as_it_should_be(trial: Trial, engine: sa.Engine) -> None:
+    trial.holds("I6", tables(engine) == {"idemtable", "idemtable_version"}, f"tables {tables(engine)}")
+    there = recorded(engine) if "idemtable_version" in tables(engine) else []
+    trial.holds("I3", len(there) == 1, f"the version's rows: {there}")
+    trial.holds("I3", not (found := differences(engine)), f"the tables differ from the models: {found}")
+    trial.holds("I6", not (found := steps.check(engine)), f"the schema check finds {found}")

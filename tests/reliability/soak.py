@@ -1,0 +1,86 @@
+"""`make soak`: load for hours, with callers and servers killed, purges running, and everything checked round by round."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from tests.reliability import worker
+from tests.reliability.kills import Workers, judge
+from tests.reliability.places import ENGINES, PATHS, Place
+from tests.reliability.trial import Trial
+from tests.servers import Server
+from tests.support.backends import close_all
+from tests.support.database import Database
+
+ROUND = 600.0
+"""Seconds of load between two looks at all that was said."""
+
+
+def main() -> int:
+    """Do what the command line says; give the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability.soak", description=__doc__)
+    parser.add_argument("--hours", type=float, default=8.0)
+    parser.add_argument("--engine", choices=list(ENGINES), default="postgresql18")
+    parser.add_argument("--path", choices=PATHS, default="fused")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    options = parser.parse_args()
+    place, until = Place(options.engine, options.path), time.monotonic() + 3600 * options.hours
+    print(f"{place.title}, seed {options.seed}, {options.hours} hours", flush=True)
+    wrong: list[str] = []
+    number = 0
+    try:
+        with place.own() as (server, db):
+            while time.monotonic() < until and not wrong:
+                trial = Trial(place, options.seed + number, whole=True)
+                _round(trial, server, db, min(ROUND, max(1.0, until - time.monotonic())))
+                number += 1
+                kills = ", ".join(f"{what} {count}" for what, count in {**trial.hits, **trial.figures}.items())
+                print(f"round {number}: {kills}; {len(trial.wrong)} wrong", flush=True)
+                wrong += trial.wrong
+    finally:
+        close_all()
+    print("\n".join(wrong[:20]) or "nothing wrong", file=sys.stderr if wrong else sys.stdout)
+    return 1 if wrong else 0
+
+
+def _round(trial: Trial, server: Server, db: Database, seconds: float) -> None:
+    """Kill callers all the time and the server now and then; then judge, and purge what has expired."""
+    db.sweep()
+    end = time.monotonic() + seconds
+    with tempfile.TemporaryDirectory() as folder:
+        group = Workers(trial, db, Path(folder), keys=50_000)
+        try:
+            for _ in range(6):
+                group.start()
+            worker.wait_for(group.latest, 1)
+            while time.monotonic() < end:
+                time.sleep(trial.chance.uniform(0.5, 1.5))
+                group.kill_one()
+                group.start()
+                trial.hits["callers killed"] += 1
+                if trial.chance.random() < 0.2:
+                    server.kill()
+                    server.start()
+                    trial.hits["server killed"] += 1
+                    db.engine.dispose()
+                    db.admin.dispose()
+                trial.hits["rows purged"] += db.table(failover=timedelta(minutes=1)).purge().deleted
+            group.stop()
+            judge(trial, db, group)
+        finally:
+            for process in group.running:
+                process.close()
+    if db.kind == "postgresql":
+        trial.figures["connections"] = int(db.execute("SELECT count(*) FROM pg_stat_activity")[0][0])
+    else:
+        trial.figures["connections"] = int(db.execute("SHOW GLOBAL STATUS LIKE 'Threads_connected'")[0][1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
