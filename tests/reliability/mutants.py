@@ -192,14 +192,15 @@ def door_left_open() -> Any:
 def early_purge() -> Any:
     """The purge goes by the client's clock, and that is five minutes fast."""
 
-    def hurried(delete: Callable[..., int]) -> Callable[..., int]:
-        def delete_expired(self: Any, connection: Any, batch: int) -> int:
+    def hurried(delete: Callable[..., Any]) -> Callable[..., Any]:
+        def delete_expired(self: Any, connection: Any, batch: int, rest: Any, *, careful: bool) -> Any:
             other, now = copy.copy(self), datetime.now(UTC) + timedelta(minutes=5)
             kind = "timestamptz" if isinstance(self, PostgreSQL) else "datetime(6)"
             text = now.isoformat(" ") if isinstance(self, PostgreSQL) else now.replace(tzinfo=None).isoformat(" ")
             other.now = f"CAST('{text.replace(':', chr(92) + ':')}' AS {kind})"
             other.past = other.now
-            return delete(other, connection, batch)
+            vars(other).pop("_slices", None)  # which has its statements already
+            return delete(other, connection, batch, rest, careful=careful)
 
         return delete_expired
 

@@ -41,15 +41,20 @@ def purge(trial: Trial) -> None:
     _fill(trial, order, old, soon, tolds)
     over = threading.Event()
 
+    def purges() -> None:
+        for _ in range(trial.size(20, 200)):
+            report = db.table().purge(batch=trial.size(50, 2_000))
+            trial.hits[RUNS] += 1
+            trial.hits[DELETED] += report.deleted
+            if trial.hits[DELETED] >= old and trial.hits[MEANWHILE] >= trial.least[MEANWHILE]:
+                break
+
     def work(number: int) -> None:
-        if number < 2:  # two that purge
-            for _ in range(trial.size(20, 200)):
-                report = db.table().purge(batch=trial.size(50, 2_000))
-                trial.hits[RUNS] += 1
-                trial.hits[DELETED] += report.deleted
-                if trial.hits[DELETED] >= old and trial.hits[MEANWHILE] >= trial.least[MEANWHILE]:
-                    break
-            over.set()
+        if number < 2:
+            try:
+                purges()
+            finally:  # or the others would go on for ever
+                over.set()
             return
         count = 0
         while not over.is_set() or count < 20:
