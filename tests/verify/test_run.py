@@ -338,9 +338,17 @@ def test_a_function_that_takes_an_async_driver_says_which_one_it_needs() -> None
 
 def interrupted(url: str, number: int, line: str) -> subprocess.Popen[str]:
     """A run that got a signal when it had printed a line that begins so."""
-    process: Any = subprocess.Popen(
-        [*COMMAND, "verify", "--url", url, "--seconds", "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    # As from a terminal: a shell starts background jobs with SIGINT ignored, and a suite may be one, with all it starts.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        process: Any = subprocess.Popen(
+            [*COMMAND, "verify", "--url", url, "--seconds", "60"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     for said in process.stdout:
         if said.startswith(f"kept    {line}"):
             break
