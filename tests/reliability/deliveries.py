@@ -22,6 +22,8 @@ AGAIN = "deliveries of what had been delivered before"
 KILLED = "consumers killed before they had acknowledged"
 GROUPS = ("billing", "shipping")
 POISON = "poison"
+HOLD = "hold"
+"""Tells a handler to stay at work until it is killed."""
 _AT_WORK = 0.02
 """Seconds that a handler takes after it has written, so that whoever is to be killed at work is."""
 
@@ -34,6 +36,7 @@ def consume(url: str, backend: str, group: str, mutant: str) -> None:
     """Handle each message that comes by stdin, and acknowledge it on stdout."""
     engine = engine_of(url, backend)
     acknowledged: set[str] = set()
+    hold = False
 
     def acknowledge(message_id: str) -> None:
         acknowledged.add(message_id)
@@ -47,11 +50,12 @@ def consume(url: str, backend: str, group: str, mutant: str) -> None:
         if mutant == "ACK_BEFORE_COMMIT":
             acknowledge(message_id)
         print(f"work {message_id}", flush=True)
-        time.sleep(_AT_WORK)
+        time.sleep(PATIENCE if hold else _AT_WORK)
         session.execute(sa.text("SELECT 1"))
 
     for line in sys.stdin:
-        message_id = line.strip()
+        message_id, *how = line.split()
+        hold = how == [HOLD]
         acknowledged.clear()
         try:
             handle(message_id)
@@ -79,8 +83,8 @@ class Consumer:
         for line in self.process.stdout:
             self.said.put(line.strip())
 
-    def deliver(self, message_id: str) -> None:
-        self.process.stdin.write(f"{message_id}\n")
+    def deliver(self, message_id: str, how: str = "") -> None:
+        self.process.stdin.write(f"{message_id} {how}\n")
         self.process.stdin.flush()
 
     def answer(self, seconds: float = PATIENCE) -> str:
@@ -104,9 +108,11 @@ def deliver(trial: Trial) -> None:
     acks: Counter[str] = Counter()
     for group in GROUPS:
         names = [f"m{number}" for number in range(count)] + [f"{POISON}{number}" for number in range(2)]
-        due = [name for name in names for _ in range(trial.chance.randint(1, 5))]
+        # Those whose consumers are killed come once: a second delivery is answered at once, and nobody is at work.
+        once = set(names[: kills // len(GROUPS)])
+        due = [name for name in names for _ in range(1 if name in once else trial.chance.randint(1, 5))]
         trial.chance.shuffle(due)
-        _group(trial, group, due, kills // len(GROUPS), acks)
+        _group(trial, group, due, once, acks)
     effects = Counter(trial.db.effects())
     for name, times in acks.items():
         trial.holds("I4", effects[name] >= 1, f"{name} was acknowledged {times} times, and was not done")
@@ -117,23 +123,24 @@ def deliver(trial: Trial) -> None:
     trial.holds("I6", not stuck, f"{stuck} are in progress")
 
 
-def _group(trial: Trial, group: str, due: list[str], kills: int, acks: Counter[str]) -> None:
+def _group(trial: Trial, group: str, due: list[str], deadly: set[str], acks: Counter[str]) -> None:
     consumer = Consumer(trial, group)
     seen: set[str] = set()
     try:
         while due:
             message_id = due.pop()
             trial.tried += 1
-            # Whose acknowledgement is the last there is: no other delivery would do what that one has lost.
-            is_last = message_id not in due
+            kills = message_id in deadly
+            deadly.discard(message_id)
             trial.hits[AGAIN] += message_id in seen
             seen.add(message_id)
-            consumer.deliver(message_id)
+            # Every second one is killed at work, the others when they may have committed, and were not heard yet.
+            holds = kills and len(deadly) % 2 == 0
+            consumer.deliver(message_id, HOLD if holds else "")
             said = [consumer.answer()]
-            if kills and is_last and POISON not in message_id:
-                kills -= 1
-                # It is at work, or it has committed and was not heard yet.
-                time.sleep(trial.chance.choice([0.0, 0.0, _AT_WORK, 1.1 * _AT_WORK]) if trial.mutant is None else 0)
+            if kills:
+                if not holds:
+                    time.sleep(trial.chance.choice([0.0, _AT_WORK, 1.1 * _AT_WORK]))
                 consumer.close()
                 while more := consumer.answer(0):
                     said.append(more)
