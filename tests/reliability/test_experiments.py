@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
+from typing import Final
 
 import pytest
 
@@ -15,6 +15,8 @@ from tests.reliability.results import key_of
 from tests.reliability.trial import INVARIANTS, Experiment, Trial
 
 KEPT = results.load()
+SEED: Final = 261_126
+"""One for all runs: a change is to be told from another seed. `make reliability` draws one each time."""
 RUNS = [(one, place) for one in EXPERIMENTS.values() if not one.is_mutant for place in one.quick_places]
 CAUGHT = [
     (one, name, place)
@@ -32,13 +34,13 @@ def named(value: object) -> str | None:
 
 @pytest.mark.parametrize(("experiment", "place"), RUNS, ids=named)
 def test_the_invariants_hold_and_the_faults_really_hit(experiment: Experiment, place: Place) -> None:
-    trial = experiment.tried(place, seed=random.randrange(10**6), whole=False)
+    trial = experiment.tried(place, seed=SEED, whole=False)
     assert not trial.verdict, f"seed {trial.seed}: {trial.verdict}"
 
 
 @pytest.mark.parametrize(("experiment", "name", "place"), CAUGHT, ids=named)
 def test_a_mistake_that_is_put_in_on_purpose_is_found(experiment: Experiment, name: str, place: Place) -> None:
-    trial = experiment.tried(place, seed=random.randrange(10**6), whole=False, mutant=MUTANTS[name])
+    trial = experiment.tried(place, seed=SEED, whole=False, mutant=MUTANTS[name])
     assert not trial.verdict, f"seed {trial.seed}: {trial.verdict}"
 
 

@@ -139,7 +139,7 @@ def test_a_retry_that_does_not_know_deadlocks_is_found(stage: Stage, monkeypatch
 def test_the_storm_really_meets_deadlocks_and_finds_an_effect_that_is_lost(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = storm.deadlocks(stage, rounds(2))
+    check = storm.deadlocks(stage, rounds(10))
     assert check.kept
     assert int(check.seen.split()[0]) >= 2, check.seen
     write = Ground.write
