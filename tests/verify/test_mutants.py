@@ -151,7 +151,7 @@ def test_the_storm_really_meets_deadlocks_and_finds_an_effect_that_is_lost(
             write(self, session, id)
 
     monkeypatch.setattr(Ground, "write", forgets_one)
-    assert a_promise_is_broken(storm.deadlocks(stage, rounds(2)), "effects were committed for 3 keys")
+    assert a_promise_is_broken(storm.deadlocks(stage, rounds(10)), "effects were committed for 3 keys")
 
 
 @on_servers
