@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from .binding import sync_session, unscoped
 from .claim import nesting
-from .claim.run import AsyncRun, Run, Stay
+from .claim.stay import AsyncStaying, Stay, Staying
 from .errors import TransactionError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Claim(_BaseClaim["Session", T]):
     def __enter__(self) -> Self:
         if self._given is not None:
             sync_session(self._given, "Session")
-        self._run = Run(self._settings, self._call)
+        self._run = Staying(self._settings, self._call)
         self._opened(self._run.enter(self._given, nesting.holder(2)))
         return self
 
@@ -85,7 +85,7 @@ class AsyncClaim(_BaseClaim["AsyncSession", T]):
     async def __aenter__(self) -> Self:
         if self._given is not None:
             sync_session(self._given, "AsyncSession")
-        self._run = AsyncRun(self._settings, self._call)
+        self._run = AsyncStaying(self._settings, self._call)
         self._opened(await self._run.enter(self._given, nesting.holder(2, awaits=True)))
         return self
 

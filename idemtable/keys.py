@@ -20,8 +20,6 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 def _fault(value: object) -> str | None:
     """Say what is wrong with a name; the text never holds the value itself."""
-    if type(value) is str and value.isascii() and value.isprintable() and 0 < len(value) <= MAX_BYTES and value.strip():
-        return None  # as most are
     if not isinstance(value, str):
         return f"must be a str or a uuid.UUID, not {type(value).__name__}"
     if not value or value.isspace():

@@ -95,8 +95,6 @@ class Place:
         """
         own: Mapping[str, Any] = getattr(session, "execution_options", _NO_OPTIONS)  # since SQLAlchemy 2.1
         options = own if "schema_translate_map" in own else connection.get_execution_options()
-        if options is self.options and connection.dialect is self.engine.dialect:
-            return self.records  # as in most calls
         schema = translated(self.schema, options) if "schema_translate_map" in options else self.schema
         if connection.dialect is self.engine.dialect and schema == self.nest[2]:
             return self.records
@@ -127,13 +125,10 @@ class Settings:
     def place(self) -> Place:
         """Where the table is. Asked for in each call: a sessionmaker may be configured at any time."""
         bound = self.binding.bound
-        options = bound.get_execution_options()
+        engine, options = bound.engine, bound.get_execution_options()
         for known in self._known:
-            if known.options is options and (
-                known.engine is bound.engine and bound is not known.engine if known.is_inside else known.engine is bound
-            ):
+            if known.engine is engine and known.options is options and known.is_inside is (bound is not engine):
                 return known
-        engine = bound.engine
         place = self._placed(engine, options, bound is not engine)
         self._known[:] = [place]
         return place

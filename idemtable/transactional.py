@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from functools import WRAPPER_ASSIGNMENTS, partial, update_wrapper
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from .annotations import Names, declared_return, innermost
 from .binding import sync_session, unscoped
 from .claim.call import Asks, Call, Keys
 from .claim.run import AsyncRun, Run
+from .dress import dressed
 from .errors import RetryTransactionError
 from .fingerprint import NEWEST, fingerprint
 from .model import ALL, Outcome, Unset
@@ -257,43 +258,6 @@ def _async(made: Compiled) -> tuple[Callable[..., Any], ...]:
     return function, outcome, join, join_outcome
 
 
-def _dressed(made: Compiled, forms: tuple[Callable[..., Any], ...]) -> Any:
-    """Return a function that tools take for the program's own, except that it takes no session."""
-    signature, session = made.parameters.signature, made.parameters.session
-    parameters = list(signature.parameters.values())
-    at = 0 if made.parameters.receiver is None else 1
-    handed = session.replace(kind=inspect.Parameter.POSITIONAL_ONLY, default=inspect.Parameter.empty)
-    before = [one.replace(kind=inspect.Parameter.POSITIONAL_ONLY) for one in parameters[:at]]
-    joining = signature.replace(parameters=[*before, handed, *parameters[at:]])
-    function, *attributes = forms
-    for form, takes in zip(forms, (signature, signature, joining, joining), strict=True):
-        gives = signature.return_annotation if form.__name__ in ("function", "join") else Outcome
-        _dress(form, made.function, takes.replace(return_annotation=gives), form is function)
-    for form in attributes:
-        setattr(function, form.__name__, form)
-    return function
-
-
-def _dress(form: Any, function: Any, signature: inspect.Signature, is_main: bool) -> None:
-    name, inner = form.__name__, innermost(function)
-    is_plain = inspect.isfunction(function)
-    assigned = [one for one in WRAPPER_ASSIGNMENTS if one not in ("__annotations__", "__annotate__")]
-    # Not the attributes of an object that can be called.
-    update_wrapper(form, function, assigned, updated=("__dict__",) if is_plain and is_main else ())
-    form.__module__ = inner.__module__
-    form.__name__, form.__qualname__ = inner.__name__, inner.__qualname__
-    if not is_main:  # found by this name, as a task queue looks for it
-        form.__name__, form.__qualname__ = name, f"{inner.__qualname__}.{name}"
-    form.__annotations__ = {
-        one.name: one.annotation for one in signature.parameters.values() if one.annotation is not one.empty
-    }
-    if signature.return_annotation is not signature.empty:
-        form.__annotations__["return"] = signature.return_annotation
-    # Whoever follows __wrapped__ for the signature stops here; what follows it for the globals in which annotations are
-    # evaluated (typing.get_type_hints, FastAPI) must arrive at the program's own.
-    form.__signature__ = signature
-
-
 def decorate_keys(
     settings: Settings, scope: str, key: Spec, options: Options, keys: type[Keys] = Keys
 ) -> Callable[[Any], Any]:
@@ -337,7 +301,7 @@ def decorate(
     def decorator(function: Any) -> Any:
         _check(function, is_async)
         made = Compiled(settings, function, asks, key=key, tenant=tenant, **compiled)
-        decorated = _dressed(made, (_async if is_async else _sync)(made))
+        decorated = dressed(made.function, made.parameters, (_async if is_async else _sync)(made))
         place = (made.asks.space, settings.table, settings.schema, made.asks.scope)
         owner = owner_of(function, shares=bool(options.get("share_scope", False)))
         SCOPES.take(settings.anchors if store is None else [store], place, decorated, owner, made.asks.rivalry)

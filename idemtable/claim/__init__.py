@@ -4,6 +4,7 @@
 `call`                what is asked: a request, what kind of thing it claims, how its result travels
 `course`              one call under way: how often it began, how long it may still wait
 `run`                 attempts until there is an answer; **the only loop**, sync and async. Everything else calls it
+`stay`                a run whose business is the body of a ``with`` statement
 `attempt`             one transaction of one call: settle, let the business run, store, commit; or give back
 `settle`              its beginning: claim, or find out what stands in the way, and answer from it
 `kinds`               what is claimed: a key, a token, a token in a store. *Takes, decides, keeps, gives back*
@@ -16,5 +17,5 @@
 `steps`               the named points on the way, for whoever listens
 ====================  ================================================================================================
 
-The logic is sync, on a sync Session. The async colour differs in `run.AsyncRun` alone.
+The logic is sync, on a sync Session. The async colour differs in `run.AsyncRun` and `stay.AsyncStaying` alone.
 """

@@ -13,6 +13,7 @@ from ..codecs import exceptions, sealed
 from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TokenError, TransactionError
 from ..model import Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won, tell_outcome
 from . import nesting, steps
+from .kinds import Reserving
 from .settle import UNKEPT, give, settle
 from .steps import Step
 from .transaction import is_open
@@ -75,7 +76,8 @@ class Attempt:
         self._work: SessionTransaction | None = None
         """The savepoint round the business, where an exception of it may have to be remembered."""
         self._answer: Answer | None = None
-        self._reserved = False
+        self._reserved: Reserving | None = None
+        """What was had before the transaction, and goes back if nothing comes of it."""
         self._claimed = False
         self._leaving = False
         self.is_over = False  # undone: there is nothing more to undo
@@ -112,12 +114,12 @@ class Attempt:
     def _open(self) -> Outcome[Any] | None:
         course, call, tx = self._course, self._call, self._tx
         stays = self._holder is not None
-        if call.kind.reserves:
-            self._reserved = True  # also where the answer is lost: then it is given back, if it was had
+        if isinstance(call.kind, Reserving):
+            self._reserved = call.kind  # also where the answer is lost: then it is given back, if it was had
             try:
                 call.kind.reserve(call.request)
             except TokenError:
-                self._reserved = False
+                self._reserved = None
                 raise
         decision = settle(course, tx, self._tell, repeats=self._repeats)
         match decision:
@@ -320,9 +322,9 @@ class Attempt:
         return not self._tx.owned and nesting.is_left_over(self._tx.session)
 
     def _give_back(self) -> None:
-        if self._reserved:
-            self._reserved = False
-            self._call.kind.give_back(self._call.request)
+        if (reserved := self._reserved) is not None:
+            self._reserved = None
+            reserved.give_back(self._call.request)
         if self._claimed and steps.listeners:
             self._tell(Step.GAVE_BACK)
 

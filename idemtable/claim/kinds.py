@@ -38,20 +38,10 @@ class Kind(ABC):
     """Whether its last statement can have COMMIT behind it."""
     settles: ClassVar[bool] = True
     """Whether calling again tells whether a COMMIT without an answer arrived: the row is there or it is not."""
-    reserves: ClassVar[bool] = False
-    """Whether something must be had before the transaction begins, and be given back if nothing comes of it."""
     noun: ClassVar[str]
     cure: ClassVar[str]
     unsettled: ClassVar[str] = ""
     """What is to be said of a COMMIT without an answer, where it does not settle."""
-
-    def reserve(self, request: Request) -> None:
-        """Take what must be had before the transaction begins.
-
-        Raises:
-            TokenError: it is not to be had; the database is not asked.
-        """
-        raise NotImplementedError  # asked of kinds that reserve, and of no other
 
     def holds(self, request: Request, id: UUID) -> bool:
         """Say whether a row is what the request asks for."""
@@ -79,10 +69,6 @@ class Kind(ABC):
             along: what COMMIT is to travel by with the statement, if anything.
         """
         return tx.records.store(tx.connection, request, status, codec, data, along)
-
-    def give_back(self, request: Request) -> None:
-        """Return, once the transaction was undone, what was reserved before it."""
-        raise NotImplementedError  # see `reserve`
 
     def ran_at(self, stored: Stored) -> datetime | None:
         """Return when the call ran that left this row."""
@@ -113,6 +99,22 @@ class Kind(ABC):
                 return bad_token(error, scope)
             case _:
                 assert_never(decision)
+
+
+class Reserving(Kind):
+    """A thing that must be had before the transaction begins, and be given back if nothing comes of it."""
+
+    @abstractmethod
+    def reserve(self, request: Request) -> None:
+        """Take it.
+
+        Raises:
+            TokenError: it is not to be had; the database is not asked.
+        """
+
+    @abstractmethod
+    def give_back(self, request: Request) -> None:
+        """Return it, once the transaction was undone."""
 
 
 class Key(Kind):
@@ -210,11 +212,10 @@ class Unclaimed(_Rowless):
 UNCLAIMED: Final = Unclaimed()
 
 
-class StoredToken(_Rowless):
+class StoredToken(Reserving, _Rowless):
     """A token in a store: spent before the transaction begins, given back if nothing came of it."""
 
     status = Status.SPENT
-    reserves = True
     noun, cure = "token", "issue another"
     unsettled = "the token is spent: look whether the effect is there before you issue another"
 

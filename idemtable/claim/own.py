@@ -68,12 +68,6 @@ class Own(Transaction):
         self.deferred = self.records.defer(self.connection, request, wait)
         return self.deferred is not None
 
-    def glance(self, look: Callable[[], T]) -> T:
-        self._begin(None)
-        found = look()
-        self._undo()
-        return found
-
     def confirm(self, hold: Callable[[], bool], wait: float) -> bool:
         if not self.restart(hold, wait):
             self._undo()

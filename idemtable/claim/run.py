@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
@@ -30,19 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class Stay:
-    """A block while it is open."""
-
-    session: Any
-    """What the body works in, an AsyncSession in an async block."""
-    turn: Turn | None
-    """Its stay in somebody else's transaction, if it has none of its own."""
-    attempt: Attempt | None = None
-    outcome: Outcome[Any] | None = None
-    """What an earlier call left."""
-
-
 class BaseRun(Course):
     """The attempts at a call, for both colours.
 
@@ -64,13 +50,6 @@ class BaseRun(Course):
     def _joined(self, session: Session, joinable: Any) -> Attempt:
         nesting.refuse_reentry(self.place.nest, self.call.request, session, self.call.kind.holds)
         return Attempt(self, Joined(self.place, session), joinable, repeats=False)
-
-    def _block(self, stay: Stay, session: Session, holder: nesting.Holder) -> Attempt:
-        """Return the one attempt of a block, whose body nobody can run again."""
-        nesting.refuse_reentry(self.place.nest, self.call.request, session, self.call.kind.holds)
-        if stay.turn is not None:
-            return Attempt(self, Joined(self.place, session), stay.session, repeats=False, holder=holder)
-        return Attempt(self, Own(self.place, session, self._level), stay.session, repeats=False, holder=holder)
 
     def _enclosing(self, *, for_block: bool = False) -> nesting.Frame | None:
         return nesting.enclosing(self.place.nest, for_block=for_block)
@@ -126,54 +105,6 @@ class Run(BaseRun):
             return self._through(self._joined(session, joinable or session), session, work)
         finally:
             self._go(turn, session)
-
-    def enter(self, given: Session | None, holder: nesting.Holder) -> Stay:
-        """Begin a block: in the session given, in the call around it, or in a transaction of its own.
-
-        Args:
-            given: the caller's session, or ``None``.
-            holder: of the block.
-        """
-        stay = self._begun(given)
-        try:
-            stay.attempt = self._block(stay, stay.session, holder)
-            stay.outcome = stay.attempt.open()
-            return stay
-        except BaseException as error:
-            self._fail(stay.attempt, error)
-            self._leave(stay)
-            raise
-
-    def _begun(self, given: Session | None) -> Stay:
-        if given is not None:
-            return Stay(given, self._invited(self._enter(nesting.door_of(given))))
-        while frame := self._enclosing(for_block=True):
-            if (turn := self._enter(frame.door)) is not None:
-                return Stay(frame.session, turn)
-        return Stay(self.settings.binding.session(inside=self.place.is_inside), None)
-
-    def end(self, stay: Stay, value: Any, error: BaseException | None) -> Any:
-        """End a block with its value, or with what its body raised; return the value as a replay will give it."""
-        try:
-            attempt = stay.attempt
-            assert attempt is not None
-            if error is not None:
-                self._fail(attempt, error)
-                return None
-            self._shut(attempt)
-            return attempt.close(value).value
-        except BaseException as interruption:
-            self._fail(stay.attempt, interruption)
-            raise
-        finally:
-            self._leave(stay)
-
-    def _leave(self, stay: Stay) -> None:
-        if stay.turn is not None:
-            self._go(stay.turn, stay.session)
-            return
-        with suppress(Exception):  # what was decided matters more; who is inside too long closes it in the end
-            stay.session.close()
 
     def _go(self, turn: Turn, session: Session) -> None:
         """Leave somebody else's transaction; where that has ended meanwhile, with nothing of the session left."""
@@ -250,55 +181,12 @@ class AsyncRun(BaseRun):
         finally:
             await self._go(turn, session)
 
-    async def enter(self, given: AsyncSession | None, holder: nesting.Holder) -> Stay:
-        """Begin a block; see `Run.enter`."""
-        stay = await self._begun(given)
-        try:
-            attempt = stay.attempt = self._block(stay, stay.session.sync_session, holder)
-            stay.outcome = await stay.session.run_sync(lambda _: attempt.open())
-            return stay
-        except BaseException as error:
-            await self._fail(stay.attempt, stay.session, error)
-            await self._leave(stay)
-            raise
-
-    async def _begun(self, given: AsyncSession | None) -> Stay:
-        if given is not None:
-            return Stay(given, self._invited(await self._aenter(nesting.door_of(given.sync_session))))
-        while frame := self._enclosing(for_block=True):
-            if (turn := await self._aenter(frame.door)) is not None:
-                return Stay(frame.joinable, turn)
-        return Stay(self.settings.binding.session(inside=self.place.is_inside), None)
-
-    async def end(self, stay: Stay, value: Any, error: BaseException | None) -> Any:
-        """End a block; see `Run.end`."""
-        try:
-            attempt = stay.attempt
-            assert attempt is not None
-            if error is not None:
-                await self._fail(attempt, stay.session, error)
-                return None
-            await self._shut(attempt)
-            return (await stay.session.run_sync(lambda _: attempt.close(value))).value
-        except BaseException as interruption:
-            await self._fail(stay.attempt, stay.session, interruption)
-            raise
-        finally:
-            await self._leave(stay)
-
-    async def _leave(self, stay: Stay) -> None:
-        if stay.turn is not None:
-            await self._go(stay.turn, stay.session)
-            return
-        with suppress(Exception):
-            await _closed(stay.session)
-
     async def _go(self, turn: Turn, session: AsyncSession) -> None:
         """Leave somebody else's transaction; see `Run._go`."""
         turn.end()
         if nesting.is_left_over(session.sync_session):
             with suppress(Exception):
-                await _closed(session)
+                await closed(session)
 
     async def _once(self, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
         session: Any = self.settings.binding.session(inside=self.place.is_inside)
@@ -306,9 +194,9 @@ class AsyncRun(BaseRun):
             outcome = await self._through(self._own(session.sync_session, session), session, work)
         except BaseException:
             with suppress(Exception):  # what is being raised matters more
-                await _closed(session)
+                await closed(session)
             raise
-        await _closed(session)
+        await closed(session)
         return outcome
 
     async def _through(
@@ -340,7 +228,8 @@ class AsyncRun(BaseRun):
             await door.ashut(self.call.wait)
 
 
-def _closed(session: AsyncSession) -> Awaitable[None]:
+def closed(session: AsyncSession) -> Awaitable[None]:
+    """Close a session, behind a shield where the task is cancelled."""
     return session.__aexit__(None, None, None)  # not close(): this one closes behind a shield
 
 

@@ -76,8 +76,11 @@ class Transaction(ABC):
         return first()
 
     def glance(self, look: Callable[[], T]) -> T:
-        """Return what a look gives, and leave nothing begun."""
-        raise NotImplementedError  # of a transaction of one's own
+        """Return what a look gives, and leave nothing begun; in a transaction of one's own."""
+        self._begin(None)
+        found = look()
+        self._undo()
+        return found
 
     def defer(self, request: Request, wait: float) -> bool:
         """Have the claim travel with the function's first statement, and say whether it will."""

@@ -19,6 +19,7 @@ into a URL, which ends in logs and in the Referer header.
 from __future__ import annotations
 
 from .redis import RedisTokenStore
-from .verbs import AsyncTokens, Tokens
+from .verbs import Tokens
+from .verbs_async import AsyncTokens
 
 __all__ = ["AsyncTokens", "RedisTokenStore", "Tokens"]

@@ -21,7 +21,7 @@ from ..fingerprint import fingerprint
 from ..keys import MAX_BYTES, checked_key, checked_tenant
 from ..model import Request as Wish
 from ..settings import checked_count, checked_ttl, checked_wait
-from ..tokens.verbs import BaseTokens
+from ..tokens.base import BaseTokens
 from .field import Syntax, key_of
 from .form import field_of
 from .messages import RESPONSES, Request, Response
