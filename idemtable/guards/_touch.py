@@ -94,13 +94,13 @@ def _changes_along(column: Column[Any]) -> bool:
     return column.onupdate is not None or column.server_onupdate is not None or isinstance(column.type, DateTime)
 
 
-def _unit(column: Column[Any]) -> int | Decimal | None:
+def _unit(column: Column[Any]) -> Decimal | None:
     """Return by how much the value of a column of numbers can differ from the next one's, if that is known."""
     kind: Any = column.type
     while isinstance(kind, TypeDecorator):
         kind = kind.impl_instance
     if isinstance(kind, Integer | Boolean):
-        return 1
+        return Decimal(1)
     if isinstance(kind, Numeric) and not isinstance(kind, Float):
         return Decimal(1).scaleb(-(kind.scale or 0))
     return None
@@ -114,8 +114,10 @@ def _neighbour(column: Column[Any]) -> tuple[ColumnElement[Any], ColumnElement[b
     """
     unit = _unit(column)
     value = type_coerce(column, Integer)  # a type of the program's would have a say in what is computed
-    up, down = literal_column(f"{unit!s}", Integer), literal_column(f"-{unit!s}", Integer)
+    assert unit is not None
+    # In full: as 1E-8 it would be a float to these databases, in which no sum is exact.
+    up, down = literal_column(f"{unit:f}", Integer), literal_column(f"-{unit:f}", Integer)
     # Without its sign: MariaDB has decimals of -0.00, which are not zero. Not by IN, whose list it may take for floats.
-    rest = func.abs(func.mod(value, literal_column(f"{2 * unit!s}", Integer)))  # type: ignore[operator]
+    rest = func.abs(func.mod(value, literal_column(f"{2 * unit:f}", Integer)))
     even = rest == literal_column("0")
     return value + case((even, up), else_=down), even | (rest == up)

@@ -55,6 +55,10 @@ NUMBERS: dict[str, tuple[Any, list[Any]]] = {
     "yes": (sa.Boolean(), [True, False]),
     "price": (sa.Numeric(6, 2), [Decimal(text) for text in ("-9999.98", "-0.01", "0.00", "0.01", "7.50", "9999.99")]),
     "plain": (sa.Numeric(4), [Decimal(text) for text in ("-9998", "-1", "0", "9998", "9999")]),
+    "rate": (
+        sa.Numeric(15, 8),
+        [Decimal(text) for text in ("-0.00000001", "0.1", "1234567.12345678", "9999999.99999999")],
+    ),
     "spelled": (Spelled(), ["-32768", "0", "7", "32767"]),
     "unsigned": (mysql.BIGINT(unsigned=True), [0, 1, 2**63, 2**64 - 1]),
 }
