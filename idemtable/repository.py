@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from .dialects import Dialect, Swept
-from .dialects.base import EXPIRED_WHERE, MORTAL
+from .dialects.fragments import EXPIRED_WHERE, MORTAL
 from .dialects.words import Look
 from .keys import digest
 from .model import Record, Request, Stats, Status, Stored, Wanted
@@ -170,7 +170,7 @@ class Records:
     ) -> Record:  # fmt: skip
         known = Status.from_code(status)
         created_at, completed_at, expires_at = self._time(created), self.dialect.time(completed), self._time(expires)
-        # As `dialects.base.LASTING`: the time to live counts from the completion.
+        # As `dialects.fragments.LASTING`: the time to live counts from the completion.
         if known in _LASTING and completed_at is not None and completed_at > created_at:
             expires_at += completed_at - created_at
         return Record(

@@ -11,9 +11,9 @@ from .definition import Driver, Job, Types, full_name
 from .mysql import MySQL
 from .origin import origin_of
 from .postgresql import PostgreSQL
+from .purging import Swept
 from .sqlite import SQLite, configure_sqlite
 from .statement import Statement
-from .sweep import Swept
 from .words import Fault
 
 if TYPE_CHECKING:

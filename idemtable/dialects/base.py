@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from ..model import Status
 from .definition import Definition
 from .origin import listen
+from .purging import Swept
 from .statement import Answer, Statement
-from .sweep import Swept
 from .words import AS_IT_IS, Fault, Look, asks_autocommit, hang_up, wire
 
 if TYPE_CHECKING:
@@ -339,16 +339,3 @@ class Dialect(Definition):
     def numbered(cls, error: BaseException) -> Fault | None:
         """Say what the number of a database's error means, for whoever has no table and no engine."""
         return cls.faults.get(cls.code(getattr(error, "orig", None) or error))
-
-
-COLUMNS = "id, tenant, scope, {key}, fingerprint, status, owner, created_at, expires_at"
-VALUES = f":id, :tenant, :scope, :key, :fingerprint, {Status.IN_PROGRESS.code}, :owner, {{now}}, {{later}}"
-MORTAL = ", ".join(str(status.code) for status in (Status.COMPLETED, Status.FAILED, Status.ISSUED, Status.SPENT))
-"""What ages: neither a row without a result, nor one that only a newer release understands."""
-# A minute later than it may: a call whose COMMIT got no answer comes back within seconds and must find its row. The column
-# by itself too, for the index; in-progress rows never expire.
-EXPIRED_WHERE = f"""expires_at <= {{past}} AND {{expires}} <= {{past}}
-            AND status IN ({MORTAL})"""
-LASTING = f"status IN ({Status.COMPLETED.code}, {Status.FAILED.code}) AND completed_at > created_at"
-"""Rows whose time to live counts from their completion. The column counts from the claim, for it is indexed and storing
-must not change it: what the call took is added where the time is compared."""

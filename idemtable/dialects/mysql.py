@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,16 @@ from sqlalchemy import table as table_named
 from sqlalchemy.exc import DBAPIError
 
 from ..model import Status
-from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
+from .base import Dialect
 from .batches.mysql import MySQLBatches
 from .compound import BLOCK, REFUSED, SEVERAL, Told, send_several, takes_blocks, takes_several
 from .definition import Driver
-from .statement import Answer, Statement, send
-from .sweep import Swept
+from .fragments import COLUMNS, LASTING, VALUES
+from .purging import Swept
+from .purging.bites import Bites
+from .statement import Answer, Statement
 from .tables.mysql import MySQLTable
-from .words import AS_IT_IS, Fault, Look, is_plain, lent
+from .words import Fault, Look, is_plain, lent
 from .written import Written
 
 if TYPE_CHECKING:
@@ -34,11 +37,6 @@ _TIMED_OUT = ("ConnectionTimeoutError", "ReadTimeoutError", "WriteTimeoutError")
 """MySQL's own connector has closed the connection, and numbers that like a statement that took too long."""
 _LEND = "SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = :wait"
 _GIVE_BACK = "SET SESSION innodb_lock_wait_timeout = @idemtable_wait"
-_EARLIEST = "1000-01-01"
-_KEYS = 5_000
-"""Of one DELETE. They take MySQL a megabyte; beyond its range_optimizer_max_mem_size, eight, it reads the whole table."""
-_CAREFUL = 200
-"""Rows of a batch in which each of them is a round trip."""
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
 
 
@@ -142,8 +140,6 @@ class MySQL(MySQLTable, Dialect):
         VALUES (:id, 'idemtable.lock', {Status.LOCK.code}, :id, {{now}}, {{now}}) ON DUPLICATE KEY UPDATE owner = :id"""
     # From where the batch before has stopped: what is deleted stays in the index as long as somebody reads what was there
     # before, a backup for hours, and each batch would pass over all of it.
-    EXPIRED = f"""SELECT id, expires_at FROM {{table}} WHERE expires_at >= :since AND {EXPIRED_WHERE}
-        ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED"""
     # Its collation takes "a" and "a " for one name.
     EXACTLY = "{column} = :{column} AND CHAR_LENGTH({column}) = :{column}_length"
     BYTES = """SELECT data_length + index_length FROM information_schema.tables
@@ -257,19 +253,12 @@ class MySQL(MySQLTable, Dialect):
             self._lend_wait(connection, {"wait": wait})
             yield
 
+    @cached_property
+    def _purging(self) -> Bites:
+        return Bites(self)
+
     def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
-        # In two steps: MySQL refuses LIMIT in a subquery of DELETE, and a DELETE by range would wait for rows that calls
-        # hold. So would one by keys that reads the whole table, from which no hint keeps the optimizer where most of it has
-        # expired. Hence it waits for nobody, and the next time each row is a statement of its own.
-        values = {"since": rest or _EARLIEST, "batch": min(batch, _CAREFUL) if careful else batch}
-        rows: Any = self.statement(self.EXPIRED)(connection, values).rows
-        keys, deleted = [f"X'{bytes(id).hex()}'" for id, _ in rows], 0
-        at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR " if _is_mariadb(connection) else ""
-        with AS_IT_IS if at_once or not keys else self.lending(connection, self.wait(0)):
-            for start in range(0, len(keys), step := 1 if careful else _KEYS):
-                some = ", ".join(keys[start : start + step])
-                deleted += send(connection, f"{at_once}DELETE FROM {self.table} WHERE id IN ({some})").rowcount
-        return Swept(deleted, rows[-1][1] if len(rows) == values["batch"] else None)
+        return self._purging.delete(connection, batch, rest, careful)
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         size = self.statement(self.BYTES)(connection, {"table": table, "schema": schema}).scalar()

@@ -14,16 +14,17 @@ from sqlalchemy import table as table_named
 from sqlalchemy.dialects import postgresql
 
 from ..model import Status
-from .base import COLUMNS, LASTING, Dialect
+from .base import Dialect
 from .batches.postgresql import PostgreSQLBatches
 from .catalogue.postgresql import PostgreSQLCatalogue
 from .deferred import Deferred, listen
 from .definition import Driver, Job, Types
+from .fragments import COLUMNS, LASTING
 from .libpq import Packet
 from .packet import Line, line_of
-from .slices import Slices
+from .purging import Swept
+from .purging.slices import Slices
 from .statement import Answer
-from .sweep import Swept
 from .words import Fault, Look, is_plain
 
 if TYPE_CHECKING:
@@ -242,11 +243,11 @@ class PostgreSQL(Dialect):
         return self._redeem(connection, values).first() is not None
 
     @cached_property
-    def _slices(self) -> Slices:
+    def _purging(self) -> Slices:
         return Slices(self)
 
     def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
-        return self._slices.delete(connection, batch, rest, careful)
+        return self._purging.delete(connection, batch, rest, careful)
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         size = self.statement(self.BYTES)(connection, {"table": self.table}).scalar()

@@ -15,12 +15,13 @@ from sqlalchemy import SingletonThreadPool, StaticPool, event, false, update
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
 from ..errors import SessionNotUsableError
-from .base import COLUMNS, EXPIRED_WHERE, LASTING, VALUES, Dialect
+from .base import Dialect
 from .batches.sqlite import SQLiteBatches
 from .definition import Driver
+from .fragments import COLUMNS, EXPIRED_WHERE, LASTING, VALUES
 from .origin import root
+from .purging import Swept
 from .statement import is_listened_to, send
-from .sweep import Swept
 from .tables.sqlite import SQLiteTable, inside
 from .words import AS_IT_IS, Fault, asks_autocommit, lent
 

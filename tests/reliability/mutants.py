@@ -19,7 +19,7 @@ from idemtable.claim.joined import Joined
 from idemtable.claim.own import Own
 from idemtable.claim.run import Run
 from idemtable.claim.verdict import Verdict
-from idemtable.dialects.base import COLUMNS, VALUES
+from idemtable.dialects.fragments import COLUMNS, VALUES
 from idemtable.dialects.mysql import MySQL
 from idemtable.dialects.postgresql import PostgreSQL
 from tests.reliability.places import Place
@@ -199,7 +199,7 @@ def early_purge() -> Any:
             text = now.isoformat(" ") if isinstance(self, PostgreSQL) else now.replace(tzinfo=None).isoformat(" ")
             other.now = f"CAST('{text.replace(':', chr(92) + ':')}' AS {kind})"
             other.past = other.now
-            vars(other).pop("_slices", None)  # which has its statements already
+            vars(other).pop("_purging", None)  # which has its statements already
             return delete(other, connection, batch, rest, careful=careful)
 
         return delete_expired

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ..base import MORTAL
+from ..fragments import MORTAL
 from ..statement import Statement
 from . import COLUMNS, FOUND, OPEN, TAKEN, VALUES, Batches
 

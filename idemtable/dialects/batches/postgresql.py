@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ...model import Status
-from ..base import MORTAL
+from ..fragments import MORTAL
 from . import COLUMNS, FOUND, OPEN, TAKEN, Batches
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from ..base import MORTAL
+from ..fragments import MORTAL
 from . import COLUMNS, FOUND, OPEN, TAKEN, VALUES, Batches
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from .base import MORTAL
-from .sweep import Swept
+from ..fragments import MORTAL
+from . import Swept
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from .base import Dialect
+    from ..base import Dialect
 
 PART: Final = 1024
 """Blocks of the table, of which no statement reads more: 8 MB take milliseconds, also where hardly a row has expired."""
@@ -105,7 +105,7 @@ class Slices:
     def delete(self, connection: Connection, batch: int, rest: Survey | Place | None, careful: bool) -> Swept:
         """Delete at most `batch` expired rows of the part that `rest` is in; `None` begins."""
         if not isinstance(rest, Place):
-            rest = self._look(connection, rest or Survey())
+            rest = self.look(connection, rest or Survey())
         if not isinstance(rest, Place):
             return Swept(0, rest)
         end = self._first(rest.parts[rest.at] + 1)
@@ -116,7 +116,7 @@ class Slices:
             deleted, edge = self._slice(connection, values).rowcount, self._edge(connection).first()[0]
         return Swept(deleted, replace(rest, start=edge) if edge != end else self._at(rest.parts, rest.at + 1))
 
-    def _look(self, connection: Connection, known: Survey) -> Survey | Place | None:
+    def look(self, connection: Connection, known: Survey) -> Survey | Place | None:
         values = {"table": self._table, "size": self._size, "since": known.since}
         rows, latest, found, many, blocks = self._survey(connection, values).first()
         parts = known.parts.union(map(int, found.split(",") if found else ()))
