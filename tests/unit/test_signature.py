@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, NotRequired, TypedDict
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from idemtable import KeyRejectedError
@@ -33,23 +33,29 @@ def same_name(session, a, /, **rest): ...  # type: ignore[no-untyped-def]
 FUNCTIONS = [plain, defaults, positional, variable, keywords, nothing, shadows, same_name]
 
 
-@given(
-    st.sampled_from(FUNCTIONS),
+CALLS = st.tuples(
     st.lists(st.integers(0, 3), max_size=4),
     st.dictionaries(st.sampled_from(["a", "b", "c", "d", "rest", "more", "session"]), st.integers(0, 3), max_size=4),
 )
-def test_arguments_are_found_as_inspect_finds_them(function: Any, args: list[int], kwargs: dict[str, int]) -> None:
+
+
+@given(st.sampled_from(FUNCTIONS), st.lists(CALLS, min_size=1, max_size=6))
+@example(plain, [([1], {"b": 2}), ([1], {"a": 2}), ([1], {"c": 2}), ([], {"a": 1, "b": 2}), ([], {"b": 1, "a": 2})])
+def test_arguments_are_found_as_inspect_finds_them_whatever_was_called_before(
+    function: Any, calls: list[tuple[list[int], dict[str, int]]]
+) -> None:
     parameters = Parameters(function)
-    expected, fault = _bound(parameters.signature, args, kwargs)
-    if fault is None:
-        assert parameters.given(tuple(args), kwargs) == expected
-        if "session" not in kwargs:
-            function(None, *args, **kwargs)  # and Python takes the call
-    else:
-        with pytest.raises(TypeError, match=re.escape(f"{function.__qualname__}: {fault}")):
-            parameters.given(tuple(args), kwargs)
-        with pytest.raises(TypeError):
-            function(None, *args, **kwargs)
+    for args, kwargs in calls:
+        expected, fault = _bound(parameters.signature, args, kwargs)
+        if fault is None:
+            assert parameters.given(tuple(args), kwargs) == expected
+            if "session" not in kwargs:
+                function(None, *args, **kwargs)  # and Python takes the call
+        else:
+            with pytest.raises(TypeError, match=re.escape(f"{function.__qualname__}: {fault}")):
+                parameters.given(tuple(args), kwargs)
+            with pytest.raises(TypeError):
+                function(None, *args, **kwargs)
 
 
 def _bound(signature: inspect.Signature, args: list[int], kwargs: dict[str, int]) -> tuple[Any, str | None]:
