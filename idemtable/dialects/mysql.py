@@ -17,31 +17,26 @@ from sqlalchemy.exc import DBAPIError
 from ..model import Status
 from .base import Dialect
 from .batches.mysql import MySQLBatches
-from .compound import BLOCK, REFUSED, SEVERAL, Told, send_several, takes_blocks, takes_several
+from .compound import IN_TRANSACTION, REFUSED, Along, Told, send_several, takes_several
 from .definition import Driver
 from .fragments import COLUMNS, LASTING, VALUES
 from .purging import Swept
 from .purging.bites import Bites
 from .statement import Answer, Statement
 from .tables.mysql import MySQLTable
-from .words import Fault, Look, is_plain, lent
+from .words import Fault, Look, is_mariadb, is_plain, lent
 from .written import Written
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Select, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
-_SERVER_STATUS_IN_TRANS = 1
 _UNNUMBERED = -1
 _TIMED_OUT = ("ConnectionTimeoutError", "ReadTimeoutError", "WriteTimeoutError")
 """MySQL's own connector has closed the connection, and numbers that like a statement that took too long."""
 _LEND = "SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = :wait"
 _GIVE_BACK = "SET SESSION innodb_lock_wait_timeout = @idemtable_wait"
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
-
-
-def _is_mariadb(connection: Connection) -> bool:
-    return bool(getattr(connection.dialect, "is_mariadb", False))
 
 
 def _level(connection: Connection) -> str | None:
@@ -55,7 +50,6 @@ class MySQL(MySQLTable, Dialect):
 
     names = ("mysql", "mariadb")
     batches = MySQLBatches
-    is_mariadb = staticmethod(_is_mariadb)
     deleting = "forget, tokens.revoke or lock_name"
     drivers = (
         Driver("pymysql", "pymysql", 'pip install "idemtable[mysql]"'),
@@ -157,8 +151,7 @@ class MySQL(MySQLTable, Dialect):
         self._lend_wait = self.statement(_LEND)
         self._give_wait_back = self.statement(_GIVE_BACK)
         self._claim_at_once = self.statement(f"{_LEND}; {self._INSERT}; {_GIVE_BACK}")
-        self._store_in_block = self.statement(BLOCK.format(statement=self.STORE))
-        self._store_at_once = self.statement(SEVERAL.format(statement=self.STORE))
+        self._along = Along(self.statement, self.STORE)
         self._nowait = self.statement("SELECT 1 FROM {table} WHERE id = :id FOR UPDATE NOWAIT")
 
     def statement(self, template: str) -> Statement:
@@ -171,7 +164,7 @@ class MySQL(MySQLTable, Dialect):
 
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         try:
-            if _is_mariadb(connection):
+            if is_mariadb(connection):
                 self._claim(connection, values)
             elif takes_several(connection):
                 self._claim_in_one(connection, values)
@@ -211,28 +204,20 @@ class MySQL(MySQLTable, Dialect):
         if along is None:
             return super().store(connection, values, along)
         try:
-            along(connection, values)
+            return bool(along(connection, values))
         except DBAPIError as error:
             if self.code(error.orig or error) in REFUSED:
                 return False
             raise
-        return True
 
     def along(self, connection: Connection) -> Any:
-        if not is_plain(connection.dialect.do_commit):
-            return None
-        if takes_blocks(connection):
-            return self._store_in_block
-        return self._store_together if takes_several(connection) else None
-
-    def _store_together(self, connection: Connection, values: Mapping[str, Any]) -> None:
-        send_several(connection, self._store_at_once, values)
+        return self._along(connection) if is_plain(connection.dialect.do_commit) else None
 
     def committed(self, connection: Connection) -> AbstractContextManager[None]:
         return Told(connection)
 
     def refuse_held(self, connection: Connection, id: UUID) -> bool:
-        if _is_mariadb(connection):  # waits as short as it is told
+        if is_mariadb(connection):  # waits as short as it is told
             return False
         self._nowait(connection, {"id": self.id(id)})
         return True
@@ -241,7 +226,7 @@ class MySQL(MySQLTable, Dialect):
         self, connection: Connection, values: Mapping[str, Any], in_one: Statement, plain: Statement
     ) -> Answer:
         """Send a statement that waits for a lock no longer than its values say."""
-        if _is_mariadb(connection):
+        if is_mariadb(connection):
             return in_one(connection, values)
         with self.lending(connection, values["wait"]):
             return plain(connection, values)
@@ -272,12 +257,12 @@ class MySQL(MySQLTable, Dialect):
     def in_transaction(self, connection: Connection) -> bool:
         driver = connection.connection.driver_connection
         if (status := getattr(driver, "server_status", None)) is not None:
-            return bool(status & _SERVER_STATUS_IN_TRANS)
+            return bool(status & IN_TRANSACTION)
         return bool(getattr(driver, "in_transaction", True))  # MySQL's own connector; mysqlclient does not tell
 
     @contextmanager
     def waiting(self, connection: Connection, wait: float | None) -> Iterator[None]:
-        if not wait or _is_mariadb(connection):
+        if not wait or is_mariadb(connection):
             yield
             return
         with self.lending(connection, self.wait(wait)):  # MySQL has no FOR UPDATE WAIT
@@ -287,7 +272,7 @@ class MySQL(MySQLTable, Dialect):
         self, connection: Connection, rows: Select[Any], wait: float | None, of: Table | None
     ) -> Select[Any]:
         locking = super().for_update(connection, rows, wait, of)
-        return locking.suffix_with(f"WAIT {self.wait(wait)}") if wait and _is_mariadb(connection) else locking
+        return locking.suffix_with(f"WAIT {self.wait(wait)}") if wait and is_mariadb(connection) else locking
 
     def latest(self, rows: Select[Any]) -> Select[Any]:
         # At REPEATABLE READ a plain SELECT looks into the snapshot, where the row may still be as the caller believes.

@@ -59,6 +59,11 @@ def is_plain(way_out: Any) -> bool:
     return getattr(way_out, "__func__", None) in (DefaultDialect.do_commit, DefaultDialect.do_rollback)
 
 
+def is_mariadb(connection: Connection) -> bool:
+    """Say whether it is MariaDB that a driver of MySQL's is connected to."""
+    return bool(getattr(connection.dialect, "is_mariadb", False))
+
+
 def wire(driver: Any) -> Callable[[], int] | None:
     """Return what tells the number of a driver's socket, or ``None`` where it keeps that to itself."""
     return getattr(driver, "fileno", None) or getattr(getattr(driver, "_sock", None), "fileno", None)  # PyMySQL

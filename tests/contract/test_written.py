@@ -55,6 +55,9 @@ def test_values_arrive_as_they_are_whatever_mode_and_character_set_a_session_has
             kind = "BINARY" if isinstance(value, bytes) else "CHAR CHARACTER SET utf8mb4"
             wanted = value.encode() if isinstance(value, str) else str(value).encode() if value is not None else None
             found = connection.exec_driver_sql(f"SELECT HEX(CONVERT({column}, {kind}))").scalar()
+            assert isinstance(value, str) is (
+                connection.exec_driver_sql(f"SELECT CHARSET({column})").scalar() != "binary"
+            )
             assert found == (None if wanted is None else (value if isinstance(value, bytes) else wanted).hex().upper())
 
 

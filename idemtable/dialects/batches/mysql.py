@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..fragments import MORTAL
 from ..statement import Statement
+from ..words import is_mariadb
 from . import COLUMNS, FOUND, OPEN, TAKEN, VALUES, Batches
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class MySQLBatches(Batches):
 
     @contextmanager
     def _speaking(self, connection: Connection, values: Mapping[str, Any]) -> Iterator[_Words]:
-        if self._ways.is_mariadb(connection):  # says the time-out with each statement
+        if is_mariadb(connection):  # says the time-out with each statement
             yield self._mariadb
             return
         with self._ways.lending(connection, values["wait"]):

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from ...model import Finding
+from ..words import is_mariadb
 from . import CHARSET, CONNECTIONS, Catalogue
 from .asking import ISOLATION, LEVELS, RUN_TWICE, asked, first, good, mend, note, quoted, rights
 from .nodes import galera, group
@@ -45,7 +46,7 @@ class MySQLCatalogue(Catalogue):
     @classmethod
     def leans_on_session(cls, connection: Connection) -> bool:
         """Say yes for MySQL: the lock time-out is the session's, and is lent and put back."""
-        return not _is_mariadb(connection)
+        return not is_mariadb(connection)
 
     @classmethod
     def examine(cls, connection: Connection, table: str, schema: str | None) -> list[Finding]:
@@ -55,7 +56,7 @@ class MySQLCatalogue(Catalogue):
             connection, "SELECT member_state, member_role FROM performance_schema.replication_group_members"
         )
         return [
-            *judged(variables, _is_mariadb(connection), _follows(connection)),
+            *judged(variables, is_mariadb(connection), _follows(connection)),
             *galera(variables, status),
             *group(variables, members),
             *_of_table(connection, table, schema),
@@ -85,10 +86,6 @@ class MySQLCatalogue(Catalogue):
         if variables.get("group_replication_group_name"):
             return "it is a member of a replication group"
         return "it follows another server" if _follows(connection) else None
-
-
-def _is_mariadb(connection: Connection) -> bool:
-    return bool(getattr(connection.dialect, "is_mariadb", False))
 
 
 def _named(connection: Connection, what: str) -> dict[str, str]:

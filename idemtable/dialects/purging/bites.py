@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..fragments import EXPIRED_WHERE
 from ..statement import send
-from ..words import AS_IT_IS
+from ..words import AS_IT_IS, is_mariadb
 from . import Swept
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Bites:
         values = {"since": rest or _EARLIEST, "batch": min(batch, _CAREFUL) if careful else batch}
         rows: Any = self._expired(connection, values).rows
         keys, deleted = [f"X'{bytes(id).hex()}'" for id, _ in rows], 0
-        at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR " if ways.is_mariadb(connection) else ""
+        at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR " if is_mariadb(connection) else ""
         with AS_IT_IS if at_once or not keys else ways.lending(connection, ways.wait(0)):
             for start in range(0, len(keys), step := 1 if careful else _KEYS):
                 some = ", ".join(keys[start : start + step])
