@@ -91,7 +91,7 @@ reliability: $(VENV)/.test $(VENV)/.recipes ## faults, interleavings and mutants
 soak: $(VENV)/.test ## load, kills and purges for HOURS=8
 	@$(BIN)/python -m tests.reliability.soak --hours $(HOURS) $(ARGS)
 
-clusters: $(VENV)/.test ## clusters of every kind under load, their nodes killed and switched: a quarter of an hour
+clusters: $(VENV)/.test ## clusters of every kind under load, their nodes killed and switched: 20 minutes
 	@# asyncmy leaves the socket of a connection that its server has ended to the garbage collector
 	@$(BIN)/python -m pytest -s -W ignore::pytest.PytestUnraisableExceptionWarning tests/clusters $(ARGS)
 
