@@ -209,7 +209,8 @@ def storm(
 
     def more() -> None:
         wanted, deadline = report.answered + AFTERWARDS, time.monotonic() + PATIENCE
-        while report.answered < wanted and time.monotonic() < deadline:
+        while report.answered < wanted:
+            assert time.monotonic() < deadline, f"nobody gets on: {report}"
             time.sleep(0.02)  # the answers are counted, not the time
 
     threads = [threading.Thread(target=one, args=(number,), daemon=True) for number in range(callers)]
