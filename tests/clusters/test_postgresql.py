@@ -11,6 +11,7 @@ from tests.clusters import experiments
 from tests.clusters.load import engine_for, furnish
 from tests.clusters.standbys import Standbys
 from tests.support.backends import needed
+from tests.support.crowd import until
 from tests.support.database import effect
 
 pytestmark = pytest.mark.timeout(600)
@@ -44,13 +45,13 @@ def test_a_standby_that_commit_does_not_wait_for_may_not_have_what_was_acknowled
 
         order("first")
         done = group.ask(group.primary, "SELECT pg_current_wal_lsn()")[0][0]
-        while group.ask(follower, f"SELECT pg_last_wal_replay_lsn() >= '{done}'") != [(True,)]:
-            pass
+        replayed = f"SELECT pg_last_wal_replay_lsn() >= '{done}'"
+        until(lambda: group.ask(follower, replayed) == [(True,)], "the standby does not catch up")
         # What is under way between them when a primary dies, made visible: nothing more arrives.
         group.ask(follower, "ALTER SYSTEM SET primary_conninfo = ''")
         group.ask(follower, "SELECT pg_reload_conf()")
-        while group.ask(group.primary, "SELECT 1 FROM pg_stat_replication"):
-            pass
+        streams = "SELECT 1 FROM pg_stat_replication"
+        until(lambda: not group.ask(group.primary, streams), "the standby still follows")
         acknowledged = order.outcome("k")
         assert order.outcome("k").replayed
         group.primary.kill()
