@@ -11,7 +11,6 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import multi_host
-from tests.clusters.group import Group
 from tests.clusters.load import CALLERS, Fleet, Report, check, engine_for, furnish, storm
 from tests.clusters.nodes import Cluster
 from tests.clusters.standbys import Standbys
@@ -145,10 +144,6 @@ def furnished(cluster: Cluster) -> Cluster:
     for number in range(len(cluster.nodes)):
         cluster.await_(lambda number=number: cluster.effects(number) == [] or True, f"no tables on {number}")
     return cluster
-
-
-def writes_everywhere(cluster: Cluster) -> bool:
-    return not isinstance(cluster, Group) or cluster.several
 
 
 def promoted(count: int, synchronous: str, driver: str) -> None:

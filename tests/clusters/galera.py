@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from tests.clusters.nodes import Cluster
 from tests.servers import Server
 from tests.servers.mariadb import FAST, PACKAGES, found, prepare
-from tests.servers.ports import HOST, free_port
+from tests.servers.ports import HOST, free_ports
 from tests.servers.process import ServerError, ServerProcess, new_home, search_path
 
 SIZE = 3
@@ -63,7 +63,8 @@ class Galera(Cluster):
         provider = install.prefix / _PROVIDER
         with ExitStack() as stack:
             self.nodes: list[Server] = []
-            groups = [_ports() for _ in range(SIZE)]
+            free = free_ports(3 * SIZE)
+            groups = [free[number::SIZE] for number in range(SIZE)]
             seeds = ",".join(f"{HOST}:{ports[0]}" for ports in groups)
             for number, ports in enumerate(groups):
                 home = new_home(f"galera{version}")
@@ -195,10 +196,3 @@ def _settings(provider: Path, seeds: str, number: int, ports: list[int]) -> list
 def _process(node: Server) -> ServerProcess:
     assert node.process is not None
     return node.process
-
-
-def _ports() -> list[int]:
-    ports: set[int] = set()
-    while len(ports) < 3:
-        ports.add(free_port())
-    return sorted(ports)

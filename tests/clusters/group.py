@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from tests.clusters.nodes import Cluster
 from tests.servers import Server, mysql
-from tests.servers.ports import HOST, free_port
+from tests.servers.ports import HOST, free_ports
 
 SIZE = 3
 
@@ -36,8 +36,8 @@ class Group(Cluster):
     CURRENT = "SET SESSION group_replication_consistency = 'BEFORE'"
 
     def __init__(self, *, several: bool, majority_timeout: int = 4) -> None:
-        self.several = several
-        locals_ = [f"{HOST}:{port}" for port in _ports()]
+        self.writes_everywhere = several
+        locals_ = [f"{HOST}:{port}" for port in free_ports(SIZE)]
         self.locals = locals_
         switch = {True: "ON", False: "OFF"}
         settings = (
@@ -87,15 +87,22 @@ class Group(Cluster):
         numbers = [number for number, node in enumerate(self.nodes) if node.port in ports]
         return numbers[0] if len(numbers) == 1 else None
 
+    def serving(self, otherwise: int) -> int:
+        if self.writes_everywhere:
+            return otherwise
+        primary = self.primary(otherwise)
+        assert primary is not None, "no primary"
+        return primary
+
     def retire(self, number: int) -> None:
         """With one primary: hand the part over to another. With several: leave the group, and be read-only."""
-        if self.several:
+        if self.writes_everywhere:
             self.ask(number, "STOP GROUP_REPLICATION")
         else:
             self.make_primary((number + 1) % SIZE)
 
     def reinstate(self, number: int) -> None:
-        self.join(number) if self.several else self.make_primary(number)
+        self.join(number) if self.writes_everywhere else self.make_primary(number)
 
     def make_primary(self, number: int) -> None:
         """The planned switch, which waits for what is under way."""
@@ -105,17 +112,10 @@ class Group(Cluster):
     def await_without(self, asked: int, gone: int) -> None:
         port = self.nodes[gone].port
         self.await_(lambda: port not in self.states(asked), f"member {gone} is not expelled")
-        if not self.several:
+        if not self.writes_everywhere:
             self.await_(lambda: self.primary(asked) is not None, "no new primary")
 
     def heal(self, number: int) -> None:
         self.ask(number, "STOP GROUP_REPLICATION")
         self.ask(number, "SET GLOBAL offline_mode = OFF")
         self.join(number, alone=True)
-
-
-def _ports() -> list[int]:
-    ports: set[int] = set()
-    while len(ports) < SIZE:
-        ports.add(free_port())
-    return sorted(ports)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import closing
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import pymysql
 import sqlalchemy as sa
 
 from tests.servers import Server
+from tests.servers.server import Stopping
 
 DATABASE = "shop"
 USER = "shop"
@@ -20,12 +20,14 @@ USER = "shop"
 PATIENCE = 90.0
 
 
-class Cluster(ABC):
+class Cluster(Stopping):
     """Three servers that are one database. As a context manager it ends with all of them."""
 
     nodes: list[Server]
     CURRENT: ClassVar[str]
     """Has the statement after it wait for all that was committed before, on whatever node."""
+    writes_everywhere = True
+    """Whether each node takes writes, and not one of them alone."""
 
     def ask(self, number: int, sql: str, *, database: str = "", current: bool = False) -> list[Any]:
         """Run a statement on one node, as its administrator; return the rows.
@@ -82,6 +84,10 @@ class Cluster(ABC):
         """SIGKILL a node."""
         self.nodes[number].kill()
 
+    def serving(self, otherwise: int) -> int:
+        """The number of the node that takes writes; where each one does, `otherwise`."""
+        return otherwise
+
     @abstractmethod
     def restart(self, number: int) -> None:
         """Start a node that was killed, and come back when it is one of them again and has what the others have."""
@@ -114,11 +120,3 @@ class Cluster(ABC):
             if node.process is not None:
                 node.process.kill()  # to leave a group in good order takes a member seconds
             node.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -23,9 +22,10 @@ from sqlalchemy.engine import URL
 from tests.clusters.load import urls
 from tests.servers import MissingEngine, Server
 from tests.servers.cache import once
-from tests.servers.ports import HOST, Probe, free_port
+from tests.servers.ports import HOST, Probe, free_ports
 from tests.servers.postgresql import binaries_for, reachable, temporary
 from tests.servers.process import ServerProcess, new_home, remove
+from tests.servers.server import Stopping
 
 SIZE = 3
 PATIENCE = 120.0
@@ -35,14 +35,15 @@ _DATABASE = "postgres"
 _PROBE = Probe(b"GET /liveness HTTP/1.0\r\n\r\n", b"HTTP/1.0 ")
 
 
-class Patroni:
+class Patroni(Stopping):
     """A leader, a synchronous standby, and another one. As a context manager it ends with all of them."""
 
     def __init__(self) -> None:
         user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
         packages = once(f"patroni-python3.{sys.version_info.minor}", _install)
         python = _python(user)
-        ports = [{name: free_port() for name in ("sql", "http", "raft")} for _ in range(SIZE)]
+        free = iter(free_ports(3 * SIZE))
+        ports = [{name: next(free) for name in ("sql", "http", "raft")} for _ in range(SIZE)]
         self.http = [one["http"] for one in ports]
         self.nodes: list[Server] = []
         with ExitStack() as stack:
@@ -127,14 +128,6 @@ class Patroni:
         for number, node in enumerate(self.nodes):
             self._end(number)
             node.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 def _end_orphan(file: Path) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 
-from tests.clusters.load import PATIENCE, urls
+from tests.clusters.load import urls
 from tests.servers import Server, postgresql, standby
+from tests.servers.server import Stopping
+from tests.support.crowd import until
 
 DATABASE = "shop"
 
 
-class Standbys:
+class Standbys(Stopping):
     """A primary and so many standbys. As a context manager it ends with all of them.
 
     `synchronous` is what `synchronous_standby_names` is; the standbys are named s1, s2, ….
@@ -50,18 +50,12 @@ class Standbys:
         """Change a setting, and come back when it holds."""
         self.ask(server, f"ALTER SYSTEM SET {name} = '{value}'")
         self.ask(server, "SELECT pg_reload_conf()")
-        deadline = time.monotonic() + PATIENCE
-        while self.ask(server, f"SHOW {name}") != [(value,)]:
-            assert time.monotonic() < deadline, name
-            time.sleep(0.02)  # between two looks; nothing is assumed after it
+        until(lambda: self.ask(server, f"SHOW {name}") == [(value,)], f"{name} does not become {value!r}")
 
     def await_synchronous(self, count: int) -> None:
         """Come back when so many standbys are what COMMIT waits for."""
-        deadline = time.monotonic() + PATIENCE
         sql = "SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum') AND state = 'streaming'"
-        while (seen := self.ask(self.primary, sql)) != [(count,)]:
-            assert time.monotonic() < deadline, seen
-            time.sleep(0.02)
+        until(lambda: self.ask(self.primary, sql) == [(count,)], f"COMMIT does not wait for {count} standbys")
 
     def furthest(self) -> Server:
         """The standby that has received most: where COMMIT waits for any one of several, the one to promote."""
@@ -82,10 +76,5 @@ class Standbys:
     def effects(self, server: Server) -> list[tuple[str, int]]:
         return [(str(name), int(id)) for name, id in self.ask(server, "SELECT name, id FROM effect")]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
         self._stack.close()

@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 
 from idemtable import IdemTable, RetryTransactionError
 from idemtable.guards import lock
-from tests.clusters import experiments
 from tests.clusters.load import engine_for
 from tests.clusters.nodes import Cluster
 from tests.support.guards import Base, Order
@@ -27,7 +26,7 @@ ROUNDS = 10
 @pytest.fixture
 def engines(cluster: Cluster) -> Any:
     """One for each node that takes writes, with an order in the database."""
-    if not experiments.writes_everywhere(cluster):
+    if not cluster.writes_everywhere:
         pytest.skip("one node takes writes, and knows all locks")
     engines = [engine_for(cluster.url(number)) for number in range(len(cluster.nodes))]
     Base.metadata.create_all(engines[0])

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.mark.parametrize("driver", ["pymysql", "asyncmy"])
 def test_of_many_callers_on_all_nodes_one_counts(cluster: Cluster, driver: str) -> None:
     # With one primary nobody is on another node; on the others a duplicate there runs, and is rolled back.
-    experiments.spread(cluster, driver, conflicts=5 if experiments.writes_everywhere(cluster) else 0)
+    experiments.spread(cluster, driver, conflicts=5 if cluster.writes_everywhere else 0)
 
 
 def test_a_duplicate_on_another_member_need_not_run(cluster: Cluster) -> None:
-    if not isinstance(cluster, Group) or not cluster.several:
+    if not isinstance(cluster, Group) or not cluster.writes_everywhere:
         pytest.skip("of Group Replication with several primaries")
     eventual = experiments.spread(cluster, conflicts=5, first="SET SESSION group_replication_consistency = 'EVENTUAL'")
     before = experiments.spread(cluster, conflicts=0, first="SET SESSION group_replication_consistency = 'BEFORE'")
@@ -28,30 +28,18 @@ def test_a_duplicate_on_another_member_need_not_run(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("driver", ["pymysql", "asyncmy"])
 def test_a_node_that_is_killed_loses_nothing_and_no_caller_learns_of_it(cluster: Cluster, driver: str) -> None:
-    victim = 1
-    if isinstance(cluster, Group) and not cluster.several:
-        primary = cluster.primary(0)
-        assert primary is not None
-        victim = primary
-    experiments.killed(cluster, victim, driver, hits=3)
+    experiments.killed(cluster, cluster.serving(otherwise=1), driver, hits=3)
 
 
 def test_a_secondary_that_is_killed_loses_nothing(cluster: Cluster) -> None:
-    if not isinstance(cluster, Group) or cluster.several:
+    if cluster.writes_everywhere:
         pytest.skip("here every node is as good as another")
-    primary = cluster.primary(0)
-    assert primary is not None
-    experiments.killed(cluster, (primary + 1) % 3, hits=0)
+    experiments.killed(cluster, (cluster.serving(otherwise=0) + 1) % 3, hits=0)
 
 
 @pytest.mark.parametrize("driver", ["pymysql", "asyncmy"])
 def test_a_planned_switch_is_an_error_to_nobody(cluster: Cluster, driver: str) -> None:
-    number = 0
-    if isinstance(cluster, Group) and not cluster.several:
-        primary = cluster.primary(0)
-        assert primary is not None
-        number = primary
-    experiments.switched(cluster, number, driver, hits=3)
+    experiments.switched(cluster, cluster.serving(otherwise=0), driver, hits=3)
 
 
 def test_a_minority_says_so_in_time_and_what_became_of_a_call_is_settled_when_it_is_healed(cluster: Cluster) -> None:

@@ -43,3 +43,11 @@ def free_port() -> int:
             attempt.bind((HOST, port))
             return port
     raise RuntimeError("found no free port between 12000 and 30000")
+
+
+def free_ports(count: int) -> list[int]:
+    """So many, each another one."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return sorted(ports)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -16,9 +17,25 @@ from tests.servers.process import ServerProcess
 _SYNC_DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 
 
+class Stopping(ABC):
+    """As a context manager it stops at the end."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End all that was begun, for good."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
 @dataclass(kw_only=True)
-class Running:
-    """A server and, when it is ours, its process. As a context manager it stops at the end."""
+class Running(Stopping):
+    """A server and, when it is ours, its process."""
 
     name: str
     host: str = HOST
@@ -51,14 +68,6 @@ class Running:
         if self.process is None:
             raise RuntimeError(f"{self.name} at {self.host}:{self.port} came from the environment: not ours to control")
         return self.process
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 @dataclass(kw_only=True)
