@@ -16,6 +16,9 @@ from tests.reliability.storms import storm
 from tests.reliability.trial import Experiment
 from tests.reliability.wire import cut_everywhere
 
+EVERY = ("postgresql18 fused", "postgresql16 fused", "mariadb10.11 fused", "mariadb11.8 fused", "mysql9.7 plain")
+"""Each engine, and both paths between them."""
+
 EXPERIMENTS = {
     one.name: one
     for one in [
@@ -27,13 +30,7 @@ EXPERIMENTS = {
             ("I1", "I2", "I3", "I11"),
             herd,
             ("CHECK_THEN_ACT", "ROWCOUNT_DECIDES"),
-            quick=(
-                "postgresql18 fused",
-                "postgresql16 fused",
-                "mariadb10.11 fused",
-                "mariadb11.8 fused",
-                "mysql9.7 plain",
-            ),
+            quick=EVERY,
         ),
         Experiment(
             "E2",
@@ -45,13 +42,7 @@ EXPERIMENTS = {
             ("I1", "I2", "I3", "I6", "I8", "I11"),
             interleave,
             ("CHECK_THEN_ACT",),
-            quick=(
-                "postgresql18 fused",
-                "postgresql16 fused",
-                "mariadb10.11 fused",
-                "mariadb11.8 fused",
-                "mysql9.7 plain",
-            ),
+            quick=EVERY,
         ),
         Experiment(
             "E3",
@@ -63,13 +54,7 @@ EXPERIMENTS = {
             ("I1", "I2", "I3", "I5", "I6", "I8", "I9", "I10", "I11"),
             cut_everywhere,
             ("KEY_COMMITTED_FIRST",),
-            quick=(
-                "postgresql18 fused",
-                "postgresql16 fused",
-                "mariadb10.11 fused",
-                "mariadb11.8 fused",
-                "mysql9.7 plain",
-            ),
+            quick=EVERY,
         ),
         Experiment(
             "E4",

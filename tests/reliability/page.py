@@ -9,7 +9,7 @@ from typing import Any
 from tests.reliability.cases import EXPERIMENTS
 from tests.reliability.mutants import MUTANTS
 from tests.reliability.places import PLACES
-from tests.reliability.results import FOLDER, NAME, Results, key_of
+from tests.reliability.results import FOLDER, NAME, Results
 from tests.reliability.trial import INVARIANTS, Experiment
 
 PAGE = "reliability.md"
@@ -80,7 +80,7 @@ def _experiment(experiment: Experiment, results: dict[str, dict[str, Any]]) -> I
     yield f"## {experiment.name}: {experiment.title}\n\n{experiment.story}\n"
     yield "| | seed | tried | faults that hit | found | mutants, violations seen | seconds |\n|---|---|---|---|---|---|---|"
     for place in PLACES:
-        if (here := results.get(key_of(place))) is not None:
+        if (here := results.get(place.key)) is not None:
             yield f"| {place.title} | {_row(here)} |"
     yield ""
 

@@ -69,6 +69,11 @@ class Place:
         return f"{self.found.title}, {self.path}"
 
     @property
+    def key(self) -> str:
+        """Its name where results are kept, and where it is chosen."""
+        return f"{self.engine} {self.path}"
+
+    @property
     def kind(self) -> str:
         """As `Database.kind` says it."""
         return self.found.kind

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.reliability.places import Place
 from tests.reliability.trial import Trial
 
 FOLDER = Path(__file__).parents[2] / "docs" / "explanation"
@@ -14,10 +13,6 @@ NAME = "reliability.json"
 
 Results = dict[str, dict[str, dict[str, Any]]]
 """By the experiment's name and the place's key."""
-
-
-def key_of(place: Place) -> str:
-    return f"{place.engine} {place.path}"
 
 
 def kept(trial: Trial) -> dict[str, Any]:
@@ -30,7 +25,7 @@ def kept(trial: Trial) -> dict[str, Any]:
 
 def add(results: Results, experiment: str, trial: Trial) -> None:
     """Note what a run found."""
-    here = results.setdefault(experiment, {}).setdefault(key_of(trial.place), {"mutants": {}})
+    here = results.setdefault(experiment, {}).setdefault(trial.place.key, {"mutants": {}})
     if trial.mutant is None:
         here["run"] = kept(trial)
     else:

@@ -11,7 +11,6 @@ from tests.reliability import page, results
 from tests.reliability.cases import EXPERIMENTS
 from tests.reliability.mutants import MUTANTS
 from tests.reliability.places import PLACES, Place
-from tests.reliability.results import key_of
 from tests.reliability.trial import INVARIANTS, Experiment, Trial
 
 KEPT = results.load()
@@ -29,7 +28,7 @@ CAUGHT = [
 def named(value: object) -> str | None:
     if isinstance(value, Experiment):
         return value.name
-    return key_of(value).replace(" ", "-") if isinstance(value, Place) else None
+    return value.key.replace(" ", "-") if isinstance(value, Place) else None
 
 
 @pytest.mark.parametrize(("experiment", "place"), RUNS, ids=named)
@@ -49,6 +48,13 @@ def test_every_mutant_is_looked_for_and_every_invariant_looked_at() -> None:
     assert {name for one in EXPERIMENTS.values() for name in one.invariants} == INVARIANTS.keys()
     assert all(one.mutants for one in EXPERIMENTS.values())
     assert all(any(mutant.is_one_at(place) for place in PLACES) for mutant in MUTANTS.values())
+
+
+def test_every_place_that_is_named_is_one_and_at_one_of_them_each_mutant_is_looked_for() -> None:
+    for one in EXPERIMENTS.values():
+        assert len(one.quick_places) == len(one.quick or PLACES), one.name
+    looked_for = {(one.name, name) for one, name, _ in CAUGHT}
+    assert looked_for == {(one.name, name) for one in EXPERIMENTS.values() for name in one.mutants}
 
 
 def test_a_run_is_broken_or_invalid_and_a_mutant_survives() -> None:
@@ -74,10 +80,10 @@ def test_the_page_is_what_was_found() -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=named)
 def test_what_was_found_has_nothing_wrong_and_each_mutant_caught(experiment: Experiment) -> None:
-    places = [place for place in PLACES if key_of(place) in KEPT[experiment.name]]
+    places = [place for place in PLACES if place.key in KEPT[experiment.name]]
     assert places, "make reliability"
     for place in places:
-        here = KEPT[experiment.name][key_of(place)]
+        here = KEPT[experiment.name][place.key]
         assert here["mutants"].keys() == {name for name in experiment.mutants if MUTANTS[name].is_one_at(place)}
         assert all(found["found"] for found in here["mutants"].values())
         if not experiment.is_mutant:

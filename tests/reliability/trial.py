@@ -60,6 +60,11 @@ class Trial:
         """The place's database, which was empty when the experiment began."""
         return self.place.database
 
+    @property
+    def mutant_name(self) -> str:
+        """Of the mistake that is in the library; nothing, if there is none."""
+        return self.mutant.name if self.mutant is not None else ""
+
     def size(self, quick: T, whole: T) -> T:
         return whole if self.whole else quick
 
@@ -121,11 +126,11 @@ class Experiment:
     own_server: bool = False
     """Whether it starts a server of its own, to kill it."""
     quick: Sequence[str] = ()
-    """The places at which the tests run it, if not at all of them: as ``engine path``."""
+    """The places at which the tests run it, if not at all of them: by their keys."""
 
     @property
     def quick_places(self) -> list[Place]:
-        return [place for place in PLACES if not self.quick or f"{place.engine} {place.path}" in self.quick]
+        return [place for place in PLACES if not self.quick or place.key in self.quick]
 
     def tried(self, place: Place, *, seed: int, whole: bool, mutant: Mutant | None = None) -> Trial:
         """Run it once, with the mistake in the library if there is one."""
