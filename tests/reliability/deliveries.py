@@ -73,8 +73,7 @@ class Consumer:
     def __init__(self, trial: Trial, group: str) -> None:
         db = trial.db
         url = db.url.render_as_string(hide_password=False)
-        mutant = trial.mutant.name if trial.mutant is not None else ""
-        self.process = Forked(consume, url, db.backend, group, mutant)
+        self.process = Forked(consume, url, db.backend, group, trial.mutant_name)
         self.said: queue.Queue[str] = queue.Queue()
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()

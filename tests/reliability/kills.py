@@ -20,7 +20,7 @@ from tests.support.database import Database, effect
 from tests.support.forked import Forked
 
 SERVER_KILLS = "times the server was killed"
-CLIENT_KILLS = "times a caller was killed"
+CLIENT_KILLS = "callers killed inside a call"
 AGAIN = "calls that the kill interrupted"
 FLIGHT = "of them with COMMIT on its way"
 STEP_KILLS = "callers killed at a step"
@@ -29,33 +29,36 @@ STEP_KILLS = "callers killed at a step"
 class Workers:
     """Processes that call, each with a log."""
 
-    def __init__(self, trial: Trial, db: Database, folder: Path, *, keys: int, failover: float = 60) -> None:
-        self._trial, self._db, self.folder, self._keys, self._failover = trial, db, folder, keys, failover
+    def __init__(self, trial: Trial, db: Database, folder: Path, *, keys: int) -> None:
+        self._trial, self._db, self.folder, self._keys = trial, db, folder, keys
         self._count = 0
-        self.running: list[Forked] = []
+        self.running: list[tuple[Forked, Path]] = []
         (folder / "go").touch()
 
     def start(self) -> None:
         self._count += 1
-        mutant = self._trial.mutant.name if self._trial.mutant is not None else ""
-        if mutant == "DURABILITY_OFF":
-            mutant = ""
         url = self._db.url.render_as_string(hide_password=False)
-        path = str(self.folder / f"{self._count:05}.log")
         seed = self._trial.chance.randrange(10**9)
-        self.running.append(Forked(worker.run, url, self._db.backend, path, seed, self._keys, mutant, self._failover))
+        process = Forked(worker.run, url, self._db.backend, str(self.latest), seed, self._keys, self._trial.mutant_name)
+        self.running.append((process, self.latest))
 
     @property
     def latest(self) -> Path:
         return self.folder / f"{self._count:05}.log"
 
-    def kill_one(self) -> None:
-        self.running.pop(0).close()
+    def kill_one(self, seconds: float) -> bool:
+        """Kill the oldest so long after now, or after its first answer; whether it was inside a call."""
+        process, log = self.running[0]
+        worker.wait_for(log, worker.ONE_CALL, 60)  # whoever has not connected yet loses nothing
+        time.sleep(seconds)
+        process.close()
+        del self.running[0]
+        return "asked" in json.loads(log.read_text().splitlines()[-1])
 
     def stop(self) -> None:
         """Let each make the call that it is in, and no other one."""
         (self.folder / "go").unlink(missing_ok=True)
-        for process in self.running:
+        for process, _ in self.running:
             process._process.join(90)
             assert process.code == 0, process.stderr.read()
             process.close()
@@ -72,7 +75,7 @@ def workers(trial: Trial, db: Database, count: int, *, keys: int) -> Iterator[Wo
                 group.start()
             yield group
         finally:
-            for process in group.running:
+            for process, _ in group.running:
                 process.close()
 
 
@@ -104,7 +107,7 @@ def kill_servers(trial: Trial) -> None:
     trial.needs(AGAIN, 4, 60)
     trial.needs(FLIGHT, 0, 5)
     extra: tuple[str, ...] = ()
-    if trial.mutant is not None and trial.mutant.name == "DURABILITY_OFF":
+    if trial.mutant_name == "DURABILITY_OFF":
         lazy = {
             "postgresql": ("synchronous_commit=off", "wal_writer_delay=10s", "wal_writer_flush_after=1GB"),
             "mariadb": ("innodb_flush_log_at_trx_commit=0", "innodb_flush_log_at_timeout=60"),
@@ -133,15 +136,13 @@ def kill_servers(trial: Trial) -> None:
 def kill_clients(trial: Trial) -> None:
     """Kill callers at random moments, and at each step that they tell of."""
     kills = trial.size(6, 200) if trial.mutant is None else trial.size(12, 100)
-    trial.needs(CLIENT_KILLS, 6, 200)
+    trial.needs(CLIENT_KILLS, 3, 150)
     trial.needs(STEP_KILLS, 0 if trial.place.path == "fused" else 4, 0 if trial.place.path == "fused" else 6)
     db = trial.db
     with workers(trial, db, trial.size(3, 6), keys=5_000) as group:
         worker.wait_for(group.latest, 200)
         for _ in range(kills):
-            time.sleep(trial.chance.uniform(0.02, 0.08))
-            group.kill_one()
-            trial.hits[CLIENT_KILLS] += 1
+            trial.hits[CLIENT_KILLS] += group.kill_one(trial.chance.uniform(0.02, 0.08))
             group.start()
         worker.wait_for(group.latest, 200)
         group.stop()

@@ -179,13 +179,13 @@ def model(trial: Trial) -> None:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    if trial.mutant is None or trial.mutant.name != "DOOR_LEFT_OPEN":
+    if trial.mutant_name != "DOOR_LEFT_OPEN":
         try:
             run_state_machine_as_test(seed(trial.seed)(machine), settings=options)  # type: ignore[no-untyped-call]
         except AssertionError as error:
             trial.broken(str(error).split(":")[0].split(",")[0] if str(error).startswith("I") else "I1", str(error))
     trial.db.sweep()
-    for number in range(schedules if trial.mutant is None or trial.mutant.name == "DOOR_LEFT_OPEN" else 0):
+    for number in range(schedules if trial.mutant_name in ("", "DOOR_LEFT_OPEN") else 0):
         trial.tried += 1
         try:
             play_threads(trial.db, trial.seed * 1000 + number)

@@ -57,8 +57,9 @@ def migrations(trial: Trial) -> None:
 
 def _at_once(trial: Trial, url: str) -> None:
     barrier, results = FORKS.Barrier(8), FORKS.Queue()
-    mutant = trial.mutant.name if trial.mutant is not None else ""
-    processes = [FORKS.Process(target=at_the_barrier, args=(url, barrier, results, mutant)) for _ in range(8)]
+    processes = [
+        FORKS.Process(target=at_the_barrier, args=(url, barrier, results, trial.mutant_name)) for _ in range(8)
+    ]
     for process in processes:
         process.start()
     outcomes = [results.get(timeout=90) for _ in processes]

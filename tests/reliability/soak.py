@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import tempfile
 import time
 from datetime import timedelta
-from pathlib import Path
 
-from tests.reliability import worker
-from tests.reliability.kills import Workers, judge
+from tests.reliability.kills import CLIENT_KILLS, SERVER_KILLS, judge, workers
 from tests.reliability.places import ENGINES, PATHS, Place
 from tests.reliability.trial import Trial
 from tests.servers import Server
@@ -53,29 +50,19 @@ def _round(trial: Trial, server: Server, db: Database, seconds: float) -> None:
     """Kill callers all the time and the server now and then; then judge, and purge what has expired."""
     db.sweep()
     end = time.monotonic() + seconds
-    with tempfile.TemporaryDirectory() as folder:
-        group = Workers(trial, db, Path(folder), keys=50_000)
-        try:
-            for _ in range(6):
-                group.start()
-            worker.wait_for(group.latest, 1)
-            while time.monotonic() < end:
-                time.sleep(trial.chance.uniform(0.5, 1.5))
-                group.kill_one()
-                group.start()
-                trial.hits["callers killed"] += 1
-                if trial.chance.random() < 0.2:
-                    server.kill()
-                    server.start()
-                    trial.hits["server killed"] += 1
-                    db.engine.dispose()
-                    db.admin.dispose()
-                trial.hits["rows purged"] += db.table(failover=timedelta(minutes=1)).purge().deleted
-            group.stop()
-            judge(trial, db, group)
-        finally:
-            for process in group.running:
-                process.close()
+    with workers(trial, db, 6, keys=50_000) as group:
+        while time.monotonic() < end:
+            trial.hits[CLIENT_KILLS] += group.kill_one(trial.chance.uniform(0.5, 1.5))
+            group.start()
+            if trial.chance.random() < 0.2:
+                server.kill()
+                server.start()
+                trial.hits[SERVER_KILLS] += 1
+                db.engine.dispose()
+                db.admin.dispose()
+            trial.hits["rows purged"] += db.table(failover=timedelta(minutes=1)).purge().deleted
+        group.stop()
+        judge(trial, db, group)
     if db.kind == "postgresql":
         trial.figures["connections"] = int(db.execute("SELECT count(*) FROM pg_stat_activity")[0][0])
     else:
