@@ -24,6 +24,7 @@ from idemtable.claim import steps
 from idemtable.claim.steps import Moment, Step
 from tests.reliability.checker import check_at_rest
 from tests.reliability.trial import Trial
+from tests.reliability.wire import answer_of
 from tests.support.crowd import WAIT
 from tests.support.database import effect
 
@@ -159,10 +160,9 @@ class Crashes:
         trial.holds("I6", not stuck, f"interrupted at {where}: the row stays in progress")
         if "token" not in key:
             trial.holds("I2", left == len(rows), f"interrupted at {where}: {left} effects, {len(rows)} rows")
-        try:
-            after()
-        except Exception as error:
-            trial.broken("I5", f"interrupted at {where}, and called again: {error!r}"[:200])
+        again = answer_of(after)
+        what = f"interrupted at {where}, and called again: {again!r}"[:200]
+        trial.holds("I5", not isinstance(again, Exception), what)
         trial.holds("I1", db.effects(key) == [key], f"interrupted at {where}: effects {db.effects(key)}")
 
     def rows(self, key: str) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def workers(trial: Trial, db: Database, count: int, *, keys: int) -> Iterator[Wo
                 process.close()
 
 
-def judge(trial: Trial, db: Database, group: Workers, failures: Sequence[str] = ()) -> dict[str, int]:
+def judge(trial: Trial, db: Database, group: Workers, lost: str = "I2") -> dict[str, int]:
     """Hold what workers were told against the database, after every key was asked for once more."""
     tolds, asked, seen = worker.read(group.folder)
     idem = db.table()
@@ -95,7 +95,7 @@ def judge(trial: Trial, db: Database, group: Workers, failures: Sequence[str] = 
     trial.tried = len(tolds)
     trial.figures["acknowledged"] = sum(not one.error for one in tolds)
     trial.figures["keys of which nobody knew, asked for again"] = len(unknown)
-    check(trial, tolds, db, failures=failures)
+    check(trial, tolds, db, lost=lost)
     check_at_rest(trial, db)
     return seen
 
@@ -128,7 +128,7 @@ def kill_servers(trial: Trial) -> None:
             group.stop()
             db.engine.dispose()
             db.admin.dispose()
-            seen = judge(trial, db, group)
+            seen = judge(trial, db, group, lost="I4")
         trial.hits[AGAIN] += seen["again"]
         trial.hits[FLIGHT] += seen["flight"]
 

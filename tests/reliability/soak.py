@@ -62,7 +62,7 @@ def _round(trial: Trial, server: Server, db: Database, seconds: float) -> None:
                 db.admin.dispose()
             trial.hits["rows purged"] += db.table(failover=timedelta(minutes=1)).purge().deleted
         group.stop()
-        judge(trial, db, group)
+        judge(trial, db, group, lost="I4")
     if db.kind == "postgresql":
         trial.figures["connections"] = int(db.execute("SELECT count(*) FROM pg_stat_activity")[0][0])
     else:

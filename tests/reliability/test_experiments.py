@@ -65,6 +65,9 @@ def test_a_run_is_broken_or_invalid_and_a_mutant_survives() -> None:
     assert trial.verdict == "INVALID: cuts: 1 of 2"
     trial.hits["cuts"] += 1
     assert not trial.verdict
+    trial.promised = ("I1", "I2")
+    trial.holds("I1", True, "k has 2 effects")
+    assert trial.verdict == "INVALID: nobody looked at I2"
     trial.broken("I1", "k has 2 effects")
     assert trial.verdict == "BROKEN: 1 times, first I1: k has 2 effects"
     mutant = MUTANTS["CHECK_THEN_ACT"]

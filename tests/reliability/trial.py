@@ -37,7 +37,8 @@ INVARIANTS = {
 class Trial:
     """What an experiment is given, and writes into.
 
-    A run whose faults did not hit often enough says nothing: it is invalid, and that is an error.
+    A run whose faults did not hit often enough, or that did not look at all it is to look at, says nothing: it is invalid,
+    and that is an error.
     """
 
     place: Place
@@ -49,6 +50,9 @@ class Trial:
     hits: Counter[str] = field(default_factory=Counter)
     least: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    promised: tuple[str, ...] = ()
+    """The invariants that must be looked at; of a mutant, which may be found before, none."""
+    looked: set[str] = field(default_factory=set)
     figures: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -74,18 +78,21 @@ class Trial:
         self.least[what] = self.size(quick, whole)
 
     def broken(self, invariant: str, what: str) -> None:
-        assert invariant in INVARIANTS
-        self.wrong.append(f"{invariant}: {what}")
+        self.holds(invariant, False, what)
 
     def holds(self, invariant: str, true: bool, what: str) -> None:
+        """Look at an invariant; `what` is said where it does not hold."""
+        assert invariant in INVARIANTS
+        self.looked.add(invariant)
         if not true:
-            self.broken(invariant, what)
+            self.wrong.append(f"{invariant}: {what}")
 
     @property
     def missing(self) -> list[str]:
-        """The faults that hit too seldom."""
+        """The faults that hit too seldom, and the invariants that nobody looked at."""
         return [
-            f"{what}: {self.hits[what]} of {least}" for what, least in self.least.items() if self.hits[what] < least
+            *(f"{what}: {self.hits[what]} of {least}" for what, least in self.least.items() if self.hits[what] < least),
+            *(f"nobody looked at {name}" for name in self.promised if name not in self.looked),
         ]
 
     @property
@@ -134,7 +141,7 @@ class Experiment:
 
     def tried(self, place: Place, *, seed: int, whole: bool, mutant: Mutant | None = None) -> Trial:
         """Run it once, with the mistake in the library if there is one."""
-        trial = Trial(place, seed, whole, mutant)
+        trial = Trial(place, seed, whole, mutant, promised=self.invariants if mutant is None else ())
         if not self.own_server:
             place.database.sweep()
         begun = time.monotonic()

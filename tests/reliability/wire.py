@@ -115,11 +115,11 @@ def cut_everywhere(trial: Trial) -> None:
         for manner in manners:
             for way in Way:
                 cutting.everywhere("first", way, manner, cutting.first, stored=False)
-                if trial.whole:
+                if trial.whole or trial.mutant is None:
                     cutting.everywhere("replay", way, manner, cutting.replay, stored=True)
                     cutting.everywhere("mismatch", way, manner, cutting.mismatch, stored=True)
         check(trial, cutting.tolds)
-        if whole:
+        if trial.mutant is None:
             for manner in manners:
                 for way in Way:
                     _purged(trial, cutting, way, manner)
