@@ -130,10 +130,11 @@ EXPERIMENTS = {
             "Pauses",
             "A caller stands still inside its function, and over the plain path at each step, until the server "
             "gives its transaction up and another caller has done the work; then it goes on. Or its transaction "
-            "has ended under it, or its process is stopped with SIGSTOP while another one waits for it.",
-            ("I1", "I2", "I3", "I6", "I8", "I11"),
+            "has ended under it, or its process is stopped with SIGSTOP while another one waits for it. Or its clock "
+            "jumps by an hour, and back.",
+            ("I1", "I2", "I3", "I6", "I8", "I9", "I11"),
             pause,
-            ("STORE_WITHOUT_OWNER",),
+            ("STORE_WITHOUT_OWNER", "PURGE_BY_CLIENTS_CLOCK"),
             quick=("postgresql18 fused", "mariadb10.11 plain", "mysql9.7 fused"),
         ),
         Experiment(

@@ -16,6 +16,7 @@ from idemtable.claim import steps
 from idemtable.claim.steps import Moment, Step
 from tests.reliability import worker
 from tests.reliability.checker import Told, check, check_at_rest, told
+from tests.reliability.clocks import JUMPED, jump
 from tests.reliability.trial import Trial
 from tests.reliability.wire import answer_of
 from tests.reliability.worker import STOP, WAIT
@@ -39,11 +40,13 @@ HELD = (Step.ENTERED, Step.CLAIMED, Step.RUNNING, Step.RAN, Step.STORED)
 def pause(trial: Trial) -> None:
     trial.needs(PAUSED, 2, 10)
     trial.needs(ENDED, 1, 5)
+    trial.needs(JUMPED, 2, 10)
     plain = trial.place.path == "plain"
     for number in range(trial.size(1, 5)):
         _broken_out(trial, number)
         if trial.mutant is not None and trial.wrong:
             return
+        jump(trial, number)
         _idle(trial, number, None)
         # Whoever is listened to goes statement by statement: the fused path can be paused in the function alone.
         for step in HELD if plain and trial.whole else ():
