@@ -140,8 +140,8 @@ EXPERIMENTS = {
         Experiment(
             "E11",
             "Purges under fire",
-            "Two purges at once over rows that have expired, while callers use new keys and ask for those that "
-            "will expire in two minutes.",
+            "Two purges at once over rows that have expired, after others that were killed at it, while callers use "
+            "new keys and ask for those that will expire in two minutes.",
             ("I1", "I2", "I3", "I6", "I9", "I11"),
             purge,
             ("PURGE_BY_CLIENTS_CLOCK",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -12,23 +13,28 @@ import sqlalchemy as sa
 
 import idemtable
 from idemtable import Status
+from tests.reliability import worker
 from tests.reliability.checker import Told, check, check_at_rest, told
 from tests.reliability.trial import Trial
 from tests.reliability.wire import answer_of
 from tests.reliability.worker import WAIT
+from tests.support import PATIENCE
 from tests.support.crowd import crowd
 from tests.support.database import effect
+from tests.support.forked import Forked
 
 DELETED = "expired rows that were deleted"
 MEANWHILE = "calls while the purge was running"
 RUNS = "purges"
+KILLED = "purges killed between two batches or inside one"
 LONG_AGO: Final = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def purge(trial: Trial) -> None:
     db = trial.db
-    old, soon, writers = trial.size(300, 50_000), trial.size(20, 500), trial.size(3, 8)
+    old, soon, writers = trial.size(300, 100_000), trial.size(20, 500), trial.size(3, 8)
     trial.needs(DELETED, old, old)
+    trial.needs(KILLED, 1, 10)
     trial.needs(MEANWHILE, 10, 500)
     trial.needs(RUNS, 2, 20)
     idem = db.table(ttl=timedelta(days=1))
@@ -39,21 +45,24 @@ def purge(trial: Trial) -> None:
 
     tolds: list[Told] = []
     _fill(trial, order, old, soon, tolds)
-    over = threading.Event()
+    over, one_by_one = threading.Event(), threading.Event()
 
-    def purges() -> None:
+    def purges(number: int) -> None:
+        for _ in range(trial.size(1, 10) if number == 0 and trial.mutant is None else 0):
+            _killed(trial, batch=trial.size(20, 1_000))
+        one_by_one.set() if number == 0 else one_by_one.wait(PATIENCE)
         for _ in range(trial.size(20, 200)):
             report = db.table().purge(batch=trial.size(50, 2_000))
             trial.hits[RUNS] += 1
-            trial.hits[DELETED] += report.deleted
-            if trial.hits[DELETED] >= old and trial.hits[MEANWHILE] >= trial.least[MEANWHILE]:
+            if report.deleted == 0 and not report.busy and trial.hits[MEANWHILE] >= trial.least[MEANWHILE]:
                 break
 
     def work(number: int) -> None:
         if number < 2:
             try:
-                purges()
+                purges(number)
             finally:  # or the others would go on for ever
+                one_by_one.set()
                 over.set()
             return
         count = 0
@@ -69,10 +78,25 @@ def purge(trial: Trial) -> None:
     trial.tried = len(tolds)
     check(trial, tolds)
     left = Counter(str(row.key).split("-")[0] for row in db.rows() if row.status == Status.COMPLETED.code)
+    trial.hits[DELETED] = old - left["old"]
     trial.holds("I9", left["old"] == 0, f"{left['old']} rows that have expired are there")
     trial.holds("I9", left["soon"] == soon, f"of {soon} rows that have not expired {left['soon']} are there")
     _expires_meanwhile(trial)
     check_at_rest(trial)
+
+
+def _killed(trial: Trial, batch: int) -> None:
+    """A process that purges is killed at its work; what it has by then deleted stays so, and its lease runs out."""
+    url = trial.db.url.render_as_string(hide_password=False)
+    victim = Forked(worker.purge, url, trial.db.backend, batch)
+    said = ""
+    for _ in range(trial.chance.randint(1, 4)):
+        said = victim.stdout.readline().strip() or said
+    victim.kill()
+    said = (victim.stdout.read().split() or [said])[-1]
+    trial.hits[KILLED] += said != "over" and victim.code == -signal.SIGKILL
+    victim.close()
+    trial.db.execute("UPDATE idemtable SET expires_at = created_at WHERE scope = 'idemtable.purge'")
 
 
 def _fill(trial: Trial, order: Any, old: int, soon: int, tolds: list[Told]) -> None:

@@ -122,6 +122,12 @@ def stop_at(url: str, backend: str, key: str, step: str, number: int, level: str
             print(json.dumps({"value": outcome.value, "replayed": outcome.replayed}), flush=True)
 
 
+def purge(url: str, backend: str, batch: int) -> None:
+    """Purge, and tell of each batch, and of the end."""
+    IdemTable(engine_of(url, backend)).purge(batch=batch, progress=lambda deleted: print(deleted, flush=True))
+    print("over", flush=True)
+
+
 def read(folder: Path) -> tuple[list[Told], set[str], dict[str, int]]:
     """What all workers have said: what they were told, which keys they asked for, and how often what was seen."""
     tolds: list[Told] = []
