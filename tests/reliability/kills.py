@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from idemtable.claim.steps import Step
@@ -59,8 +59,7 @@ class Workers:
         """Let each make the call that it is in, and no other one."""
         (self.folder / "go").unlink(missing_ok=True)
         for process, _ in self.running:
-            process._process.join(90)
-            assert process.code == 0, process.stderr.read()
+            assert process.wait(90) == 0, process.stderr.read()
             process.close()
         self.running.clear()
 
@@ -157,13 +156,10 @@ def _killed_at_steps(trial: Trial) -> None:
     url = db.url.render_as_string(hide_password=False)
     for step in (Step.ENTERED, Step.CLAIMED, Step.RUNNING, Step.RAN, Step.STORED, Step.COMMITTED):
         key = f"step-{step}"
-        victim = Forked(worker.stop_at, url, db.backend, key, str(step), KILL)
-        victim._process.join(60)
-        trial.hits[STEP_KILLS] += victim.stdout.readline().strip() == "there"
-        victim.close()
-        heir = Forked(worker.stop_at, url, db.backend, key, "", KILL)
-        said = json.loads(heir.stdout.readline() or "{}")
-        heir.close()
+        with closing(Forked(worker.stop_at, url, db.backend, key, str(step), KILL)) as victim:
+            trial.hits[STEP_KILLS] += victim.wait() == -KILL
+        with closing(Forked(worker.stop_at, url, db.backend, key, "", KILL)) as heir:
+            said = json.loads(heir.stdout.readline() or "{}")
         trial.tried += 2
         if "error" in said:
             trial.broken("I6", f"killed at {step}: {said['error']}")

@@ -143,8 +143,6 @@ def _stopped(trial: Trial, key: str, step: Step) -> None:
     db = trial.db
     url = db.url.render_as_string(hide_password=False)
     holder = Forked(worker.stop_at, url, db.backend, key, str(step), STOP)
-    pid = holder._process.pid
-    assert pid is not None
     try:
         trial.hits[STOPPED] += holder.stdout.readline().strip() == "there"
 
@@ -155,7 +153,7 @@ def _stopped(trial: Trial, key: str, step: Step) -> None:
         waiter = Beside(lambda: answer_of(order.outcome, key))
         until(lambda: db.waiting() or waiter.over, "nobody waits for who was stopped")
         trial.holds("I1", not waiter.over, f"{key}: {waiter.over and waiter.result()!r} while another one has the key")
-        os.kill(pid, signal.SIGCONT)
+        os.kill(holder.pid, signal.SIGCONT)
         said = json.loads(holder.stdout.readline())
         got = waiter.result()
         trial.tried += 2

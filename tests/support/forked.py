@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
+from tests.support import PATIENCE
+
 FORKS = multiprocessing.get_context("forkserver")
 _IMPORTED = [
     "tests.support.calling_process",
@@ -49,6 +51,17 @@ class Forked:
         """End it with SIGKILL; come back when it is gone."""
         self._process.kill()
         self._process.join()
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """Come back when it has ended by itself; its exit code, which is below zero where a signal ended it."""
+        self._process.join(seconds)
+        assert self.code is not None, f"it has not ended after {seconds} seconds"
+        return self.code
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
 
     @property
     def code(self) -> int | None:
