@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from contextlib import nullcontext
+import os
+import signal
+from contextlib import closing, nullcontext
 from typing import Any
 from uuid import uuid4
 
@@ -18,12 +18,28 @@ from tests.support.migrations import differences, recorded, tables, upgrade_at_t
 
 AT_ONCE = "rounds in which eight began at once"
 KILLED = "programs killed while they migrated"
+_LOOKS = {"SELECT", "SHOW", "DESCRIBE", "SET"}
+"""How statements begin that leave nothing behind: most of an upgrade, and whoever is killed there shows little."""
 
 
-def migrate(url: str) -> None:
-    """Say ``begun``, and upgrade."""
-    print("begun", flush=True)
+def migrate(url: str, last: int) -> None:
+    """Upgrade, and say how many moves that took: statements that change something, and COMMIT. Die before the last one."""
+    moves = 0
+
+    def move(*_: object) -> None:
+        nonlocal moves
+        moves += 1
+        if moves == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def execute(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.split()[0] not in _LOOKS:
+            move()
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", execute)
+    sa.event.listen(sa.Engine, "commit", move)
     steps.upgrade(url)
+    print(moves, flush=True)
 
 
 def at_the_barrier(url: str, barrier: Any, results: Any, mutant: str) -> None:
@@ -38,14 +54,22 @@ def migrations(trial: Trial) -> None:
     trial.needs(AT_ONCE, 2, 20)
     trial.needs(KILLED, 1, 10)
     where = server(trial.place.found.server)
+    kills = trial.size(1, 10) if trial.mutant is None else 0
+    last = moves = 0
     for number in range(trial.size(2, 20)):
         name = f"m_{uuid4().hex[:12]}"
         where.create_database(name)
         url = where.url(name)
         engine = sa.create_engine(url, pool_size=10)
         try:
-            if trial.mutant is None and number < trial.size(1, 10):
-                _killed(trial, url)
+            if kills and not moves:
+                moves = _moves(url)
+                last = trial.chance.randrange(moves)
+                where.drop_database(name)
+                where.create_database(name)
+            if number < kills:
+                last = last % moves + 1  # one after the other, so that many kills are at each of them
+                _killed(trial, url, last)
             _at_once(trial, url)
             _as_it_should_be(trial, engine)
         finally:
@@ -71,17 +95,18 @@ def _at_once(trial: Trial, url: str) -> None:
         trial.holds("I11", not isinstance(outcome, str), f"one of eight was told {outcome}"[:300])
 
 
-def _killed(trial: Trial, url: str) -> None:
-    """Kill a program somewhere in its step; on MySQL and MariaDB what it has done of that stays."""
-    victim = Forked(migrate, url)
-    said = threading.Thread(target=victim.stdout.readline, daemon=True)
-    said.start()
-    said.join(30)
-    time.sleep(trial.chance.uniform(0.0, 0.06))
-    victim.kill()
-    trial.tried += 1
-    trial.hits[KILLED] += victim.code == -9
-    victim.close()
+def _moves(url: str) -> int:
+    """How many moves there are, when nobody is killed."""
+    with closing(Forked(migrate, url, 0)) as program:
+        assert program.wait() == 0, program.stderr.read()
+        return int(program.stdout.readline())
+
+
+def _killed(trial: Trial, url: str, last: int) -> None:
+    """Kill a program before one of its moves; on MySQL and MariaDB what it has done by then stays."""
+    with closing(Forked(migrate, url, last)) as victim:
+        trial.tried += 1
+        trial.hits[KILLED] += victim.wait() == -signal.SIGKILL
 
 
 def _as_it_should_be(trial: Trial, engine: sa.Engine) -> None:
