@@ -6,11 +6,11 @@ import argparse
 import random
 import sys
 import time
-from datetime import timedelta
 
 from tests.reliability.kills import CLIENT_KILLS, SERVER_KILLS, judge, workers
 from tests.reliability.places import ENGINES, PATHS, Place
 from tests.reliability.trial import Trial
+from tests.reliability.worker import FAILOVER
 from tests.servers import Server
 from tests.support.backends import close_all
 from tests.support.database import Database
@@ -60,7 +60,7 @@ def _round(trial: Trial, server: Server, db: Database, seconds: float) -> None:
                 trial.hits[SERVER_KILLS] += 1
                 db.engine.dispose()
                 db.admin.dispose()
-            trial.hits["rows purged"] += db.table(failover=timedelta(minutes=1)).purge().deleted
+            trial.hits["rows purged"] += db.table(failover=FAILOVER).purge().deleted
         group.stop()
         judge(trial, db, group, lost="I4")
     if db.kind == "postgresql":

@@ -100,7 +100,7 @@ def run(url: str, backend: str, path: str, seed: int, keys: int, mutant: str) ->
             )  # fmt: skip
 
 
-def stop_at(url: str, backend: str, key: str, step: str, number: int, level: str | None = None) -> None:
+def stop_at(url: str, backend: str, key: str, step: str, number: int) -> None:
     """Call once, and at a step send a signal to oneself: SIGKILL, or SIGSTOP until somebody says to go on."""
     idem = IdemTable(engine_of(url, backend), wait=WAIT)
 
