@@ -61,7 +61,7 @@ def _loser(trial: Trial, level: str, looks: bool) -> None:
         trial.hits[WAITED] += not begun[0].over
 
     holding.append(hold)
-    answers = [answer_of(order.outcome, key), begun[0].result(), answer_of(order.outcome, key)]
+    answers = [answer_of(order.outcome, key), *(one.result() for one in begun), answer_of(order.outcome, key)]
     trial.tried += 1
     trial.hits[CELLS] += 1
     check(trial, [told(key, answer) for answer in answers])

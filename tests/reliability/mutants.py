@@ -23,6 +23,7 @@ from idemtable.claim.verdict import Verdict
 from idemtable.dialects.fragments import COLUMNS, VALUES
 from idemtable.dialects.mysql import MySQL
 from idemtable.dialects.postgresql import PostgreSQL
+from idemtable.dialects.words import is_mariadb
 from tests.reliability.places import Place
 from tests.reliability.trial import Mutant
 
@@ -118,7 +119,7 @@ def plain_select() -> Any:
 
 def _inserting(words: str, behind: str = "") -> Any:
     def claim(self: Any, connection: Any, values: Mapping[str, Any]) -> bool:
-        bounded = "SET STATEMENT innodb_lock_wait_timeout = :wait FOR " if self.is_mariadb(connection) else ""
+        bounded = "SET STATEMENT innodb_lock_wait_timeout = :wait FOR " if is_mariadb(connection) else ""
         sql = f"{bounded}{words} INTO {{table}} ({COLUMNS}) VALUES ({VALUES}) {behind}"
         return bool(self.statement(sql)(connection, values).rowcount == 1)
 

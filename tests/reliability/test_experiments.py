@@ -72,6 +72,10 @@ def test_a_run_is_broken_or_invalid_and_a_mutant_survives() -> None:
     assert trial.verdict == "BROKEN: 1 times, first I1: k has 2 effects"
     mutant = MUTANTS["CHECK_THEN_ACT"]
     assert not replace(trial, mutant=mutant).verdict
+    misfit = "I11: k: its caller was told AttributeError: 'MySQL' object has no attribute 'x'"
+    assert replace(trial, mutant=mutant, wrong=[misfit]).verdict == (
+        f"INVALID: the mutant does not fit the library: {misfit}"
+    )
     assert Trial(PLACES[0], 1, False, mutant).verdict == f"SURVIVES: {mutant.title}"
 
 
