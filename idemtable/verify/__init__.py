@@ -128,17 +128,17 @@ def run(
                 raise
             report.checks.append(check := _ended(ground, "transactions", error))
             told(check)
-            return report
-        people = Callers(url, arguments, callers)
-        try:
-            count = _most(ground, people, callers)
-            stage = Stage(ground, people, count, random.Random(seed))  # noqa: S311 - it guards no secret
-            for check in _checks(stage, stayed, callers, began + seconds):
-                report.checks.append(check)
-                told(check)
-        finally:
-            if not people.close():
-                report.left_behind.append("connections that did not end when they were cut")
+        else:  # no return above: what was made before the error is dropped as well
+            people = Callers(url, arguments, callers)
+            try:
+                count = _most(ground, people, callers)
+                stage = Stage(ground, people, count, random.Random(seed))  # noqa: S311 - it guards no secret
+                for check in _checks(stage, stayed, callers, began + seconds):
+                    report.checks.append(check)
+                    told(check)
+            finally:
+                if not people.close():
+                    report.left_behind.append("connections that did not end when they were cut")
     except BaseException as error:
         if (why := ground.drop()) is not None:
             error.add_note(_stays(ground, why))

@@ -414,3 +414,21 @@ def test_nothing_is_left_behind_after_an_error(url: str, monkeypatch: pytest.Mon
     with pytest.raises(KeyError):
         verify.run(url, seconds=1, callers=4, told=fails)
     nothing_is_left(url)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql18"], indirect=True)
+def test_nothing_is_left_behind_after_an_error_of_the_way_to_the_database(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stays(*_: Any) -> None:
+        raise sa.exc.DBAPIError("INSERT", {}, ValueError()) from UnicodeEncodeError(
+            "latin-1", "\u212a", 0, 1, "no such"
+        )
+
+    monkeypatch.setattr(Ground, "_stays", stays)
+    report = verify.run(url, seconds=1)
+    assert [check.name for check in report.checks] == CHECKS[:1]
+    assert "utf8mb4" in " ".join(report.why)
+    nothing_is_left(url)
+    assert report.left_behind == []
+    assert report.seconds > 0
