@@ -230,5 +230,5 @@ def _ended(ground: Ground, name: str, error: Exception) -> Check:
     check = Check(name, "it ended before its time")
     check.blame(named(error))
     if (cure := ground.cure(error)) is not None:
-        check.why.append(cure)
+        check.because(cure)
     return check

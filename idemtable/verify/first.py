@@ -37,11 +37,11 @@ def transactions(stage: Stage, stayed: str | None) -> Check:
     if stayed is not None:
         check.seen = stayed
         check.blame(stayed)
-        check.why.append(_ENGINE)
+        check.because(_ENGINE)
     with stage.callers.engine.connect() as connection:
         if (why := stage.ground.catalogue.lockless(connection)) is not None:
             check.blame("locks keep nobody out")
-            check.why.append(why)
+            check.because(why)
     return check
 
 
@@ -67,9 +67,9 @@ def session(stage: Stage) -> Check:
         check.seen = "one found another's, or nothing" if stage.is_pooled else "each found its own"
         if stage.is_pooled and stage.ground.catalogue.leans_on_session(connection):
             check.blame("a setting of one client's session is in force in another's")
-            check.why.append(_BROKEN_POOLER)
+            check.because(_BROKEN_POOLER)
         elif stage.is_pooled:
-            check.why.append(_POOLER)
+            check.because(_POOLER)
         for connection in clients.values():
             with suppress(sa.exc.SQLAlchemyError):
                 connection.invalidate()  # the variable goes with it
@@ -88,8 +88,7 @@ def call(stage: Stage) -> Check:
                 break
         for error in race.errors:
             race.broken.append(f"a call raised {type(error).__name__}")
-            if named(error) not in check.why:
-                check.why.append(named(error))
+            check.because(named(error))
         stage.why(check, race)
         if not race.errors:
             _replayed(race, stage.effects(race))

@@ -147,8 +147,8 @@ def _judge(stage: Stage, check: Check, race: Race, way: Way) -> None:
 
 
 def _explain(check: Check) -> None:
-    if any("effects" in text or "first run" in text for text in check.broken) and _NO_UNIQUE not in check.why:
-        check.why.append(_NO_UNIQUE)
+    if any("effects" in text or "first run" in text for text in check.broken):
+        check.because(_NO_UNIQUE)
 
 
 def _held(stage: Stage, race: Race) -> Acts:

@@ -165,6 +165,11 @@ class Check:
         """Write down what speaks against a promise."""
         self.broken[text] = self.broken.get(text, 0) + times
 
+    def because(self, why: str) -> None:
+        """Write down what may be the reason, once."""
+        if why not in self.why:
+            self.why.append(why)
+
     def take(self, race: Race, *, kept: int = 1) -> None:
         """Count a race that was judged, and keep it for the pictures: so many of those that went well, and some others."""
         self.times += 1

@@ -108,5 +108,5 @@ class Stage:
     def why(self, check: Check, race: Race) -> None:
         """Write down what the exceptions of a race tell of the way to the database."""
         for error in race.errors:
-            if (cure := self.ground.cure(error)) and cure not in check.why:
-                check.why.append(cure)
+            if (cure := self.ground.cure(error)) is not None:
+                check.because(cure)

@@ -60,12 +60,7 @@ def collations(stage: Stage) -> Check:
 def _refused(stage: Stage, check: Check, what: str, error: Exception) -> None:
     check.blame(f"{what} was refused: {named(error)}")
     if (cure := stage.ground.cure(error)) is not None:
-        _because(check, cure)
-
-
-def _because(check: Check, why: str) -> None:
-    if why not in check.why:
-        check.why.append(why)
+        check.because(cure)
 
 
 def _search(stage: Stage, check: Check, what: str, look: Callable[[], list[Record]]) -> None:
@@ -96,7 +91,7 @@ def _use(stage: Stage, check: Check, what: str, name: str) -> None:
     else:
         if record is None or getattr(record, what) != name:
             check.blame(f"a {what} was read back otherwise than it was written")
-            _because(check, CHARSET)
+            check.because(CHARSET)
 
 
 def _gives_nothing(session: Session, key: str) -> None:
@@ -108,17 +103,18 @@ def clock(stage: Stage) -> Check:
     check = Check("clock", f"the database's clock is read over two connections; a key lives for {_ms(_LATER)}")
     records, engine = stage.ground.records, stage.callers.engine
     with engine.connect() as one, engine.connect() as other:
-        last, skew, width = datetime.min.replace(tzinfo=UTC), timedelta(), timedelta.max
+        last, back, skew, width = datetime.min.replace(tzinfo=UTC), timedelta(), timedelta(), timedelta.max
         for number in range(40):
             before = datetime.now(UTC)
             now = records.now(other if number % 2 else one)
             after = datetime.now(UTC)
-            if last - now > _TICK:
-                check.blame(f"the clock went back by {_ms(last - now)}")
-                check.why.append(_CLOCKS)
+            back = max(back, last - now)
             last, check.times = now, check.times + 1
             if after - before < width:
                 skew, width = now - (before + (after - before) / 2), after - before
+    if back > _TICK:
+        check.blame(f"the clock went back by {_ms(back)}")
+        check.because(_CLOCKS)
     _lives(stage, check)
     check.seen = (
         f"forward; {_ms(abs(skew))} {'ahead of' if skew > timedelta() else 'behind'} this machine's; it expired in time"

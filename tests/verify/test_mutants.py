@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -201,3 +202,13 @@ def test_keys_that_live_too_long_are_found(stage: Stage, monkeypatch: pytest.Mon
     monkeypatch.setattr(traps, "_PATIENCE", 1.0)
     monkeypatch.setattr(Records, "_values", longer)
     assert a_promise_is_broken(traps.clock(stage), "did not expire")
+
+
+@on_sqlite
+def test_clocks_that_differ_are_found_and_said_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, behind = Records.now, cycle([timedelta(), timedelta(seconds=1)])
+    monkeypatch.setattr(Records, "now", lambda self, connection: now(self, connection) - next(behind))
+    monkeypatch.setattr(traps, "_PATIENCE", 0.0)
+    check = traps.clock(stage)
+    assert len([text for text in check.broken if "the clock went back by" in text]) == 1
+    assert len([why for why in check.why if "whose clocks differ" in why]) == 1
