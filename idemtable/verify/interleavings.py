@@ -38,9 +38,7 @@ class _Player:
     lane: int
     at: str = ""
     """The point at which it is held; empty while it is under way."""
-    may_go: bool = False
     is_over: bool = False
-    thread: threading.Thread | None = None
 
     @property
     def is_held(self) -> bool:
@@ -65,14 +63,13 @@ class _Game:
         """Stay at a point until it is this call's turn."""
         player = self.players[lane]
         with self.moved:
-            player.at, player.may_go = point, False
+            player.at = point
             self.race.see(lane, Mark.STEP, point)
             self.moved.notify_all()
-            while not player.may_go:
+            while player.at:
                 if self.stage.callers.over.is_set():
                     raise Interrupted
                 self.moved.wait(0.1)
-            player.at = ""
 
     def end(self, lane: int) -> None:
         """Be done."""
@@ -103,7 +100,7 @@ class _Game:
     def choose(self, player: _Player) -> None:
         """Let a call go on to its next point."""
         with self.moved:
-            player.may_go, player.at = True, ""
+            player.at = ""
             self.race.see(player.lane, Mark.STEP, _GOES_ON)
             self.moved.notify_all()
 
