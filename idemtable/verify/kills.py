@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -16,7 +14,7 @@ from sqlalchemy.orm import Session
 from ..claim import steps
 from ..claim.steps import Moment, Step
 from ..dialects import Fault
-from ..dialects.words import hang_up, wire
+from ..dialects.words import AS_IT_IS, hang_up, wire
 from . import processes
 from .herds import More
 from .race import Check, Mark, Race, named
@@ -42,7 +40,7 @@ class _Victim:
     lane: int | None = None
     thread: int | None = None
     is_hit: bool = False
-    trouble: list[BaseException] = field(default_factory=list)
+    trouble: NotAllowed | None = None
 
 
 @dataclass(frozen=True)
@@ -91,15 +89,14 @@ def kills(stage: Stage, more: More) -> Check:
     hit = arrived = 0
     while rounds and more():
         cut, way = rounds.pop(0)
-        try:
-            race, victim = _round(stage, cut, way)
-        except NotAllowed as why:
-            rounds = [(one, path) for one, path in rounds if one.by_server is not cut.by_server]
-            check.left_out.append(str(why))
-            continue
-        rounds.append((cut, way))
+        race, victim = _round(stage, cut, way)
         stage.why(check, race)
         check.take(race)
+        if victim.trouble is not None:
+            rounds = [(one, path) for one, path in rounds if one.by_server is not cut.by_server]
+            check.left_out.append(str(victim.trouble))
+            continue
+        rounds.append((cut, way))
         if victim.is_hit:
             hit += 1
             # The victim's call went on, and its function did not run a second time: what it had sent was there.
@@ -137,11 +134,8 @@ def _round(stage: Stage, cut: _Cut, way: Way) -> tuple[Race, _Victim]:
             _end(stage, cut, victim)
 
     key = stage.key("kill")
-    with steps.listening(heard) if cut.at is not None else _nobody():
+    with steps.listening(heard) if cut.at is not None else AS_IT_IS:
         stage.herd(race, way, key, lambda lane: partial(acts, lane))
-    for error in victim.trouble:
-        if isinstance(error, NotAllowed):
-            raise error
     if victim.lane is not None and cut is not _AFTER:
         # The answer may have been there before its line was shut.
         victim.is_hit = victim.is_hit and race.answers[victim.lane].attempts != 1
@@ -155,11 +149,6 @@ def _round(stage: Stage, cut: _Cut, way: Way) -> tuple[Race, _Victim]:
     elif values and after.answers[0].value not in values:
         race.broken.append("a call after it got another reply")
     return race, victim
-
-
-@contextmanager
-def _nobody() -> Iterator[None]:
-    yield
 
 
 def _end(stage: Stage, cut: _Cut, victim: _Victim) -> None:
@@ -176,7 +165,7 @@ def _end(stage: Stage, cut: _Cut, victim: _Victim) -> None:
         victim.is_hit = True
         victim.race.see(victim.lane or 0, Mark.CUT)
     except NotAllowed as why:
-        victim.trouble.append(why)
+        victim.trouble = why
 
 
 def _by_server(stage: Stage, victim: _Victim) -> bool:

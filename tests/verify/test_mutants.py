@@ -109,7 +109,7 @@ def test_a_take_over_of_a_row_that_is_not_the_one_seen_is_found(stage: Stage, mo
         return self.statement(sql)(connection, values).rowcount == 1
 
     monkeypatch.setattr(kind(stage), "take_over", whoever_has_it)
-    check = herds.expiry(stage, rounds(2))
+    check = herds.expiry(stage, rounds(8))  # whoever comes after the COMMIT sees a new record, and is no race
     assert a_promise_is_broken(check, "effects")
     assert any("more than one server" in why for why in check.why)
 
@@ -183,6 +183,17 @@ def test_a_reply_of_a_record_that_has_expired_is_found(stage: Stage, monkeypatch
 
     monkeypatch.setattr(Records, "find", young)
     assert a_promise_is_broken(herds.expiry(stage, rounds(2)), "expired")
+
+
+@on_servers
+def test_callers_of_a_round_in_which_nothing_could_be_ended_are_judged_too(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kills, "wire", lambda driver: None)
+    monkeypatch.setattr(Ground, "write", lambda self, session, id: None)
+    check = kills.kills(stage, rounds(1))
+    assert a_promise_is_broken(check, "0 effects")
+    assert any("sockets were not shut" in text for text in check.left_out)
 
 
 @on_sqlite
