@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from .. import upgrade as steps
 from ..claim.verdict import chain
-from ..dialects import find, full_name
+from ..dialects import Fault, find, full_name
 from ..dialects.catalogue import CHARSET
 from ..errors import SchemaError
 from ..keys import digest
@@ -158,8 +158,9 @@ class Ground:
                     self._rows.drop(connection, checkfirst=True)
                 return None
             except sa.exc.SQLAlchemyError as error:
-                if not left:
+                if not left or self.database.numbered(error) is Fault.DENIED:
                     return f"{getattr(error, 'orig', None) or error}"
+                # For a lock the database has waited by itself; for a free connection there is nobody to ask.
                 time.sleep(0.2)
         raise AssertionError
 

@@ -274,6 +274,24 @@ def test_a_role_that_may_make_this_one_table_can_run_it(
     assert tables(roles.url.render_as_string(hide_password=False)) == []
 
 
+@pytest.mark.parametrize("roles", ["mariadb"], indirect=True)
+def test_a_drop_that_the_role_may_not_do_is_tried_no_second_time(roles: Roles) -> None:  # noqa: F811
+    name, drops = roles.new(), []
+    roles.execute(f"GRANT SELECT, INSERT, UPDATE, CREATE, INDEX ON idemtable_verify TO {name}")
+
+    def sent(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        drops.extend(re.findall("DROP TABLE", statement))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", sent)
+    try:
+        with pytest.raises(sa.exc.DBAPIError, match="DROP command denied") as raised:
+            verify.run(roles.url_of(name), seconds=1)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", sent)
+    assert len(drops) == 2, "the run's own, and one to clean up"
+    assert "which could not be dropped" in raised.value.__notes__[0]
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
