@@ -30,6 +30,14 @@ def is_async(target: object) -> bool:
     return any(cls.__module__.startswith("sqlalchemy.ext.asyncio") for cls in type(target).__mro__)
 
 
+def apart(engine: Engine) -> Engine:
+    """Return an engine that connects as another one does, without its options and listeners, over a pool of its own.
+
+    Whoever looks from outside must not take connections of the application's, which may be few, or of another event loop.
+    """
+    return Engine(engine.pool.recreate(), engine.dialect, engine.url)
+
+
 class BaseBinding(ABC):
     """Where the transactions of a table come from; `bind` is as the program gave it."""
 

@@ -19,7 +19,9 @@ import sqlalchemy as sa
 from sqlalchemy import pool as pools
 
 from . import schema as schemas
+from .binding import apart
 from .dialects import find, full_name, named
+from .dialects.catalogue.asking import good, mend, note
 from .dialects.words import asks_autocommit
 from .model import Finding, Level, Status
 from .multi_host import is_multi_host
@@ -59,7 +61,7 @@ def examine(bind: Bind, *, table: str = "idemtable", schema: str | None = None) 
     if isinstance(bind, str | sa.URL):
         bind = make_url(bind)
         if (name := named(bind.get_backend_name()).missing_file(bind)) is not None:
-            return [_mend("file", f"there is no file {name}", "`idemtable db upgrade` creates it, with the table")]
+            return [mend("file", f"there is no file {name}", "`idemtable db upgrade` creates it, with the table")]
     given: Any = bind
     engine = None if isinstance(given, sa.URL) else getattr(given, "sync_engine", given)
 
@@ -78,23 +80,11 @@ def examine(bind: Bind, *, table: str = "idemtable", schema: str | None = None) 
     if not isinstance(given, sa.Engine) or not named(given.dialect.name).upgrade_options:
         return [*connected(bind, look), *made]
     # Elsewhere: to ask in a transaction, a connection is set otherwise than the application's may be.
-    bare = sa.Engine(given.pool.recreate(), given.dialect, given.url)
+    bare = apart(given)
     try:
         return [*connected(bare, look), *made]
     finally:
         bare.dispose()
-
-
-def _good(about: str, found: str) -> Finding:
-    return Finding(about, Level.GOOD, found)
-
-
-def _note(about: str, found: str, cure: str | None = None) -> Finding:
-    return Finding(about, Level.NOTE, found, cure)
-
-
-def _mend(about: str, found: str, cure: str) -> Finding:
-    return Finding(about, Level.MEND, found, cure)
 
 
 # --- the table ------------------------------------------------------------------------------------------------------------
@@ -116,39 +106,39 @@ def _of_schema(connection: sa.Connection, table: str, schema: str | None) -> Ite
 
 def _step(connection: sa.Connection, state: schemas.State, table: str, schema: str | None) -> Iterator[Finding]:
     for problem in state.problems:
-        yield _mend("schema", problem, schemas.cure(state, table, schema))
+        yield mend("schema", problem, schemas.cure(state, table, schema))
     if not state.problems:
         version = f"{table}_version"
         if state.recorded is None and not named(connection.dialect.name).unreadable(connection, version, schema):
             text = f"the table is as it should be, and {full_name(version, schema)} does not say at which step"
-            yield _note("schema", text, "`idemtable db upgrade` writes it down")
+            yield note("schema", text, "`idemtable db upgrade` writes it down")
             return
         newest = "" if state.step == schemas.STEP else f", newer than this version's {schemas.STEP}"
-        yield _good("schema", f"step {state.step}{newest}")
+        yield good("schema", f"step {state.step}{newest}")
 
 
 def _rows(stats: Stats, overdue: timedelta | None, table: str) -> Iterator[Finding]:
     oldest = "" if stats.oldest is None else f", the oldest of {stats.oldest.astimezone(UTC):%Y-%m-%d %H:%M}Z"
     size = "" if stats.table_bytes is None else f", {stats.table_bytes / 1024**2:,.1f} MiB"
-    yield _good("rows", f"{stats.rows:,}{oldest}{size}")
+    yield good("rows", f"{stats.rows:,}{oldest}{size}")
     if unfinished := stats.by_status.get(Status.IN_PROGRESS, 0):
         text = (
             f"{unfinished:,} rows without a result: their functions committed by themselves, and their keys are refused"
         )
         cure = "`idemtable ls --unfinished` lists them; find out what was done, then `idemtable forget`"
-        yield _mend("unfinished", text, cure)
+        yield mend("unfinished", text, cure)
     else:
-        yield _good("unfinished", "none")
+        yield good("unfinished", "none")
     if unknown := stats.by_status.get(Status.UNKNOWN, 0):
         text = f"{unknown:,} rows were written by a newer release, and this one does not run their keys"
-        yield _mend("status", text, "Upgrade idemtable here too")
+        yield mend("status", text, "Upgrade idemtable here too")
     if overdue is not None and overdue > _OVERDUE:
         text = (
             f"{stats.expired:,} rows have expired, the first {overdue.days} days ago: nothing deletes them from {table}"
         )
-        yield _mend("purge", text, "Run `idemtable purge` every hour")
+        yield mend("purge", text, "Run `idemtable purge` every hour")
     else:
-        yield _good("purge", f"{stats.expired:,} rows have expired")
+        yield good("purge", f"{stats.expired:,} rows have expired")
 
 
 def _clock(connection: sa.Connection, records: Records) -> Finding:
@@ -159,35 +149,34 @@ def _clock(connection: sa.Connection, records: Records) -> Finding:
     skew = max(now - after, before - now, timedelta())
     text = f"{skew.total_seconds():.1f} s {'ahead of' if now > after else 'behind'} this machine's"
     if skew > _WRONG:
-        return _mend(
+        return mend(
             "clock", f"{text}: one of them is wrong, and keys expire by the database's", "Have both keep time (NTP)"
         )
     if skew > _SKEW:
-        return _note("clock", f"{text}; keys expire by the database's", "Have both keep time (NTP)")
-    return _good("clock", "the database's and this machine's agree")
+        return note("clock", f"{text}; keys expire by the database's", "Have both keep time (NTP)")
+    return good("clock", "the database's and this machine's agree")
 
 
 # --- the engine and its pool ----------------------------------------------------------------------------------------------
 
 
 def _of_connection(connection: sa.Connection) -> Iterator[Finding]:
-    (autocommit,) = _autocommit(connection)
+    autocommit = _autocommit(connection)
     yield autocommit
     if autocommit.level is Level.GOOD:
         level = named(connection.dialect.name).catalogue.isolation(connection.get_isolation_level())
         yield from () if level is None else (level,)
 
 
-def _autocommit(connection: sa.Connection) -> Iterator[Finding]:
+def _autocommit(connection: sa.Connection) -> Finding:
     about = "autocommit"
     cure = "Take AUTOCOMMIT out of create_engine, and autocommit out of connect_args and the URL"
     dialect = find(connection.dialect, "idemtable", None)
     if asks_autocommit(connection):
-        yield _mend(about, "the engine is in AUTOCOMMIT: nothing would be atomic, and calls are refused", cure)
-    elif dialect.commits_by_itself(connection):
-        yield _mend(about, "the driver begins or commits transactions by itself, and calls are refused", cure)
-    else:
-        yield _good(about, "off")
+        return mend(about, "the engine is in AUTOCOMMIT: nothing would be atomic, and calls are refused", cure)
+    if dialect.commits_by_itself(connection):
+        return mend(about, "the driver begins or commits transactions by itself, and calls are refused", cure)
+    return good(about, "off")
 
 
 def _pool(engine: sa.Engine | None, failover: str | None) -> Iterator[Finding]:
@@ -196,26 +185,26 @@ def _pool(engine: sa.Engine | None, failover: str | None) -> Iterator[Finding]:
     if engine is None:
         if failover is not None:
             text = f"another server may take this one's place ({failover}), and only your program knows its engine"
-            yield _note(about, text, f"{cure}; idemtable.doctor.examine(engine) looks at it there")
+            yield note(about, text, f"{cure}; idemtable.doctor.examine(engine) looks at it there")
         return
     pool: Any = engine.pool
     kind = type(pool).__name__
     if isinstance(pool, pools.StaticPool):
         text = f"{kind} gives everybody one connection: two calls at once would end each other's transactions"
-        yield _mend("pool", text, "poolclass=sqlalchemy.QueuePool, or NullPool")
+        yield mend("pool", text, "poolclass=sqlalchemy.QueuePool, or NullPool")
     elif isinstance(pool, pools.SingletonThreadPool):
         text = f"{kind} gives each thread one connection, and in memory a database of its own"
-        yield _note("pool", text, "Name a file")
+        yield note("pool", text, "Name a file")
     else:
-        yield _good("pool", kind)
+        yield good("pool", kind)
     if getattr(pool, "_reset_on_return", None) is pools.base.reset_none and not isinstance(pool, pools.NullPool):
         text = "pool_reset_on_return is None: a connection comes back with its transaction open, and its keys held"
-        yield _mend("pool_reset_on_return", text, "Leave the argument out")
+        yield mend("pool_reset_on_return", text, "Leave the argument out")
     if not pool._pre_ping and failover is not None and not isinstance(pool, pools.NullPool):
         text = f"off, and another server may take this one's place ({failover}): after that each connection fails once"
-        yield _mend(about, text, cure)
+        yield mend(about, text, cure)
     else:
-        yield _good(about, "on" if pool._pre_ping else "off, and nothing tells of another server")
+        yield good(about, "on" if pool._pre_ping else "off, and nothing tells of another server")
 
 
 def _hosts(engine: sa.Engine) -> str | None:

@@ -19,7 +19,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
 from idemtable import schema as steps
-from idemtable.binding import dropping_dead
+from idemtable.binding import apart, dropping_dead
 from idemtable.dialects import Job, known, named
 from idemtable.revisions import NothingToWrite, revision, revision_text
 from idemtable.schema import STEP, check_names
@@ -247,9 +247,8 @@ def connected(bind: Bind, work: Callable[[sa.Connection], T], *, as_it_is: bool 
         from sqlalchemy.ext import asyncio as sa_asyncio
 
         if isinstance(bind, sa_asyncio.AsyncEngine):
-            # A pool of its own, which connects as the application's does: that one belongs to another event loop.
-            sync = bind.sync_engine
-            engine = sa_asyncio.AsyncEngine(sa.Engine(sync.pool.recreate(), sync.dialect, sync.url))
+            # The application's pool belongs to another event loop.
+            engine = sa_asyncio.AsyncEngine(apart(bind.sync_engine))
         else:
             engine = sa_asyncio.create_async_engine(url, poolclass=sa.NullPool)
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
-from ..binding import is_async
+from ..binding import apart, is_async
 from ..dialects import find
 from .snapshot import Identities, Snapshot, look
 
@@ -50,8 +50,7 @@ class Eyes:
     """
 
     def __init__(self, engine: Any, ignore: Collection[str]) -> None:
-        sync = getattr(engine, "sync_engine", engine)
-        self._engine = sa.Engine(sync.pool.recreate(), sync.dialect, sync.url)
+        self._engine = apart(getattr(engine, "sync_engine", engine))
         self._ignore = ignore
         self._identities: Identities = {}
         self._is_async = is_async(engine)
