@@ -230,6 +230,14 @@ def test_without_the_table_or_with_another_one_of_that_name_the_cure_is_named(pa
     assert "It is not the library's table" in ended.out
 
 
+def test_a_table_whose_name_needs_quotes_is_looked_at_where_it_is(patient: Patient) -> None:
+    is_postgresql = patient.kind == "postgresql"
+    schema = "Group" if is_postgresql else sa.make_url(patient.url).database
+    upgrade.upgrade(patient.url, table="Order", schema=schema, create_schema=is_postgresql)
+    looked_at = {finding.about: finding.level for finding in doctor.examine(patient.url, table="Order", schema=schema)}
+    assert looked_at["grants"] is looked_at["schema"] is Level.GOOD
+
+
 def test_a_table_of_which_no_step_is_recorded_is_a_note(patient: Patient) -> None:
     patient.execute("DELETE FROM idemtable_version")
     assert found(patient.url) == {}

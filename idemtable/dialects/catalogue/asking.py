@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, text
+from sqlalchemy import table as table_named
 from sqlalchemy.exc import DBAPIError
 
 from ...model import Finding, Level
@@ -50,8 +51,7 @@ def first(connection: Connection, sql: str, values: Mapping[str, Any] | None = N
 
 def quoted(connection: Connection, table: str, schema: str | None) -> str:
     """Return the name of a table as a statement takes it."""
-    quote = connection.dialect.identifier_preparer.quote
-    return f"{quote(schema)}.{quote(table)}" if schema else quote(table)
+    return connection.dialect.identifier_preparer.format_table(table_named(table, schema=schema))
 
 
 def rights(has: Mapping[str, bool]) -> Finding:

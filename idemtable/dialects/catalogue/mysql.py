@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from ...model import Finding
-from ..words import is_mariadb
+from ..words import Fault, is_mariadb
 from . import CHARSET, CONNECTIONS, Catalogue
 from .asking import ISOLATION, LEVELS, RUN_TWICE, asked, first, good, mend, note, quoted, rights
 from .nodes import galera, group
@@ -30,7 +30,6 @@ _TRIED: Final = {
     "DELETE": "EXPLAIN DELETE FROM {table} WHERE 1 = 0",
 }
 """What is refused to whom the statement itself would be: roles, wild cards and columns are the server's business."""
-_DENIED: Final = (1044, 1142, 1143, 1227)
 _LOG_TIMES: Final = {"0": "once a second", "2": "to the operating system at COMMIT and to disk once a second"}
 
 
@@ -225,8 +224,9 @@ def _may(connection: Connection, sql: str) -> bool | None:
         with connection.begin_nested():
             connection.exec_driver_sql(sql)
     except DBAPIError as error:
-        code = error.orig.args[0] if error.orig is not None and error.orig.args else None
-        return False if code in _DENIED else None
+        from ..mysql import MySQL  # which takes this catalogue for its own
+
+        return False if MySQL.numbered(error) is Fault.DENIED else None
     return True
 
 

@@ -13,11 +13,6 @@ from . import CHARSET, CONNECTIONS, Catalogue
 from .asking import ISOLATION, LEVELS, RUN_TWICE, asked, first, good, mend, note, quoted, rights
 
 _OLDEST: Final = 140000
-_SETTINGS: Final = (
-    "server_version_num", "server_encoding", "client_encoding", "default_transaction_read_only", "synchronous_commit",
-    "synchronous_standby_names", "fsync", "full_page_writes", "autovacuum", "idle_in_transaction_session_timeout",
-    "lock_timeout", "statement_timeout",
-)  # fmt: skip
 _TABLE: Final = """SELECT c.relpersistence, c.reloptions::text, s.n_live_tup, s.n_dead_tup, s.last_autovacuum, s.last_vacuum
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_catalog.pg_stat_all_tables s ON s.relid = c.oid
@@ -60,8 +55,7 @@ class PostgreSQLCatalogue(Catalogue):
     @classmethod
     def examine(cls, connection: Connection, table: str, schema: str | None) -> list[Finding]:
         """Ask, and judge."""
-        rows = asked(connection, "SELECT name, setting FROM pg_catalog.pg_settings") or []
-        settings = {name: setting for name, setting in rows if name in _SETTINGS}
+        settings = dict(asked(connection, "SELECT name, setting FROM pg_catalog.pg_settings") or [])
         return [
             *judged(settings, bool(first(connection, "SELECT pg_is_in_recovery()")), _standbys(connection)),
             *_of_table(connection, quoted(connection, table, schema)),
