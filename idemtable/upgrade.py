@@ -35,6 +35,7 @@ __all__ = [
     "grants",
     "locked",
     "make_url",
+    "place",
     "revision",
     "revision_text",
     "sql",
@@ -225,6 +226,12 @@ def _is_astray(url: str) -> bool:
     where, _, options = rest[who.end() if who else 0 :].partition("?")
     # Without a user before the host, one may stand in the options: user=me@corp.
     return "@" in where or any("@" in option for option in options.split("&") if who or "=" not in option)
+
+
+def place(url: sa.URL) -> str:
+    """Tell a database from others without its user, password or options."""
+    bare = sa.URL.create(url.get_backend_name(), host=url.host, port=url.port, database=url.database)
+    return bare.render_as_string()
 
 
 def connected(bind: Bind, work: Callable[[sa.Connection], T], *, as_it_is: bool = False) -> T:

@@ -10,9 +10,10 @@ import click
 
 from ..dialects import full_name, known
 from ..schema import STEP
+from ..upgrade import place
 from .failure import Failure
 from .options import EPILOG, names, on_database, sure, url_option, yes_option
-from .target import Target, place
+from .target import Target
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

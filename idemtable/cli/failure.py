@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from ..dialects import Driver, Fault, known
 from ..errors import IdempotencyError, SchemaError
-from .target import place
+from ..upgrade import place
 
 URL: Final = "idemtable.url"
 DEBUG: Final = "idemtable.debug"

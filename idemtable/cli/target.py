@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from ..dialects import full_name, known, named
 from ..errors import SchemaError
 from ..table import IdemTable
+from ..upgrade import place
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,6 @@ class Target:
     def engine(self) -> sa.Engine:
         """An engine with a sync driver, in the async one's place if need be."""
         return sa.create_engine(_sync(self.url), pool_pre_ping=True, pool_size=1)
-
-
-def place(url: sa.URL) -> str:
-    """Tell a database from others without its user, password or options."""
-    bare = sa.URL.create(url.get_backend_name(), host=url.host, port=url.port, database=url.database)
-    return bare.render_as_string()
 
 
 def driven(url: sa.URL) -> sa.URL:

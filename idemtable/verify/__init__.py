@@ -20,8 +20,9 @@ import sqlalchemy as sa
 
 from ..claim.verdict import chain
 from ..dialects import named as database_named
+from ..errors import SchemaError
 from ..tables import check_names
-from ..upgrade import make_url
+from ..upgrade import make_url, place
 from . import first, herds, interleavings, kills, storm, traps
 from .callers import Callers
 from .ground import Ground
@@ -100,7 +101,8 @@ def run(
 
     Raises:
         ValueError: an argument that cannot be, an async driver, or a database in memory, which has no second connection.
-        SchemaError: there is a table of that name that a run has not made, or in which one is at work.
+        SchemaError: there is a table of that name that a run has not made, or in which one is at work; or no file of the
+            URL's name, which connecting would make.
         sqlalchemy.exc.DBAPIError: the database cannot be reached, or this role may not make a table.
     """
     check_names(table, schema)
@@ -114,11 +116,12 @@ def run(
         raise ValueError(f"{url.get_driver_name()} is async: use a sync driver, such as {database.drivers[0].name}")
     if database.is_file and url.database in (None, "", ":memory:"):
         raise ValueError("a database in memory has one connection, and nothing can race in it: name a file")
+    if (name := database.missing_file(url)) is not None:
+        raise SchemaError(f"there is no file {name}, and to connect would make one: name one that is there")
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     arguments = dict(connect_args or {})
-    bare = sa.URL.create(url.get_backend_name(), host=url.host, port=url.port, database=url.database)
     ground = Ground(url, arguments, table, schema)
-    report = Report(bare.render_as_string(), ground.name, seed)
+    report = Report(place(url), ground.name, seed)
     began = time.monotonic()
     try:
         try:

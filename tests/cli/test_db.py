@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from idemtable.cli.target import place
+from idemtable.upgrade import place
 from tests.support.cli import NOWHERE, Ended, Run
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from idemtable import IdemTable, LostClaimError
-from idemtable.cli.target import place
+from idemtable.upgrade import place
 from tests.support.cli import Run, expire, keep
 
 

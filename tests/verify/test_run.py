@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 import sqlalchemy as sa
 
-from idemtable import IdemTable, verify
+from idemtable import IdemTable, SchemaError, verify
 from idemtable.dialects.catalogue import sqlite as catalogue
 from idemtable.verify.ground import Ground
 from tests.cli.test_privileges import Roles, roles  # noqa: F401 - a fixture
@@ -343,6 +343,12 @@ def test_a_server_or_a_file_that_is_not_there(tmp_path: Path, run: Run) -> None:
     assert run("verify", "--url", NOWHERE).code == 3
     ended = run("verify", "--url", f"sqlite:///{tmp_path / 'typo.db'}")
     assert ended.code == 3
+    assert not (tmp_path / "typo.db").exists()
+
+
+def test_a_file_that_is_not_there_is_not_made_from_a_program_either(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match=r"typo\.db"):
+        verify.run(f"sqlite:///{tmp_path / 'typo.db'}", seconds=1)
     assert not (tmp_path / "typo.db").exists()
 
 
