@@ -60,7 +60,9 @@ class Own(Transaction):
         self._root = self.session.get_transaction()
         if why := self.records.dialect.unusable(self.connection):
             raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
-        if inside and wait is not None:
+        if not inside:
+            self.records.dialect.begun(self.connection)
+        elif wait is not None:
             self.records.dialect.join(self.connection, wait)
 
     def defer(self, request: Request, wait: float) -> bool:

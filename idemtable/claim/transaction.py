@@ -114,12 +114,7 @@ class Transaction(ABC):
         along = self._along() if ends else None
         if not last(along):
             return False
-        if along is None:
-            self._commit()
-        else:
-            # Only SQLAlchemy is still to be told.
-            with self.records.dialect.committed(self.connection):
-                self._commit()
+        self._commit()  # where COMMIT went along, SQLAlchemy is still to be told
         self._unwatch()
         return True
 

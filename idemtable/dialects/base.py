@@ -234,13 +234,12 @@ class Dialect(Definition):
             return told
         return getattr(driver, "isolation_level", None) == "autocommit"  # asyncpg, as SQLAlchemy has adapted it
 
+    def begun(self, connection: Connection) -> None:
+        """Prepare for the end of a transaction of the library's own, of which nothing was sent yet."""
+
     def along(self, connection: Connection) -> Any:
         """Return what COMMIT can travel by with the statement before it, past SQLAlchemy; ``None`` if there is nothing."""
         return None
-
-    def committed(self, connection: Connection) -> AbstractContextManager[None]:
-        """Let SQLAlchemy end inside a transaction of which COMMIT has travelled `along` already."""
-        return AS_IT_IS
 
     def in_transaction(self, connection: Connection) -> bool:
         """Say whether the server still is in a transaction, as far as the driver tells; ``True`` if it does not."""

@@ -9,7 +9,6 @@ to inject is not to lose that guard for a round trip.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from .statement import Statement, fail, is_listened_to
@@ -36,34 +35,25 @@ _MULTI_STATEMENTS: Final = 1 << 16
 
 
 class Along:
-    """How the result of a call travels with COMMIT, or right before it, where PyMySQL sends them and nobody listens."""
+    """What result and COMMIT travel by, where PyMySQL sends them and nobody listens."""
 
     def __init__(self, statement: Callable[[str], Statement], store: str) -> None:
         self._block = statement(BLOCK.format(statement=store))
         self._several = statement(SEVERAL.format(statement=store))
-        self._plain = statement(store)
 
-    def __call__(self, connection: Connection) -> Callable[[Connection, Mapping[str, Any]], bool] | None:
-        """Return what stores and commits, and says whether the row was the claim's own; ``None`` where SQLAlchemy is to."""
-        if not _is_unheard_pymysql(connection):
-            return None
-        if is_mariadb(connection):
-            return self._in_block
-        return self._together if takes_several(connection) else self._one_by_one
+    def __call__(self, connection: Connection) -> Callable[[Connection, Mapping[str, Any]], None] | None:
+        """Return what stores and commits; ``None`` where they go one after the other."""
+        if takes_several(connection):
+            return self._together
+        return self._in_block if is_mariadb(connection) and _is_unheard_pymysql(connection) else None
 
-    def _in_block(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+    def _in_block(self, connection: Connection, values: Mapping[str, Any]) -> None:
         self._block(connection, values)
-        return True
+        _note(connection)
 
-    def _together(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+    def _together(self, connection: Connection, values: Mapping[str, Any]) -> None:
         send_several(connection, self._several, values)
-        return True
-
-    def _one_by_one(self, connection: Connection, values: Mapping[str, Any]) -> bool:
-        kept = self._plain(connection, values).rowcount == 1
-        if kept:
-            _commit(connection)
-        return kept
+        _note(connection)
 
 
 def takes_several(connection: Connection) -> bool:
@@ -76,15 +66,6 @@ def takes_several(connection: Connection) -> bool:
 
 def _is_unheard_pymysql(connection: Connection) -> bool:
     return line(connection) is not None and not is_listened_to(connection)
-
-
-def _commit(connection: Connection) -> None:
-    # As PyMySQL does, but that it keeps the answer: `Told` asks for it.
-    driver: Any = connection.connection.driver_connection
-    try:
-        driver.query("COMMIT")
-    except BaseException as error:
-        fail(connection, error, "COMMIT", None)
 
 
 def send_several(connection: Connection, statement: Statement, values: Mapping[str, Any]) -> None:
@@ -104,38 +85,53 @@ def send_several(connection: Connection, statement: Statement, values: Mapping[s
         fail(connection, error, statement.sql, values, cursor)
 
 
-class Told:
-    """Keeps SQLAlchemy's COMMIT from being sent inside, and then the pool's ROLLBACK: the transaction has ended.
+class Ends:
+    """How a transaction of the library's own ends through PyMySQL: by one COMMIT or ROLLBACK, and none that does nothing.
 
-    PyMySQL sends both all the same, and waits for each. The ROLLBACK is kept back where COMMIT's is the last answer of the
-    server, and says that no transaction is open: with ``completion_type`` COMMIT begins another, and whoever listens to the
-    pool or the session may have sent something since.
+    The pool has each connection that comes back roll back, SQLAlchemy has one commit whose COMMIT has travelled with the
+    result, and PyMySQL sends that and waits. It is not sent where the last answer of the server was that to a COMMIT or
+    ROLLBACK of this transaction, and says that no other is open: with ``completion_type`` one is begun at once, and whoever
+    listens to the pool or the session may have sent something since.
     """
 
-    # No generator: each call enters one, and a generator's way in and out takes four times as long. And on the pool's
-    # wrapper, which lasts as long as this transaction: an attribute that comes and goes on the driver's own connection
-    # makes the interpreter look up all its methods anew.
-    __slots__ = ("_pooled",)
+    __slots__ = ("_driver", "_last")
 
-    def __init__(self, connection: Connection) -> None:
-        self._pooled: Any = connection.connection
+    def __init__(self, driver: Any) -> None:
+        # Not the pool's wrapper, which holds this: only the collector of cycles would find the two.
+        self._driver = driver
+        self._last: Any = None
 
-    def __enter__(self) -> None:
-        self._pooled.commit = self._once
+    def commit(self) -> None:
+        self._send("COMMIT")
 
-    def _once(self) -> None:
-        pooled = self._pooled
-        del pooled.commit
-        driver = pooled.driver_connection
-        if not driver.server_status & IN_TRANSACTION:
-            # Not a method: the wrapper would hold itself, and only the collector of cycles would find it.
-            pooled.rollback = partial(_roll_back, driver, driver._result)
+    def rollback(self) -> None:
+        self._send("ROLLBACK")
 
-    def __exit__(self, *raised: object) -> None:
-        vars(self._pooled).pop("commit", None)
+    def _send(self, word: str) -> None:
+        # Each answer is an object of its own, and one that is an error leaves None behind.
+        if self._last is None or self._driver._result is not self._last:
+            self._driver.query(word)  # its own `commit` does not keep the answer
+            self.note()
+
+    def note(self) -> None:
+        """Take the last answer for that to the end of the transaction."""
+        driver = self._driver
+        self._last = None if driver.server_status & IN_TRANSACTION else driver._result
 
 
-def _roll_back(driver: Any, last: Any) -> None:
-    # Each answer is an object of its own, and one that is an error leaves None behind.
-    if last is None or driver._result is not last:
-        driver.rollback()
+def watch_end(connection: Connection) -> None:
+    """Have a transaction end by `Ends`."""
+    driver = line(connection)
+    if driver is not None:
+        # On the pool's wrapper, which lasts as long as this transaction: an attribute that comes and goes on the driver's
+        # own connection makes the interpreter look up all its methods anew.
+        pooled: Any = connection.connection
+        pooled.ends = ends = Ends(driver)
+        pooled.commit, pooled.rollback = ends.commit, ends.rollback
+
+
+def _note(connection: Connection) -> None:
+    pooled: Any = connection.connection
+    ends = getattr(pooled, "ends", None)
+    if ends is not None:  # else SQLAlchemy's COMMIT is sent as well, and does nothing
+        ends.note()

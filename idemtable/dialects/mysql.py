@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from math import ceil
 from time import monotonic
@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from ..model import Status
 from .base import Dialect
 from .batches.mysql import MySQLBatches
-from .compound import IN_TRANSACTION, REFUSED, Along, Told, send_several, takes_several
+from .compound import IN_TRANSACTION, REFUSED, Along, send_several, takes_several, watch_end
 from .definition import Driver
 from .fragments import COLUMNS, LASTING, VALUES
 from .purging import Swept
@@ -204,17 +204,18 @@ class MySQL(MySQLTable, Dialect):
         if along is None:
             return super().store(connection, values, along)
         try:
-            return bool(along(connection, values))
+            along(connection, values)
         except DBAPIError as error:
             if self.code(error.orig or error) in REFUSED:
                 return False
             raise
+        return True
 
     def along(self, connection: Connection) -> Any:
         return self._along(connection) if is_plain(connection.dialect.do_commit) else None
 
-    def committed(self, connection: Connection) -> AbstractContextManager[None]:
-        return Told(connection)
+    def begun(self, connection: Connection) -> None:
+        watch_end(connection)
 
     def refuse_held(self, connection: Connection, id: UUID) -> bool:
         if is_mariadb(connection):  # waits as short as it is told

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from idemtable import LostClaimError
 from idemtable.claim import steps
-from idemtable.dialects.compound import Told
+from idemtable.dialects.compound import watch_end
 from idemtable.dialects.packet import Line as Packets
 from idemtable.dialects.postgresql import PostgreSQL
 from tests.support.backends import db_of
@@ -549,18 +549,24 @@ def test_the_lock_timeout_that_travels_with_the_claim_is_put_back_whatever_comes
         assert setting() == before
 
 
-def test_the_commit_that_pymysql_is_kept_from_is_one_and_no_other() -> None:
+def test_of_two_commits_the_second_is_sent_where_something_came_in_between() -> None:
     db = db_of("mariadb")
     with db.engine.connect() as connection:
         pooled: Any = connection.connection
-        sends = type(pooled.driver_connection).commit
-        with Told(connection):
-            assert "commit" in vars(pooled)
-            pooled.commit()
-            assert pooled.commit.__func__ is sends
-        with pytest.raises(ValueError, match="in between"), Told(connection):
-            raise ValueError("in between")
-        assert pooled.commit.__func__ is sends
+        driver = pooled.driver_connection
+
+        def commits() -> int:
+            driver.query("SHOW SESSION STATUS LIKE 'Com_commit'")
+            return int(driver._result.rows[0][1])
+
+        watch_end(connection)
+        before = commits()
+        pooled.commit()
+        pooled.commit()
+        pooled.rollback()
+        assert commits() == before + 1
+        pooled.commit()
+        assert commits() == before + 2
 
 
 def _nothing(driver: Any) -> None: ...
@@ -601,16 +607,21 @@ def test_the_pool_rolls_back_after_commit_what_somebody_has_sent_since_and_nothi
 
 def test_where_commit_begins_another_transaction_the_pool_is_not_kept_from_rolling_back() -> None:
     db = db_of("mariadb")
-    with db.engine.connect() as connection:
-        pooled: Any = connection.connection
-        for kind, is_kept in (("NO_CHAIN", True), ("CHAIN", False)):
-            connection.exec_driver_sql(f"SET SESSION completion_type = '{kind}'")
-            with Told(connection):
-                pooled.driver_connection.query("COMMIT")
-                pooled.commit()
-            assert ("rollback" in vars(pooled)) is is_kept
-            vars(pooled).pop("rollback", None)
-        connection.invalidate()
+    with db.other_engine(pool_size=1, max_overflow=0) as engine:
+
+        @sa.event.listens_for(engine, "connect")
+        def chains(driver: Any, record: Any) -> None:
+            driver.query("SET SESSION completion_type = 'CHAIN'")
+
+        order = order_of(db.table(engine))
+
+        def rollbacks() -> int:
+            with engine.connect() as connection:
+                return int(connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Com_rollback'").one()[1])
+
+        before = rollbacks()
+        order("k")
+        assert rollbacks() - before == 2
 
 
 def test_the_wrapper_of_the_pool_is_gone_with_its_call() -> None:
