@@ -30,9 +30,10 @@ make soak HOURS=8                                       # load, kills and purges
 ```
 
 A run can fail in three ways, and each is exit code 1. It is **broken** if it finds that an invariant does not hold. It is
-**invalid** if the faults it is about hit less often than it says: a run in which nothing happened proves nothing. And a
-mutant **survives**: the library with a mistake put in on purpose, in which the experiment finds nothing wrong. The seed
-draws the same keys, the same orders and the same moments again; what threads and servers make of them is theirs.
+**invalid** if the faults it is about hit less often than it says, or if it did not look at one of its invariants: a run in
+which nothing happened proves nothing. And a mutant **survives**: the library with a mistake put in on purpose, in which the
+experiment finds nothing wrong; one that does not fit the library any more, and only fails, is invalid too. The seed draws
+the same keys, the same orders and the same moments again; what threads and servers make of them is theirs.
 """
 
 _NOT = """## What is not tried

@@ -19,7 +19,11 @@ def kept(trial: Trial) -> dict[str, Any]:
     """What is kept of a run."""
     found = {"seed": trial.seed, "whole": trial.whole, "seconds": trial.seconds, "tried": trial.tried}
     if trial.mutant is not None:
-        return {**found, "found": len(trial.wrong), "first": trial.wrong[0] if trial.wrong else ""}
+        return {
+            **found,
+            "found": 0 if trial.verdict else len(trial.wrong),
+            "first": trial.wrong[0] if trial.wrong else "",
+        }
     return {**found, "hits": dict(trial.hits), "least": trial.least, "wrong": trial.wrong, "figures": trial.figures}
 
 
