@@ -30,7 +30,7 @@ class Line:
     @property
     def is_fused(self) -> bool:
         """Whether COMMIT travels with the result."""
-        return self.db.backend in ("postgresql18", "postgresql18-async", "mysql-several")
+        return self.db.backend in ("postgresql18", "postgresql18-async", "mariadb", "mysql-several")
 
     def checked_out(self) -> int:
         """How many connections are out of the pool."""
