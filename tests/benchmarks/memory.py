@@ -1,0 +1,96 @@
+"""What a process that calls for long holds in memory: first executions, replays and refusals, and what they leave behind.
+
+    python -m tests.benchmarks.memory --calls 1000000 sqlite
+
+A tenth of the calls is replayed, a hundredth comes with another payload and is refused. The rows stay in the database.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from idemtable import FingerprintMismatchError, IdemTable
+from tests.benchmarks.places import PLACES, engine
+from tests.benchmarks.work import business, new_run, prepare
+
+LOOKS: Final = 20
+"""At the memory, in equal distances."""
+
+
+def resident() -> float:
+    """What the process holds, in MiB, after the collector has been through."""
+    gc.collect()
+    fields = Path("/proc/self/status").read_text(encoding="ascii").split("VmRSS:")
+    return int(fields[1].split()[0]) / 1024
+
+
+def looks(one: sa.Engine, calls: int) -> Iterator[float]:
+    """Call, and tell what is held now and then; the first tenth is for caches to fill."""
+    run = new_run()
+
+    @IdemTable(one).transactional("memory", key="key")
+    def order(session: Session, key: str, number: int) -> dict[str, int]:
+        return business(session, number)
+
+    for number in range(1, calls + calls // 10 + 1):
+        key = f"{run}-{number}"
+        order(key, number)
+        if number % 10 == 0:
+            order(key, number)
+        if number % 100 == 0:
+            try:
+                order(key, -number)
+            except FingerprintMismatchError:
+                pass
+            else:
+                raise AssertionError(f"{key} was answered with another payload")
+        if number >= calls // 10 and number % (calls // LOOKS) == 0:
+            yield resident()
+
+
+@contextmanager
+def _served(place: str) -> Iterator[sa.Engine]:
+    with ExitStack() as stack:
+        if place == "sqlite":
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="idemtable-bench-"))
+            one = sa.create_engine(f"sqlite:///{folder}/memory.db")
+            sa.event.listen(one, "connect", lambda driver, record: driver.execute("PRAGMA synchronous=OFF"))
+        else:
+            running = stack.enter_context(PLACES[place].start())
+            running.create_database("bench")
+            one = engine(sa.make_url(running.url("bench")))
+        stack.callback(one.dispose)
+        prepare(one, 0)
+        yield one
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.memory", description=str(__doc__).splitlines()[0])
+    parser.add_argument(
+        "places", nargs="*", default=["sqlite"], metavar="PLACE", help=f"of sqlite, {', '.join(PLACES)}"
+    )
+    parser.add_argument("--calls", type=int, default=1_000_000)
+    options = parser.parse_args()
+    if unknown := set(options.places) - {*PLACES, "sqlite"}:
+        parser.error(f"no place {', '.join(sorted(unknown))}")
+    if options.calls < LOOKS:
+        parser.error(f"--calls must be {LOOKS} or more")
+    for place in options.places:
+        with _served(place) as one:
+            held = list(looks(one, options.calls))
+        warm = f"{held[0]:.1f} MiB after {options.calls // 10:,} calls"
+        print(f"{place}: {warm}, {held[-1]:.1f} after {options.calls:,} more, at most {max(held):.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
