@@ -6,10 +6,11 @@ import asyncio
 import contextvars
 import gc
 import linecache
+import logging
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -209,13 +210,25 @@ class Crashes:
                 self.broken_at(key, f"{step} of a {path} by {error.__name__}", after)
 
 
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Of each interruption while a connection comes back to it the pool gives account, with all the traceback."""
+    log = logging.getLogger("sqlalchemy.pool")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def crash_everywhere(trial: Trial) -> None:
     """In the quick size a line in some of them is left out, and another one each time."""
     trial.needs(LINES, 60, 2000)
     trial.needs(STEPS, 4, 60)
     paths = trial.size(("first", "join"), ("first", "replay", "rollback", "token", "join"))
     interruptions = trial.size((Glitch, KeyboardInterrupt)[:1], INTERRUPTIONS)
-    with warnings.catch_warnings(), trial.db.other_engine(pool_size=2) as engine:
+    with warnings.catch_warnings(), _unlogged(), trial.db.other_engine(pool_size=2) as engine:
         warnings.simplefilter("ignore")
         crashes = Crashes(trial, engine)
         for path in ("first", "replay"):
