@@ -76,6 +76,8 @@ def test_a_run_is_broken_or_invalid_and_a_mutant_survives() -> None:
     assert replace(trial, mutant=mutant, wrong=[misfit]).verdict == (
         f"INVALID: the mutant does not fit the library: {misfit}"
     )
+    of_pymysql = """I1: schedule 7: AttributeError("'NoneType' object has no attribute 'read'")"""
+    assert not replace(trial, mutant=mutant, wrong=[of_pymysql]).verdict
     assert Trial(PLACES[0], 1, False, mutant).verdict == f"SURVIVES: {mutant.title}"
 
 
