@@ -23,7 +23,7 @@ afterwards what callers were told is held against what the database says. Each r
 **fused**, where COMMIT travels with the result, and **plain**, statement by statement.
 
 ```console
-make reliability                                        # all of it, and this page: about 15 minutes an engine
+make reliability                                        # all of it, and this page: half an hour an engine and more
 make reliability ARGS="E3 E5 --engine mysql9.7"         # some experiments, on one engine
 make reliability ARGS="E3 --seed 4711 --quick"          # the size that make test runs them in, with a seed of yours
 make soak HOURS=8                                       # load, kills and purges for hours
