@@ -41,7 +41,8 @@ from .errors import (  # noqa: E402
 from .model import ALL, Flag, Outcome, PurgeReport, Record, Stats, Status, outcome_of  # noqa: E402
 from .multi_host import multi_host  # noqa: E402
 from .schema import metadata  # noqa: E402
-from .table import IdemTable, transactional  # noqa: E402
+from .shortcut import transactional  # noqa: E402
+from .table import IdemTable  # noqa: E402
 from .table_async import AsyncIdemTable  # noqa: E402
 
 # Written out, so that what users may rely on is decided in one place; a test compares it with what can be imported.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sqlalchemy import event
 
 from .binding import sync_session, unscoped
-from .claim.attempt import Unkept
 from .claim.call import Keys
+from .claim.returned import Unkept
 from .claim.run import AsyncRun, Run
 from .errors import TransactionError
 from .fields import NOTHING

@@ -1,4 +1,4 @@
-"""The front door: `IdemTable`, settings once, verbs over the features; and the decorator as a plain import."""
+"""The front door: `IdemTable`, settings once, verbs over the features."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from . import cleanup
 from .batch import CHUNK, Batch
-from .binding import Binding, is_async
+from .binding import Binding
 from .blocks import Claim
 from .claim.call import identity
-from .decorated import AsyncDecorator, Decorator
+from .decorated import Decorator
 from .guards import lock_name
 from .inbox import Inbox
 from .model import ALL, Flag, PurgeReport, Record, Stats
-from .table_async import AsyncIdemTable
 from .table_base import BaseTable, BlockOptions, Statuses
 from .tokens import Tokens
 from .transactional import Options, Remember, Spec, decorate_keys
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 T = TypeVar("T")
 
@@ -345,23 +343,3 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
         options = self._settings.dialect.begin_options(self._settings.wait) if writes else {}
         with self._explained():
             return cast("T", self._settings.binding.run(work, options))
-
-
-@overload
-def transactional(
-    bind: Engine | sessionmaker[Any] | IdemTable, scope: str, *, key: Spec, **options: Unpack[Options]
-) -> Decorator: ...
-@overload
-def transactional(
-    bind: AsyncEngine | async_sessionmaker[Any] | AsyncIdemTable, scope: str, *, key: Spec, **options: Unpack[Options]
-) -> AsyncDecorator: ...
-def transactional(bind: Any, scope: str, *, key: Spec, **options: Unpack[Options]) -> Any:
-    """Decorate a function as `IdemTable.transactional` does, without a table to name first.
-
-    Args:
-        bind: an Engine or sessionmaker, an AsyncEngine or async_sessionmaker, or a table with settings of its own.
-        scope, key, options: those of `IdemTable.transactional`.
-    """
-    if not isinstance(bind, IdemTable | AsyncIdemTable):
-        bind = AsyncIdemTable(bind) if is_async(bind) else IdemTable(bind)
-    return bind.transactional(scope, key=key, **options)

@@ -5,7 +5,9 @@ How fast anything is, is no matter of a test.
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import socket
 import threading
 from pathlib import Path
@@ -14,13 +16,17 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from tests.benchmarks import command, databases, harness, page, places, results
+import idemtable
+from tests.benchmarks import before, command, databases, harness, machine, memory, page, places, results
 from tests.benchmarks.results import Goal, Part, Row, Stamp, Table
 from tests.benchmarks.wire import Wire
 from tests.servers import MissingEngine
 from tests.servers.ports import HOST
 from tests.support import PATIENCE
 from tests.support.backends import needed
+from tests.support.forked import python
+
+BENCHMARKS = Path(harness.__file__).parent
 
 STAMP = Stamp(
     date="2020-02-29",
@@ -103,6 +109,41 @@ def test_a_part_says_where_and_when_it_was_measured() -> None:
     assert "quick run:" not in text
     hasty = part(stamp=msgspec.structs.replace(STAMP, quick=True))
     assert "**A quick run:" in page.render({"postgresql": hasty})[page.PAGE]
+
+
+def test_where_a_page_was_put_is_nothing_to_its_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["", "--only", "mariadb", "--to", "/home/me/out"])
+    assert machine.Watch("make bench").stamp({}).command == 'make bench ARGS="--only mariadb"'
+    monkeypatch.setattr("sys.argv", ["", "--to=/home/me/out"])
+    assert machine.Watch("make bench").stamp({}).command == "make bench"
+
+
+COMMANDS = sorted(
+    path.stem for path in BENCHMARKS.glob("*.py") if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
+)
+
+
+# Those two are begun by others.
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("lockstep", "wire")])
+def test_each_command_says_what_it_takes(name: str) -> None:
+    module = "tests.benchmarks" if name == "__main__" else f"tests.benchmarks.{name}"
+    said = python(["-m", module, "--help"], cwd=BENCHMARKS.parents[1], env=dict(os.environ))
+    assert said.returncode == 0, said.stderr
+    assert "usage: " in said.stdout
+
+
+def test_two_states_of_the_library_take_turns(tmp_path: Path) -> None:
+    place = tmp_path / "of-then"
+    shutil.copytree(Path(idemtable.__file__).parent, place / "idemtable", ignore=shutil.ignore_patterns("__pycache__"))
+    with before.served("sqlite") as url:
+        processes = before.in_turn(url, place, each=1, turns=2)
+    assert {one.is_now: len(one.walls) for one in processes} == {True: 2, False: 2}
+    assert len(list(before.compared(processes))) == 2
+
+
+def test_the_memory_of_a_process_is_looked_at_now_and_then() -> None:
+    with memory.served("sqlite") as engine:
+        assert len(list(memory.looks(engine, 200))) == memory.LOOKS + 1
 
 
 def test_parts_stand_in_their_order_and_unknown_ones_behind_them() -> None:

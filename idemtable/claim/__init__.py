@@ -6,6 +6,7 @@
 `run`                 attempts until there is an answer; **the only loop**, sync and async. Everything else calls it
 `stay`                a run whose business is the body of a ``with`` statement
 `attempt`             one transaction of one call: settle, let the business run, store, commit; or give back
+`returned`            what its business may return in place of a value
 `settle`              its beginning: claim, or find out what stands in the way, and answer from it
 `kinds`               what is claimed: a key, a token, a token in a store. *Takes, decides, keeps, gives back*
 `many`                one more of them: many keys at once, for which nothing runs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never, final
 
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceClosedError, SQLAlchemyError
@@ -14,6 +13,7 @@ from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableErro
 from ..model import Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won, tell_outcome
 from . import nesting, steps
 from .kinds import Reserving
+from .returned import RollBack, Unkept
 from .settle import UNKEPT, give, settle
 from .steps import Step
 from .transaction import is_open
@@ -29,23 +29,6 @@ if TYPE_CHECKING:
     from .transaction import Transaction
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class RollBack:
-    """What a business returns that wants its writes undone and its key free, without raising: the value is given on."""
-
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Unkept:
-    """What a business returns whose effect is to be committed and whose answer is not to be kept, for its size.
-
-    The caller gets the value. A later call with the key runs nothing, and has no answer to give.
-    """
-
-    value: Any
 
 
 @final

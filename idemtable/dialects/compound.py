@@ -43,9 +43,9 @@ class Along:
 
     def __call__(self, connection: Connection) -> Callable[[Connection, Mapping[str, Any]], None] | None:
         """Return what stores and commits; ``None`` where they go one after the other."""
-        if takes_several(connection):
-            return self._together
-        return self._in_block if is_mariadb(connection) and _is_unheard_pymysql(connection) else None
+        if is_mariadb(connection):
+            return self._in_block if _is_unheard_pymysql(connection) else None
+        return self._together if takes_several(connection) else None
 
     def _in_block(self, connection: Connection, values: Mapping[str, Any]) -> None:
         self._block(connection, values)

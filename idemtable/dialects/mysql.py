@@ -132,8 +132,6 @@ class MySQL(MySQLTable, Dialect):
     # behind: the lock outlives it until COMMIT.
     LOCK_NAME = f"""INSERT INTO {{table}} (id, scope, status, owner, created_at, expires_at)
         VALUES (:id, 'idemtable.lock', {Status.LOCK.code}, :id, {{now}}, {{now}}) ON DUPLICATE KEY UPDATE owner = :id"""
-    # From where the batch before has stopped: what is deleted stays in the index as long as somebody reads what was there
-    # before, a backup for hours, and each batch would pass over all of it.
     # Its collation takes "a" and "a " for one name.
     EXACTLY = "{column} = :{column} AND CHAR_LENGTH({column}) = :{column}_length"
     BYTES = """SELECT data_length + index_length FROM information_schema.tables

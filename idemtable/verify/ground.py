@@ -160,8 +160,7 @@ class Ground:
             except sa.exc.SQLAlchemyError as error:
                 if not left or self.database.numbered(error) is Fault.DENIED:
                     return f"{getattr(error, 'orig', None) or error}"
-                # For a lock the database has waited by itself; for a free connection there is nobody to ask.
-                time.sleep(0.2)
+                time.sleep(0.2)  # for a lock the database has waited; for a free connection there is nobody to ask
         raise AssertionError
 
     def _connected(self) -> sa.Connection:

@@ -12,9 +12,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 from uuid import UUID, uuid4
 
-from ..claim.attempt import RollBack, Unkept
 from ..claim.call import Call, Keys
 from ..claim.kinds import UNCLAIMED
+from ..claim.returned import RollBack, Unkept
 from ..claim.verdict import Verdict
 from ..errors import MissingKeyError
 from ..fingerprint import fingerprint

@@ -75,13 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         subprocess.run(["tar", "-x", "-C", folder], input=tree.stdout, check=True)
         for place in options.places:
-            with _served(place) as url:
-                measured = _in_turn(url, Path(folder), options.processes, options.turns)
-            print(place, *_compared(measured), sep="\n  ", flush=True)
+            with served(place) as url:
+                measured = in_turn(url, Path(folder), options.processes, options.turns)
+            print(place, *compared(measured), sep="\n  ", flush=True)
 
 
 @contextmanager
-def _served(place: str) -> Iterator[str]:
+def served(place: str) -> Iterator[str]:
+    """A database of its own with what a call needs; its URL."""
     with ExitStack() as stack:
         if place == "sqlite":
             _, one = sqlite(stack, "NORMAL")
@@ -94,7 +95,8 @@ def _served(place: str) -> Iterator[str]:
         yield one.url.render_as_string(hide_password=False)
 
 
-def _in_turn(url: str, before: Path, each: int, turns: int) -> list[Process]:
+def in_turn(url: str, before: Path, each: int, turns: int) -> list[Process]:
+    """Have so many processes of each state work in turns; `before` is the folder of the library of then."""
     with ExitStack() as stack:
         processes: list[Process] = []
         for number in range(each):
@@ -119,7 +121,8 @@ def _in_turn(url: str, before: Path, each: int, turns: int) -> list[Process]:
     return processes
 
 
-def _compared(processes: Sequence[Process]) -> Iterator[str]:
+def compared(processes: Sequence[Process]) -> Iterator[str]:
+    """Say for both how long a call took."""
     for what, unit in (("walls", "microseconds a call"), ("cpus", "of the caller's processor")):
         then, now = (
             [statistics.median(getattr(one, what)) for one in processes if one.is_now is is_now]

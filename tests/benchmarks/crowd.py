@@ -45,9 +45,16 @@ class Crowd:
             counted.value += 1
 
     def turn_to(self, number: int) -> None:
-        """Call another one of the functions from now on."""
+        """Call another one of the functions from now on; come back when those that began before are over."""
         self._turn.value = number
-        time.sleep(0.05)  # the calls that began before are over
+        before = self.mark()[1]
+        self._await(lambda: all(now > then for now, then in zip(self.mark()[1], before, strict=True)))
+
+    def _await(self, true: Callable[[], bool]) -> None:
+        while not true():
+            if any(worker.exitcode for worker in self._workers):
+                raise RuntimeError("a client has ended by an error, which it has printed")
+            time.sleep(0.001)  # the counts are numbers in shared memory, which wake nobody
 
     def mark(self) -> tuple[float, list[int]]:
         """The time, and how often each process has called."""
@@ -64,8 +71,7 @@ class Crowd:
     def __enter__(self) -> Self:
         for worker in self._workers:
             worker.start()
-        while not all(self.mark()[1]):
-            time.sleep(0.1)
+        self._await(lambda: all(self.mark()[1]))
         return self
 
     def __exit__(

@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from idemtable import IdemTable
 from tests.benchmarks.crowd import Crowd, slowest
 from tests.benchmarks.filling import TTL, add, make, settle
-from tests.benchmarks.harness import compare
+from tests.benchmarks.harness import WARM, in_turn
 from tests.servers import mariadb, mysql, postgresql
 
 TODAY: Final = "btree"
@@ -85,14 +85,13 @@ def one_client(url: str, all_of_them: Sequence[Variant], rounds: int) -> None:
     engines = {one.name: sa.create_engine(url, pool_size=1, max_overflow=0) for one in all_of_them}
     processes = {name: _process(engine) for name, engine in engines.items()}
     calls = {one.name: one.call(engines[one.name]) for one in all_of_them}
-    warm = 100
     before = {name: _cpu(process) for name, process in processes.items()}
-    timed = {row.name: row for row in compare(calls, rounds, TODAY, warm)}
+    timed = in_turn(calls, rounds, TODAY)
     for one in all_of_them:
-        row = timed[one.name]
-        one.figures["1 client"] = f"{row.ratio:.3f} ({row.low:.2f}-{row.high:.2f})"
+        found = timed[one.name]
+        one.figures["1 client"] = f"{found['ratio']:.3f} ({found['low']:.2f}-{found['high']:.2f})"
         if processes[one.name]:
-            used = (_cpu(processes[one.name]) - before[one.name]) / (rounds + warm) / 1000
+            used = (_cpu(processes[one.name]) - before[one.name]) / (rounds + min(WARM, rounds)) / 1000
             one.figures["its server CPU, us"] = f"{used:.0f}"
         engines[one.name].dispose()
 
@@ -121,7 +120,7 @@ def many_clients(url: str, all_of_them: Sequence[Variant], turns: int) -> None:
             for n in random.sample(range(len(all_of_them)), len(all_of_them)):
                 crowd.turn_to(n)
                 mark = crowd.mark()
-                time.sleep(SLICE)
+                time.sleep(SLICE)  # the slice: the clients are at work
                 rates[all_of_them[n].name].append(crowd.since(mark)[0])
     for one in all_of_them:
         ratios = sorted(mine / base for mine, base in zip(rates[one.name], rates[TODAY], strict=True))
@@ -177,7 +176,7 @@ def under_load(engine: sa.Engine, url: str, rows: int, turns: int = 10) -> None:
             rate, times = crowd.since(mark)
             deleted, seconds, beside = deleted + report.deleted, seconds + report.seconds, beside + times
             mark = crowd.mark()
-            time.sleep(max(report.seconds, 0.1))
+            time.sleep(max(report.seconds, 0.1))  # as long without a purge
             alone, times = crowd.since(mark)
             rates, between = [*rates, rate / alone], between + times
     print(f"\n{deleted:,} of {rows:,} rows purged beside 2 clients: {deleted / seconds:,.0f} rows/s; their calls")

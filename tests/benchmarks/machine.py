@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,8 @@ from tests.benchmarks.results import Stamp
 
 PAGE = 8192
 """Bytes that PostgreSQL writes at least for a COMMIT."""
+_TO = re.compile(r"\s*--to[ =]\S+")
+"""Where a run was to put its page is a folder of whoever ran it."""
 
 
 class Watch:
@@ -28,7 +31,7 @@ class Watch:
     """
 
     def __init__(self, command: str) -> None:
-        given = " ".join(sys.argv[1:])
+        given = _TO.sub("", " ".join(sys.argv[1:])).strip()
         self._command = f'{command} ARGS="{given}"' if given else command
         self._begun, self._load = monotonic(), _load()
 

@@ -58,7 +58,8 @@ def looks(one: sa.Engine, calls: int) -> Iterator[float]:
 
 
 @contextmanager
-def _served(place: str) -> Iterator[sa.Engine]:
+def served(place: str) -> Iterator[sa.Engine]:
+    """An engine on a database of its own with what a call needs."""
     with ExitStack() as stack:
         if place == "sqlite":
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="idemtable-bench-"))
@@ -86,7 +87,7 @@ def main() -> None:
     if options.calls < LOOKS:
         parser.error(f"--calls must be {LOOKS} or more")
     for place in options.places:
-        with _served(place) as one:
+        with served(place) as one:
             held = list(looks(one, options.calls))
         warm = f"{held[0]:.1f} MiB after {options.calls // 10:,} calls"
         print(f"{place}: {warm}, {held[-1]:.1f} after {options.calls:,} more, at most {max(held):.1f}", flush=True)

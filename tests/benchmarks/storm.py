@@ -97,7 +97,7 @@ class Storm:
             self._runs[number] += 1
         id = next(numbers)
         session.execute(ENTER, {"id": id, "customer": -number, "amount": AMOUNT})
-        time.sleep(HOLD)
+        time.sleep(HOLD)  # the work of a request, for which all others with its key wait
         session.execute(PAY, payment())
         return {"order_id": id, "amount": AMOUNT}
 

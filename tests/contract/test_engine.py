@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from idemtable import ResultUnreadableError
-from idemtable.claim.attempt import RollBack, Unkept
 from idemtable.claim.call import Keys
+from idemtable.claim.returned import RollBack, Unkept
 from idemtable.claim.run import AsyncRun, Run
 from tests.support.database import Database, effect
 from tests.support.plain import as_async

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from ..mysql import MySQL
 
+# From where the batch before has stopped: what is deleted stays in the index as long as somebody reads what was there
+# before, a backup for hours, and each batch would pass over all of it.
 EXPIRED: Final = f"""SELECT id, expires_at FROM {{table}} WHERE expires_at >= :since AND {EXPIRED_WHERE}
     ORDER BY expires_at LIMIT :batch FOR UPDATE SKIP LOCKED"""
 _EARLIEST: Final = "1000-01-01"
