@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from idemtable import ResultUnreadableError
+from idemtable import IdempotencyError, ResultUnreadableError
+from idemtable.claim.attempt import Attempt
 from idemtable.claim.call import Keys
 from idemtable.claim.returned import RollBack, Unkept
 from idemtable.claim.run import AsyncRun, Run
@@ -58,3 +59,34 @@ def test_an_effect_may_be_committed_whose_result_is_not_kept(db: Database) -> No
             answered(db, "k", large)
     assert db.effects() == ["k"]
     assert bytes(db.rows()[0].result) == b""
+
+
+def breaks(session: Any) -> Any:
+    effect(session, "k")
+    raise ValueError("no")
+
+
+def unreadable(session: Any) -> Any:
+    effect(session, "k")
+    return object()
+
+
+def leaves(session: Any) -> Any:
+    session.rollback()
+    return "done"
+
+
+@pytest.mark.parametrize("work", [breaks, unreadable, leaves])
+def test_a_call_that_fails_is_undone_once(db: Database, work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    undone: list[BaseException] = []
+    fail = Attempt.fail
+
+    def counted(self: Attempt, error: BaseException) -> None:
+        undone.append(error)
+        fail(self, error)
+
+    monkeypatch.setattr(Attempt, "fail", counted)
+    with pytest.raises((ValueError, IdempotencyError)) as raised:
+        answered(db, "k", work)
+    assert undone == [raised.value]
+    assert (db.effects(), db.rows()) == ([], [])
