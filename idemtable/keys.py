@@ -26,6 +26,8 @@ def _fault(value: object) -> str | None:
         return "must not be empty or white space alone"
     if len(value) > MAX_BYTES:
         return f"has {len(value)} characters; at most {MAX_BYTES} bytes of UTF-8 are allowed"
+    if value.isascii() and value.isprintable():  # what most are, seen in a quarter of the time
+        return None
     try:
         size = len(value.encode())
     except UnicodeEncodeError:

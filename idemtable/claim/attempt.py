@@ -12,7 +12,6 @@ from ..codecs import exceptions, sealed
 from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TokenError, TransactionError
 from ..model import Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won, tell_outcome
 from . import nesting, steps
-from .kinds import Reserving
 from .returned import RollBack, Unkept
 from .settle import UNKEPT, give, settle
 from .steps import Step
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from ..model import Record
     from .course import Course
     from .door import Door
+    from .kinds import Reserving
     from .nesting import Holder
     from .transaction import Transaction
 
@@ -97,10 +97,10 @@ class Attempt:
     def _open(self) -> Outcome[Any] | None:
         course, call, tx = self._course, self._call, self._tx
         stays = self._holder is not None
-        if isinstance(call.kind, Reserving):
-            self._reserved = call.kind  # also where the answer is lost: then it is given back, if it was had
+        if (reserving := call.kind.reserving()) is not None:
+            self._reserved = reserving  # also where the answer is lost: then it is given back, if it was had
             try:
-                call.kind.reserve(call.request)
+                reserving.reserve(call.request)
             except TokenError:
                 self._reserved = None
                 raise

@@ -51,7 +51,8 @@ class Course:
 
     def remaining(self) -> float:
         """Return the seconds that may still be spent waiting."""
-        return max(0.0, self._deadline - time.monotonic())
+        left = self._deadline - time.monotonic()
+        return left if left > 0 else 0.0
 
     def judged(self, error: BaseException, tx: Transaction | None = None) -> Verdict:
         """Return what an error means to this call; the same verdict for whoever asks again.

@@ -47,6 +47,10 @@ class Kind(ABC):
         """Say whether a row is what the request asks for."""
         return request.id == id
 
+    def reserving(self) -> Reserving | None:
+        """Return itself, where it must be had before the transaction begins."""
+        return None
+
     @abstractmethod
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
         """Try to make it the request's own, waiting at most `wait` seconds for whoever is about to.
@@ -103,6 +107,9 @@ class Kind(ABC):
 
 class Reserving(Kind):
     """A thing that must be had before the transaction begins, and be given back if nothing comes of it."""
+
+    def reserving(self) -> Reserving:
+        return self
 
     @abstractmethod
     def reserve(self, request: Request) -> None:

@@ -37,33 +37,34 @@ class Own(Transaction):
         self._level = isolation_level
 
     def _begin(self, wait: float | None) -> None:
-        inside = self._place.is_inside
-        options: dict[str, Any] = {}
+        place, session, dialect = self._place, self.session, self.records.dialect
+        inside, options = place.is_inside, None
         if self._level is not None:
             if inside:
                 raise SessionNotUsableError(
                     "isolation_level= cannot be chosen inside a transaction that is open: the sessionmaker is bound to a "
                     "Connection"
                 )
-            options["isolation_level"] = self._level
-        if not inside and (why := self.records.dialect.occupied(self._place.engine)):
+            options = {"isolation_level": self._level}
+        if not inside and (why := dialect.occupied(place.engine)):
             raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
-        if not self.session.autobegin:
-            self.session.begin()
+        if not session.autobegin:
+            session.begin()
         try:
-            with AS_IT_IS if inside or wait is None else self.records.dialect.beginning(wait):
-                self.connection = self._connect(options)
+            with AS_IT_IS if inside or wait is None else dialect.beginning(wait):
+                connection = self.connection = self._connect(options)
         except Exception as error:
-            drop_dead(self._place.engine, error)
+            drop_dead(place.engine, error)
             raise
-        self.records = self._place.records_of(self.connection, self.session)
-        self._root = self.session.get_transaction()
-        if why := self.records.dialect.unusable(self.connection):
+        self.records = place.records_of(connection, session)
+        dialect = self.records.dialect
+        self._root = session.get_transaction()
+        if why := dialect.unusable(connection):
             raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
         if not inside:
-            self.records.dialect.begun(self.connection)
+            dialect.begun(connection)
         elif wait is not None:
-            self.records.dialect.join(self.connection, wait)
+            dialect.join(connection, wait)
 
     def defer(self, request: Request, wait: float) -> bool:
         self._begin(wait)

@@ -229,7 +229,7 @@ class Transaction(ABC):
     def _connect(self, options: dict[str, Any] | None = None) -> Connection:
         """Return the session's connection, which may have to be made first."""
         try:
-            return self.session.connection(execution_options=options or None)
+            return self.session.connection(execution_options=options)
         except OSError as error:
             # From asyncpg's connecting. SQLAlchemy has a name of its own for it with every other driver.
             raise OperationalError(None, None, error, connection_invalidated=True) from error

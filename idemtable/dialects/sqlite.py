@@ -104,7 +104,7 @@ def _begin(connection: Connection) -> None:
         return
     driver: Any = connection.connection.dbapi_connection
     raw = connection.connection.driver_connection
-    if (mode := _mode(raw)) is not None:
+    if _HAS_MODES and (mode := _mode(raw)) is not None:
         raise SessionNotUsableError(
             f"this SQLite engine was made with connect_args={{'autocommit': {mode}}}, in which BEGIN does not begin what "
             f"COMMIT commits: leave the argument out"
@@ -121,7 +121,11 @@ def _begin(connection: Connection) -> None:
         return
     if begun:  # by a listener of the application's own, with nothing in it yet
         send(connection, "ROLLBACK", heard=heard)
-    with _busy_timeout(connection, wait, heard):
+    usual = _usual_timeout(connection, heard)
+    if _suits(usual, wait):
+        send(connection, "BEGIN IMMEDIATE", heard=heard)
+        return
+    with _another_timeout(connection, usual, wait):
         send(connection, "BEGIN IMMEDIATE", heard=heard)
 
 
@@ -154,13 +158,20 @@ def _begin_again(context: Any) -> None:
                 cursor.close()
 
 
-def _busy_timeout(connection: Connection, wait: int, heard: bool | None = None) -> AbstractContextManager[None]:
+def _busy_timeout(connection: Connection, wait: int) -> AbstractContextManager[None]:
     """Let what runs inside wait at most so many milliseconds for a lock."""
+    usual = _usual_timeout(connection)
+    return AS_IT_IS if _suits(usual, wait) else _another_timeout(connection, usual, wait)
+
+
+def _usual_timeout(connection: Connection, heard: bool | None = None) -> int:
     # Read each time: the application may have changed it since, and wants to find its own value again.
-    usual = send(connection, "PRAGMA busy_timeout", heard=heard).scalar()
-    if usual * 0.95 <= wait <= usual:  # with the defaults of driver and library, five seconds, there is nothing to set
-        return AS_IT_IS
-    return _another_timeout(connection, usual, wait)
+    return send(connection, "PRAGMA busy_timeout", heard=heard).rows[0][0]  # type: ignore[no-any-return]
+
+
+def _suits(usual: int, wait: int) -> bool:
+    # With the defaults of driver and library, five seconds, there is nothing to set.
+    return usual * 0.95 <= wait <= usual
 
 
 @contextmanager
@@ -276,7 +287,7 @@ class SQLite(SQLiteTable, Dialect):
         pooled = connection.connection
         driver: Any = pooled.dbapi_connection
         raw = pooled.driver_connection
-        if (mode := _mode(raw)) is not None:
+        if _HAS_MODES and (mode := _mode(raw)) is not None:
             return f"its engine was made with connect_args={{'autocommit': {mode}}}: leave the argument out"
         if driver.isolation_level is not None or not inside(raw):
             return (

@@ -61,7 +61,7 @@ def send(
         return Answer(result.fetchall() if result.returns_rows else (), result.rowcount)
     cursor = None
     try:
-        cursor = connection.connection.cursor()
+        cursor = connection.connection.dbapi_connection.cursor()  # type: ignore[union-attr]  # the driver's own
         if written is None:
             cursor.execute(sql, parameters)
         else:
