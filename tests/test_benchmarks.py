@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 import idemtable
-from tests.benchmarks import before, command, databases, harness, machine, memory, page, places, results
+from tests.benchmarks import before, command, databases, harness, machine, memory, page, pair, places, results
 from tests.benchmarks.results import Goal, Part, Row, Stamp, Table
 from tests.benchmarks.wire import Wire
 from tests.servers import MissingEngine
@@ -123,8 +123,8 @@ COMMANDS = sorted(
 )
 
 
-# Those two are begun by others.
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("lockstep", "wire")])
+# It is begun by others.
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "wire"])
 def test_each_command_says_what_it_takes(name: str) -> None:
     module = "tests.benchmarks" if name == "__main__" else f"tests.benchmarks.{name}"
     said = python(["-m", module, "--help"], cwd=BENCHMARKS.parents[1], env=dict(os.environ))
@@ -132,13 +132,16 @@ def test_each_command_says_what_it_takes(name: str) -> None:
     assert "usage: " in said.stdout
 
 
-def test_two_states_of_the_library_take_turns(tmp_path: Path) -> None:
-    place = tmp_path / "of-then"
-    shutil.copytree(Path(idemtable.__file__).parent, place / "idemtable", ignore=shutil.ignore_patterns("__pycache__"))
-    with before.served("sqlite") as url:
-        processes = before.in_turn(url, place, each=1, turns=2)
-    assert {one.is_now: len(one.walls) for one in processes} == {True: 2, False: 2}
-    assert len(list(before.compared(processes))) == 2
+def test_two_states_of_the_library_take_turns_in_one_process(tmp_path: Path) -> None:
+    then = tmp_path / pair.THEN
+    shutil.copytree(Path(idemtable.__file__).parent, then, ignore=shutil.ignore_patterns("__pycache__"))
+    before.rename(then)
+    assert not re.findall(r"^\s*(?:from|import) idemtable\b", "".join(map(Path.read_text, then.rglob("*.py"))), re.M)
+    with before.served("sqlite") as urls:
+        found = before.measured(urls, tmp_path, (pair.THEN, "idemtable"), processes=2, rounds=5)
+    assert len(found) == 2
+    assert all(one["median"] > 0 and one["median_then"] > 0 for one in found)
+    assert len(list(before.told(found))) == 2
 
 
 def test_the_memory_of_a_process_is_looked_at_now_and_then() -> None:

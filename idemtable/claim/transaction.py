@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
-from weakref import WeakSet
+from weakref import ref
 
 from sqlalchemy import event
 from sqlalchemy.exc import (
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_cut: Final[WeakSet[Connection]] = WeakSet()
-"""What was given up while somebody worked on it. The calls around that one are told by what their next statement says."""
+_cut: Final[dict[int, ref[Connection]]] = {}
+"""What was given up while somebody worked on it. The calls around that one are told by what their next statement says.
+
+By number: each call looks here, and a WeakSet makes a reference to look for."""
 
 
 class Transaction(ABC):
@@ -144,7 +146,7 @@ class Transaction(ABC):
     def cut(self) -> None:
         """Give the connection up while somebody else still works on it: the server undoes everything, and they fail."""
         self._unwatch()
-        _cut.add(self.connection)
+        _given_up(self.connection)
         self.records.dialect.cut(self.connection)
         self._undo()
 
@@ -161,7 +163,7 @@ class Transaction(ABC):
     @property
     def is_cut(self) -> bool:
         """Whether its connection was given up, by it or by a call inside it."""
-        return getattr(self, "connection", None) in _cut
+        return id(getattr(self, "connection", None)) in _cut
 
     @abstractmethod
     def intact(self, work: SessionTransaction | None = None) -> bool:
@@ -233,6 +235,11 @@ class Transaction(ABC):
         except OSError as error:
             # From asyncpg's connecting. SQLAlchemy has a name of its own for it with every other driver.
             raise OperationalError(None, None, error, connection_invalidated=True) from error
+
+
+def _given_up(connection: Connection) -> None:
+    number = id(connection)
+    _cut[number] = ref(connection, lambda _: _cut.pop(number, None))
 
 
 def stands(session: Session, savepoint: SessionTransaction) -> bool:

@@ -53,6 +53,9 @@ class _Immediately:
 
 _ATTACHED: Final = "idemtable_attached"
 """Where a driver's connection keeps what was found when it was first looked at."""
+_TIMEOUT: Final = "idemtable_busy_timeout"
+"""Where it keeps how long it waits for a lock. SQLite compiles a PRAGMA anew each time that it runs: to ask in each call
+was 3 percent of it. What the application has changed since is noticed when the lock is not to be had."""
 _NO_SAVEPOINT: Final = -1
 """Our own: SQLite has no number for it but that of a wrong statement."""
 
@@ -121,11 +124,21 @@ def _begin(connection: Connection) -> None:
         return
     if begun:  # by a listener of the application's own, with nothing in it yet
         send(connection, "ROLLBACK", heard=heard)
-    usual = _usual_timeout(connection, heard)
-    if _suits(usual, wait):
-        send(connection, "BEGIN IMMEDIATE", heard=heard)
-        return
-    with _another_timeout(connection, usual, wait):
+    _take_the_lock(connection, wait, heard)
+
+
+def _take_the_lock(connection: Connection, wait: int, heard: bool) -> None:
+    info = connection.connection.info
+    known = info.get(_TIMEOUT)
+    if known is not None and _suits(known, wait):
+        try:
+            send(connection, "BEGIN IMMEDIATE", heard=heard)
+            return
+        except Exception:
+            if _usual_timeout(connection, heard) == known:
+                raise
+    usual = info[_TIMEOUT] = _usual_timeout(connection, heard)
+    with _as_it_suits(connection, usual, wait):
         send(connection, "BEGIN IMMEDIATE", heard=heard)
 
 
@@ -160,12 +173,15 @@ def _begin_again(context: Any) -> None:
 
 def _busy_timeout(connection: Connection, wait: int) -> AbstractContextManager[None]:
     """Let what runs inside wait at most so many milliseconds for a lock."""
-    usual = _usual_timeout(connection)
+    return _as_it_suits(connection, _usual_timeout(connection), wait)
+
+
+def _as_it_suits(connection: Connection, usual: int, wait: int) -> AbstractContextManager[None]:
     return AS_IT_IS if _suits(usual, wait) else _another_timeout(connection, usual, wait)
 
 
 def _usual_timeout(connection: Connection, heard: bool | None = None) -> int:
-    # Read each time: the application may have changed it since, and wants to find its own value again.
+    # Read each time that it is to be changed: the application may have changed it since, and wants to find its own value.
     return send(connection, "PRAGMA busy_timeout", heard=heard).rows[0][0]  # type: ignore[no-any-return]
 
 

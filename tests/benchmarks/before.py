@@ -1,62 +1,41 @@
 """What a first execution costs now, beside what it cost at another commit.
 
     python -m tests.benchmarks.before 4bdf569 mariadb sqlite
+    python -m tests.benchmarks.before 4bdf569 --now 35f8e89 sqlite    # what one change did, whatever came after it
 
-One process keeps its place in memory and on the processors, and of two with the same code one is up to five percent slower
-than the other for as long as both live. So there are several of each, begun in turns, and they work in turns, in random
-order, a few calls at a time. The spread is that of all pairs of them.
+Both libraries work in one process, call by call in random order, under two names. In processes of their own they cannot
+be compared: of two with the same code one is up to five percent slower than the other for as long as both live, for it
+keeps its place in memory and on the processors. And as even the order of their imports shows, there are several processes
+one after the other, and every other one begins with the other library.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import random
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
+from tests.benchmarks.pair import THEN
 from tests.benchmarks.places import PLACES, engine, sqlite
 from tests.benchmarks.work import prepare
 
 PROJECT: Final = Path(__file__).parents[2]
-CALLS: Final = 25
-"""At a time."""
-ORDERS: Final = 1_000_000
+ORDERS: Final = 100_000
 """Numbers of orders that each process has."""
+RECORDS: Final = 50_000
 
-
-@dataclass
-class Process:
-    """One that calls, and what it said."""
-
-    is_now: bool
-    running: subprocess.Popen[str]
-    walls: list[float] = field(default_factory=list)
-    cpus: list[float] = field(default_factory=list)
-
-    def turn(self) -> None:
-        assert self.running.stdin is not None
-        self.running.stdin.write(f"{CALLS}\n")
-        self.running.stdin.flush()
-        wall, cpu = map(float, self._said().split())
-        self.walls.append(wall)
-        self.cpus.append(cpu)
-
-    def await_ready(self) -> None:
-        assert self._said() == "ready"
-
-    def _said(self) -> str:
-        assert self.running.stdout is not None
-        return self.running.stdout.readline().strip()
+_ITSELF: Final = re.compile(r"\b((?:from|import) |import_module\(f?\")idemtable\b")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,75 +43,85 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.before", description=__doc__.splitlines()[0])
     parser.add_argument("commit")
     parser.add_argument("places", nargs="*", default=[*PLACES, "sqlite"], metavar="PLACE")
-    parser.add_argument("--processes", type=int, default=4, help="of each; 4")
-    parser.add_argument("--turns", type=int, default=70, help="of each process; 70")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--now", metavar="COMMIT", help="instead of what stands in the folder")
+    parser.add_argument("--processes", type=int, default=6, help="one after the other; 6")
+    parser.add_argument("--rounds", type=int, default=1500, help="calls of each library in each; 1500")
+    options = parser.parse_intermixed_args(arguments)
     if unknown := set(options.places) - {*PLACES, "sqlite"}:
         parser.error(f"no place {', '.join(sorted(unknown))}; there are {', '.join([*PLACES, 'sqlite'])}")
     with tempfile.TemporaryDirectory(prefix="idemtable-before-") as folder:
-        tree = subprocess.run(
-            ["git", "archive", options.commit, "idemtable"], cwd=PROJECT, check=True, stdout=subprocess.PIPE
-        )
-        subprocess.run(["tar", "-x", "-C", folder], input=tree.stdout, check=True)
+        names = [THEN, "idemtable"]
+        unpack(options.commit, Path(folder), THEN)
+        if options.now:
+            names[1] = "idemtable_now"
+            unpack(options.now, Path(folder), names[1])
         for place in options.places:
-            with served(place) as url:
-                measured = in_turn(url, Path(folder), options.processes, options.turns)
-            print(place, *compared(measured), sep="\n  ", flush=True)
+            with served(place) as urls:
+                found = measured(urls, Path(folder), names, options.processes, options.rounds)
+            print(place, *told(found), sep="\n  ", flush=True)
+
+
+def unpack(commit: str, folder: Path, name: str) -> None:
+    """Put the library of a commit into a folder, under a name of its own."""
+    command = ["git", "archive", "--format=tar", f"--prefix={name}/", f"{commit}:idemtable"]
+    made = subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.PIPE)
+    subprocess.run(["tar", "-x", "-C", folder], input=made.stdout, check=True)
+    rename(folder / name)
+
+
+def rename(library: Path) -> None:
+    """Have a library that was put under another name import itself by it."""
+    for path in library.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(_ITSELF.sub(rf"\1{library.name}", text), encoding="utf-8")
 
 
 @contextmanager
-def served(place: str) -> Iterator[str]:
-    """A database of its own with what a call needs; its URL."""
+def served(place: str) -> Iterator[tuple[str, str]]:
+    """A database of its own with what a call needs; where the library of then works in it, and that of now.
+
+    One URL, but for SQLite: in one file each commit of the one would empty the other's cache of pages.
+    """
     with ExitStack() as stack:
         if place == "sqlite":
-            _, one = sqlite(stack, "NORMAL")
+            engines = list(sqlite(stack, "NORMAL"))
         else:
             running = stack.enter_context(PLACES[place].start())
             running.create_database("bench")
-            one = engine(sa.make_url(running.url("bench")))
-        prepare(one, 50_000)
-        one.dispose()
-        yield one.url.render_as_string(hide_password=False)
+            engines = [engine(sa.make_url(running.url("bench")))]
+        for one in engines:
+            prepare(one, RECORDS)
+            one.dispose()
+        urls = [one.url.render_as_string(hide_password=False) for one in engines]
+        yield urls[0], urls[-1]
 
 
-def in_turn(url: str, before: Path, each: int, turns: int) -> list[Process]:
-    """Have so many processes of each state work in turns; `before` is the folder of the library of then."""
-    with ExitStack() as stack:
-        processes: list[Process] = []
-        for number in range(each):
-            for is_now in (False, True) if number % 2 else (True, False):
-                folder = PROJECT if is_now else before
-                command = [sys.executable, "-m", "tests.benchmarks.lockstep", url, str(folder)]
-                running = subprocess.Popen(
-                    [*command, str(len(processes) * ORDERS)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    cwd=folder,
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join((str(folder), str(PROJECT)))},
-                )
-                stack.enter_context(running)
-                stack.callback(running.kill)
-                processes.append(Process(is_now, running))
-                processes[-1].await_ready()
-        for _ in range(turns):
-            for process in random.sample(processes, len(processes)):
-                process.turn()
-    return processes
-
-
-def compared(processes: Sequence[Process]) -> Iterator[str]:
-    """Say for both how long a call took."""
-    for what, unit in (("walls", "microseconds a call"), ("cpus", "of the caller's processor")):
-        then, now = (
-            [statistics.median(getattr(one, what)) for one in processes if one.is_now is is_now]
-            for is_now in (False, True)
+def measured(
+    urls: tuple[str, str], folder: Path, names: Sequence[str], processes: int, rounds: int
+) -> list[dict[str, float]]:
+    """Return what `pair.compared` finds in several processes; `folder` holds libraries under other names."""
+    found = []
+    for number in range(processes):
+        order = names if number % 2 else reversed(names)
+        run = f"import {', '.join(order)}; from tests.benchmarks.pair import main; main({tuple(names)!r})"
+        said = subprocess.run(
+            [sys.executable, "-c", run, *urls, str(number * ORDERS), str(rounds)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join((str(PROJECT), str(folder)))},
+            check=True,
+            stdout=subprocess.PIPE,
         )
-        pairs = sorted(one / other for one in then for other in now)
-        ratio = statistics.mean(then) / statistics.mean(now)
+        found.append(json.loads(said.stdout))
+    return found
+
+
+def told(found: Sequence[dict[str, float]]) -> Iterator[str]:
+    """Say for both how long a call took."""
+    for what, unit in (("median", "microseconds a call"), ("cpu", "of the caller's processor")):
+        then, now = (statistics.median(one[name] for one in found) for name in (f"{what}_then", what))
+        ratios = sorted(one[f"{what}_then"] / one[what] for one in found)
         yield (
-            f"{unit}: {statistics.mean(then):.0f} then, {statistics.mean(now):.0f} now, "
-            f"{ratio:.2f} times as fast ({pairs[0]:.2f}-{pairs[-1]:.2f})"
+            f"{unit}: {then:.0f} then, {now:.0f} now, {statistics.median(ratios):.3f} times as fast "
+            f"({ratios[0]:.2f}-{ratios[-1]:.2f} over the processes)"
         )
 
 

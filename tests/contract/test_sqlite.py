@@ -179,6 +179,37 @@ def test_the_busy_timeout_of_the_connection_is_what_it_was(sqlite_db: Database) 
     assert seen == [7000, 7000, 7000]
 
 
+def test_a_busy_timeout_that_the_application_has_changed_since_is_not_taken_for_the_time_to_wait(
+    sqlite_db: Database,
+) -> None:
+    from datetime import timedelta
+
+    with sqlite_db.other_engine(connect_args={"timeout": 0.2}, pool_size=1, max_overflow=0) as engine:
+        idem = sqlite_db.table(engine, wait=timedelta(seconds=0.2))
+
+        @idem.transactional("order", key="key")
+        def order(session: Any, key: str) -> None: ...
+
+        order("k")
+        with sqlite_db.session(engine) as held:
+            held.run(lambda session: session.execute(sa.text("PRAGMA busy_timeout = 0")))
+            held.commit()
+        order("another")  # the lock is there for the taking, and nobody has looked
+        with sqlite_db.session() as held:
+            held.run(lambda session: session.execute(sa.text("UPDATE effect SET amount = amount WHERE name = 'none'")))
+            seen: list[str] = []
+            listened = getattr(engine, "sync_engine", engine)
+            sa.event.listen(listened, "before_cursor_execute", lambda *given: seen.append(given[2]))
+            with pytest.raises(idemtable.InProgressError):
+                order("third")
+            held.rollback()
+        assert seen.count("PRAGMA busy_timeout = 200") == 1
+        with sqlite_db.session(engine) as held:
+            assert held.run(lambda session: session.scalar(sa.text("PRAGMA busy_timeout"))) == 0
+            held.commit()
+        order("third")
+
+
 def test_an_engine_in_pythons_other_transaction_mode_is_refused_with_the_cure(sqlite_db: Database) -> None:
     import sys
 
