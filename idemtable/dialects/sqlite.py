@@ -23,7 +23,8 @@ from .origin import root
 from .purging import Swept
 from .statement import is_listened_to, send
 from .tables.sqlite import SQLiteTable, inside
-from .words import AS_IT_IS, Fault, asks_autocommit, lent
+from .timeout import begin_to_write, busy_timeout
+from .words import Fault, asks_autocommit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,9 +54,6 @@ class _Immediately:
 
 _ATTACHED: Final = "idemtable_attached"
 """Where a driver's connection keeps what was found when it was first looked at."""
-_TIMEOUT: Final = "idemtable_busy_timeout"
-"""Where it keeps how long it waits for a lock. SQLite compiles a PRAGMA anew each time that it runs: to ask in each call
-was 3 percent of it. What the application has changed since is noticed when the lock is not to be had."""
 _NO_SAVEPOINT: Final = -1
 """Our own: SQLite has no number for it but that of a wrong statement."""
 
@@ -124,22 +122,7 @@ def _begin(connection: Connection) -> None:
         return
     if begun:  # by a listener of the application's own, with nothing in it yet
         send(connection, "ROLLBACK", heard=heard)
-    _take_the_lock(connection, wait, heard)
-
-
-def _take_the_lock(connection: Connection, wait: int, heard: bool) -> None:
-    info = connection.connection.info
-    known = info.get(_TIMEOUT)
-    if known is not None and _suits(known, wait):
-        try:
-            send(connection, "BEGIN IMMEDIATE", heard=heard)
-            return
-        except Exception:
-            if _usual_timeout(connection, heard) == known:
-                raise
-    usual = info[_TIMEOUT] = _usual_timeout(connection, heard)
-    with _as_it_suits(connection, usual, wait):
-        send(connection, "BEGIN IMMEDIATE", heard=heard)
+    begin_to_write(connection, wait, heard)
 
 
 _HAS_MODES: Final = hasattr(sqlite3.Connection, "autocommit")
@@ -169,32 +152,6 @@ def _begin_again(context: Any) -> None:
                 cursor = connection.connection.cursor()
                 cursor.execute("BEGIN")
                 cursor.close()
-
-
-def _busy_timeout(connection: Connection, wait: int) -> AbstractContextManager[None]:
-    """Let what runs inside wait at most so many milliseconds for a lock."""
-    return _as_it_suits(connection, _usual_timeout(connection), wait)
-
-
-def _as_it_suits(connection: Connection, usual: int, wait: int) -> AbstractContextManager[None]:
-    return AS_IT_IS if _suits(usual, wait) else _another_timeout(connection, usual, wait)
-
-
-def _usual_timeout(connection: Connection, heard: bool | None = None) -> int:
-    # Read each time that it is to be changed: the application may have changed it since, and wants to find its own value.
-    return send(connection, "PRAGMA busy_timeout", heard=heard).rows[0][0]  # type: ignore[no-any-return]
-
-
-def _suits(usual: int, wait: int) -> bool:
-    # With the defaults of driver and library, five seconds, there is nothing to set.
-    return usual * 0.95 <= wait <= usual
-
-
-@contextmanager
-def _another_timeout(connection: Connection, usual: int, wait: int) -> Iterator[None]:
-    with lent(connection, lambda: send(connection, f"PRAGMA busy_timeout = {usual}")):
-        send(connection, f"PRAGMA busy_timeout = {wait}")
-        yield
 
 
 def _attached_in_wal(connection: Connection) -> str | None:
@@ -294,7 +251,7 @@ class SQLite(SQLiteTable, Dialect):
 
     def join(self, connection: Connection, wait: float) -> None:
         # A deferred transaction that reads first can be refused its first write at once, however long it may wait.
-        with _busy_timeout(connection, round(wait * 1000)):
+        with busy_timeout(connection, round(wait * 1000)):
             self._lock(connection)
 
     def unusable(self, connection: Connection) -> str | None:
@@ -345,7 +302,7 @@ class SQLite(SQLiteTable, Dialect):
         if wait is None:
             yield
             return
-        with _busy_timeout(connection, round(wait * 1000)):
+        with busy_timeout(connection, round(wait * 1000)):
             yield
 
     def lock_writes(self, connection: Connection, table: Table) -> None:
