@@ -33,7 +33,7 @@ def begin_to_write(connection: Connection, wait: int, heard: bool) -> None:
             send(connection, "BEGIN IMMEDIATE", heard=heard)
             return
         except Exception:
-            if _usual_timeout(connection, heard) == known:
+            if connection.invalidated or _usual_timeout(connection, heard) == known:
                 raise
     usual = info[_TIMEOUT] = _usual_timeout(connection, heard)
     with _as_it_suits(connection, usual, wait):
