@@ -25,8 +25,10 @@ EXPERIMENTS = {
         Experiment(
             "E1",
             "Herd",
-            "Callers ask for one key at the same moment, key after key. The first one stays until half of the "
-            "others are seen waiting.",
+            "Sixteen callers ask for one key at the same moment, key after key: threads, then tasks of one event loop "
+            "on an AsyncEngine, then the threads of four processes. The first one stays until half of the callers are "
+            "seen waiting, by the database's own view. The tasks go through psycopg, as the threads do, or through "
+            "asyncmy, which has only the plain path.",
             ("I1", "I2", "I3", "I11"),
             herd,
             ("CHECK_THEN_ACT", "ROWCOUNT_DECIDES"),

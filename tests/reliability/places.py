@@ -18,12 +18,13 @@ from tests.support.database import Database
 
 @dataclass(frozen=True)
 class Engine:
-    """A server and the driver that both paths go through."""
+    """A server and the driver that both paths go through, with its async fellow."""
 
     title: str
     server: str
     kind: str
     driver: str
+    async_driver: str
     fused: str
     """The backend's name, in the words of `tests.support.backends`, where COMMIT travels with the result."""
     plain: str
@@ -32,22 +33,24 @@ class Engine:
 
 ENGINES: Mapping[str, Engine] = {
     "postgresql18": Engine(
-        "PostgreSQL 18", "postgresql18", "postgresql", "postgresql+psycopg",
+        "PostgreSQL 18", "postgresql18", "postgresql", "postgresql+psycopg", "postgresql+psycopg_async",
         "postgresql18", "postgresql18-listened", partial(postgresql, 18),
     ),
     "postgresql16": Engine(
-        "PostgreSQL 16", "postgresql16", "postgresql", "postgresql+psycopg",
+        "PostgreSQL 16", "postgresql16", "postgresql", "postgresql+psycopg", "postgresql+psycopg_async",
         "postgresql16-psycopg", "postgresql16-listened", partial(postgresql, 16),
     ),
     "mariadb10.11": Engine(
-        "MariaDB 10.11", "mariadb", "mariadb", "mysql+pymysql", "mariadb", "mariadb-listened", mariadb,
+        "MariaDB 10.11", "mariadb", "mariadb", "mysql+pymysql", "mysql+asyncmy",
+        "mariadb", "mariadb-listened", mariadb,
     ),
     "mariadb11.8": Engine(
-        "MariaDB 11.8", "mariadb11.8", "mariadb", "mysql+pymysql",
+        "MariaDB 11.8", "mariadb11.8", "mariadb", "mysql+pymysql", "mysql+asyncmy",
         "mariadb11", "mariadb11-listened", partial(mariadb, "11.8"),
     ),
     "mysql9.7": Engine(
-        "MySQL 9.7", "mysql", "mysql", "mysql+pymysql", "mysql-several", "mysql", mysql,
+        "MySQL 9.7", "mysql", "mysql", "mysql+pymysql", "mysql+asyncmy",
+        "mysql-several", "mysql", mysql,
     ),
 }  # fmt: skip
 PATHS = ("fused", "plain")
@@ -86,6 +89,12 @@ class Place:
     def database(self) -> Database:
         """A database of this process, on a server that others share."""
         return database(self.backend, self.found.server, self.found.driver)
+
+    @property
+    def async_database(self) -> Database:
+        """Another one on that server, for an AsyncEngine: over asyncmy both paths are the plain one."""
+        listened = "-listened" if self.path == "plain" else ""
+        return database(f"{self.found.server}{listened}-async", self.found.server, self.found.async_driver)
 
     @contextmanager
     def own(self, *extra: str) -> Iterator[tuple[Server, Database]]:

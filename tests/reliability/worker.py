@@ -32,14 +32,14 @@ ONE_CALL = 60
 _SEVERAL = 1 << 16
 
 
-def engine_of(url: str, backend: str) -> sa.Engine:
+def engine_of(url: str, backend: str, *, pool_size: int = 1) -> sa.Engine:
     """The engine of a place, in a process that has nothing but its URL."""
     arguments: dict[str, Any] = {}
     if "pymysql" in url:
         arguments = {"ssl_disabled": True, "connect_timeout": 5}
     if "several" in backend:
         arguments["client_flag"] = _SEVERAL
-    engine = sa.create_engine(url, connect_args=arguments, pool_size=1)
+    engine = sa.create_engine(url, connect_args=arguments, pool_size=pool_size)
     if "listened" in backend:
         sa.event.listen(engine, "after_cursor_execute", lambda *_: None)
     return engine

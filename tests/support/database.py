@@ -99,13 +99,14 @@ class Database:
         if self.is_async:
             from sqlalchemy.ext.asyncio import create_async_engine
 
-            return create_async_engine(self.url, **options)
+            return self.listened(create_async_engine(self.url, **options))
         return self.listened(sa.create_engine(self.url, **options))
 
     def listened(self, engine: Any) -> Any:
         """The engine, with somebody who listens to its statements where the backend says so."""
         if "listened" in self.backend:
-            sa.event.listen(engine, "after_cursor_execute", lambda *_: None)
+            heard = getattr(engine, "sync_engine", engine)
+            sa.event.listen(heard, "after_cursor_execute", lambda *_: None)
         return engine
 
     def table(self, bind: Any = None, **settings: Any) -> Any:
