@@ -23,7 +23,7 @@ def herd(trial: Trial) -> None:
     trial.needs(THREADS, 3, 290)
     _key_after_key(trial, trial.db, trial.size(4, 300), _crowd(trial, trial.db, callers, THREADS))
     if trial.mutant is not None:
-        return  # which is one of the protocol, that all of them share
+        return  # the mistakes are in what all of them share, and the threads have met them
     db = trial.place.async_database
     db.sweep()
     trial.needs(TASKS, 2, 95)

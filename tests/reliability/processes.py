@@ -28,14 +28,15 @@ def call_together(url: str, backend: str, threads: int, barrier: Any, leave: Any
         leave.wait(PATIENCE)
         return {"id": number, "key": key}
 
-    def call(key: str) -> Any:
-        barrier.wait(PATIENCE)
-        return order.outcome(key)
+    def ask(key: str) -> list[Told]:
+        def call(_: int) -> Any:
+            barrier.wait(PATIENCE)
+            return order.outcome(key)
+
+        return [told(key, answer) for answer in crowd(threads, call)]
 
     for line in sys.stdin:
-        key = line.strip()
-        answers = crowd(threads, lambda _, key=key: call(key))
-        print(json.dumps([asdict(told(key, answer)) for answer in answers]), flush=True)
+        print(json.dumps([asdict(one) for one in ask(line.strip())]), flush=True)
 
 
 class Processes:
