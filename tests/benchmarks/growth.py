@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 
 from idemtable import IdemTable
 from tests.benchmarks.crowd import Crowd, slowest
-from tests.benchmarks.filling import TTL, add, make, settle
+from tests.benchmarks.filling import TTL, add, key_last, make, settle
 from tests.benchmarks.harness import WARM, in_turn
 from tests.servers import mariadb, mysql, postgresql
 
@@ -55,9 +55,11 @@ class Variant:
         at = "" if engine.dialect.name in ("postgresql", "sqlite") else f" ON {self.table}"
         with engine.begin() as connection:
             connection.exec_driver_sql(f"DROP INDEX ix_{self.table}_expires_at{at}")
-            if self.index is not None:
+        with key_last(engine, self.table):
+            add(engine, self.table, self.rows, age=round(TTL / (1 - SHARE)))
+        if self.index is not None:
+            with engine.begin() as connection:
                 connection.exec_driver_sql(self.index.format(table=self.table))
-        add(engine, self.table, self.rows, age=round(TTL / (1 - SHARE)))
 
     def call(self, engine: sa.Engine) -> Callable[[], object]:
         """A function each of whose calls is a first execution."""
