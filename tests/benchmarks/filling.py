@@ -66,7 +66,7 @@ def add(engine: sa.Engine, table: str, rows: int, *, age: int) -> None:
 
 @contextmanager
 def key_last(engine: sa.Engine, table: str) -> Iterator[None]:
-    """Fill an empty table without its primary key, on PostgreSQL: ten million keys in random order take it ten times as long.
+    """Fill an empty table without its primary key, on PostgreSQL: with it, ten million random keys take ten times as long.
 
     The key is built as loose as their coming one by one would have left it.
     """
