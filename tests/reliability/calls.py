@@ -15,7 +15,7 @@ from tests.reliability.waits import Waits
 from tests.reliability.wire import answer_of
 
 MEANWHILE = "calls while the purge was running"
-BACK = "of them with a key that had expired"
+BACK = "calls with a key that had expired"
 LONGEST: Final = 1.0
 """Seconds that a caller may wait for a lock of a purge: a batch takes well under one."""
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 from collections import Counter
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
-from uuid import UUID
+from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -16,6 +15,7 @@ from idemtable import Status
 from tests.reliability import worker
 from tests.reliability.calls import BACK, MEANWHILE, Calls
 from tests.reliability.checker import Told, check, check_at_rest, told
+from tests.reliability.expired import LONG_AGO, put_expired
 from tests.reliability.trial import Trial
 from tests.reliability.waits import TELLING, Waits
 from tests.reliability.wire import answer_of
@@ -28,7 +28,6 @@ from tests.support.forked import Forked
 DELETED = "expired rows that were deleted"
 RUNS = "purges"
 KILLED = "purges killed between two batches or inside one"
-LONG_AGO: Final = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def purge(trial: Trial) -> None:
@@ -129,17 +128,15 @@ def _fill(trial: Trial, db: Database, order: Any, old: int, soon: int, backs: li
         connection.execute(sa.delete(Effect).where(Effect.name.like("back-%")))  # their next one is to be the only one
         template = connection.execute(sa.select(rows).where(rows.c.key == "old-0")).mappings().one()
         connection.execute(rows.delete().where(rows.c.key == "old-0"))
-        aged = {"created_at": LONG_AGO, "completed_at": LONG_AGO, "expires_at": LONG_AGO}
-        made = [{**template, **aged, "key": f"old-{number}", "id": trial.chance.randbytes(16)} for number in range(old)]
-        if db.kind == "postgresql":
-            made = [{**one, "id": UUID(bytes=one["id"])} for one in made]
         # Half of them expired before those that come back, half after: a purge meets these in the middle of its way.
-        for one in made[old // 2 :]:
-            one["expires_at"] = LONG_AGO + timedelta(days=2)
-        aged["expires_at"] = LONG_AGO + timedelta(days=1)
-        connection.execute(rows.update().where(rows.c.key.like("back-%")).values(**aged))
-        for start in range(0, old, 5_000):
-            connection.execute(rows.insert(), made[start : start + 5_000])
+        first, last = LONG_AGO - timedelta(days=1), LONG_AGO + timedelta(days=1)
+        put_expired(connection, template, range(old // 2), trial.chance, expired=first)
+        put_expired(connection, template, range(old // 2, old), trial.chance, expired=last)
+        connection.execute(
+            rows.update()
+            .where(rows.c.key.like("back-%"))
+            .values(created_at=LONG_AGO, completed_at=LONG_AGO, expires_at=LONG_AGO)
+        )
 
 
 def _expire_soon(db: Database) -> None:
