@@ -141,7 +141,7 @@ EXPERIMENTS = {
             "E11",
             "Purges under fire",
             "Two purges at once over rows that have expired, after others that were killed at it, while callers use "
-            "new keys and ask for those that will expire in two minutes and for those that have expired. In the whole "
+            "new keys and ask for those that will expire in four minutes and for those that have expired. In the whole "
             "form the same calls are timed before any purge runs and while one deletes, and a watcher looks all the "
             "time in the database's own views (`pg_locks`, `innodb_lock_waits`, `data_lock_waits`) for callers that "
             "wait for who is none. The times are figures, of a machine that does other things too; broken is a run in "

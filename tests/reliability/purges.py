@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections import Counter
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -106,14 +107,10 @@ def _under_fire(trial: Trial, db: Database, waits: Waits | None = None) -> None:
 def _killed(trial: Trial, db: Database, batch: int) -> None:
     """A process that purges is killed at its work; what it has by then deleted stays so, and its lease runs out."""
     url = db.url.render_as_string(hide_password=False)
-    victim = Forked(worker.purge, url, db.backend, batch)
-    said = ""
-    for _ in range(trial.chance.randint(1, 4)):
-        said = victim.stdout.readline().strip() or said
-    victim.kill()
-    said = (victim.stdout.read().split() or [said])[-1]
-    trial.hits[KILLED] += said != "over" and victim.code == -signal.SIGKILL
-    victim.close()
+    batches, seconds = trial.chance.randint(1, 4), trial.chance.uniform(0, trial.size(0.005, 0.02))
+    with closing(Forked(worker.purge, url, db.backend, batch, batches, seconds)) as victim:
+        code = victim.wait()
+        trial.hits[KILLED] += code == -signal.SIGKILL and "over" not in victim.stdout.read()
     db.execute("UPDATE idemtable SET expires_at = created_at WHERE scope = 'idemtable.purge'")
 
 
@@ -140,9 +137,9 @@ def _fill(trial: Trial, db: Database, order: Any, old: int, soon: int, backs: li
 
 
 def _expire_soon(db: Database) -> None:
-    """Let some rows expire in two minutes: what a clock that is wrong takes for over."""
+    """Let some rows expire in four minutes: what a clock that is wrong takes for over."""
     rows = idemtable.metadata.tables["idemtable"]
-    minutes = "'2 minutes'" if db.kind == "postgresql" else "2 MINUTE"
+    minutes = "'4 minutes'" if db.kind == "postgresql" else "4 MINUTE"
     then = sa.text(f"{db.table()._settings.dialect.now} + INTERVAL {minutes}")
     with db.admin.begin() as connection:
         connection.execute(rows.update().where(rows.c.key.like("soon-%")).values(expires_at=then))
