@@ -11,7 +11,7 @@ from tests.reliability.trial import Trial
 from tests.support.crowd import until
 from tests.support.database import Database
 
-ENOUGH: Final = 400.0
+ENOUGH: Final = 300.0
 """Seconds that a slope is of, at least; one of fewer is a figure only."""
 STEEPEST: Final = 6.0
 """MiB an hour: what a hundred bytes of each call that stay would be passed by at twenty calls a second."""
