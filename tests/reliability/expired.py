@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -18,7 +18,7 @@ _AT_ONCE: Final = 5_000
 
 def put_expired(
     connection: sa.Connection,
-    template: Mapping[str, Any],
+    template: sa.RowMapping,
     numbers: Iterable[int],
     chance: random.Random,
     *,

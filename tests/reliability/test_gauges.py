@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from unittest.mock import patch
 
@@ -17,7 +18,7 @@ def looked(seconds: int, size: Callable[[float], float]) -> Trial:
     """A round of so many seconds, whose caller has so many MiB at each of them."""
     trial, now = Trial(PLACES[0], seed=1, whole=True), 0.0
     with (
-        patch.object(gauges.time, "monotonic", lambda: now),
+        patch.object(time, "monotonic", lambda: now),
         patch.object(gauges, "_resident", lambda pid: size(now)),
     ):
         memory = Memory([1])
