@@ -74,10 +74,11 @@ class Workers:
     def stop(self) -> None:
         """Let each make the call that it is in, and no other one."""
         (self.folder / "go").unlink(missing_ok=True)
-        for process, _ in self.running:
+        while self.running:
+            process, _ = self.running[0]
             assert process.wait(90) == 0, process.stderr.read()
             process.close()
-        self.running.clear()
+            del self.running[0]
 
 
 def _last(log: Path) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from tests.reliability.trial import Trial
 from tests.reliability.waits import TELLING, Waits
 from tests.reliability.wire import answer_of
 from tests.reliability.worker import WAIT
-from tests.support import PATIENCE
 from tests.support.crowd import crowd, until
 from tests.support.database import Database, Effect, effect
 from tests.support.forked import Forked
@@ -67,7 +66,7 @@ def _under_fire(trial: Trial, db: Database, waits: Waits | None = None) -> None:
     def purges(number: int, engine: Any) -> None:
         for _ in range(trial.size(1, 10) if number == 0 and trial.mutant is None else 0):
             _killed(trial, db, db.table(engine), batch=trial.size(20, 1_000))
-        one_by_one.set() if number == 0 else one_by_one.wait(PATIENCE)
+        one_by_one.set() if number == 0 else one_by_one.wait()  # or it takes the place of those that are to be killed
         for _ in range(trial.size(20, 200)):
             report = calls.purged(lambda: db.table(engine).purge(batch=trial.size(50, 2_000)))
             trial.hits[RUNS] += 1
