@@ -88,7 +88,7 @@ model: $(VENV)/.test ## search the protocol and its mutants in every order, with
 reliability: $(VENV)/.test $(VENV)/.recipes ## faults, interleavings and mutants on every engine, three hours; or some: ARGS="E3 --engine mysql9.7"
 	@$(BIN)/python -m tests.reliability $(ARGS)
 
-soak: $(VENV)/.test ## load, kills and purges for HOURS=8
+soak: $(VENV)/.test ## load, kills, cuts, stops and purges for HOURS=8
 	@$(BIN)/python -m tests.reliability.soak --hours $(HOURS) $(ARGS)
 
 clusters: $(VENV)/.test ## clusters of every kind under load, their nodes killed and switched: 20 minutes

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from idemtable.claim.steps import Step
 from tests.reliability import worker
@@ -27,17 +28,24 @@ STEP_KILLS = "callers killed at a step"
 
 
 class Workers:
-    """Processes that call, each with a log."""
+    """Processes that call, each with a log.
 
-    def __init__(self, trial: Trial, db: Database, folder: Path, *, keys: int) -> None:
+    The first `spared` ones live until all are over. If there is a `port`, every second one goes there instead.
+    """
+
+    def __init__(
+        self, trial: Trial, db: Database, folder: Path, *, keys: int, spared: int = 0, port: int | None = None
+    ) -> None:
         self._trial, self._db, self.folder, self._keys = trial, db, folder, keys
+        self._spared, self._port = spared, port
         self._count = 0
         self.running: list[tuple[Forked, Path]] = []
         (folder / "go").touch()
 
     def start(self) -> None:
         self._count += 1
-        url = self._db.url.render_as_string(hide_password=False)
+        there = self._port if self._port is not None and self._count % 2 else self._db.url.port
+        url = self._db.url.set(port=there).render_as_string(hide_password=False)
         seed = self._trial.chance.randrange(10**9)
         process = Forked(worker.run, url, self._db.backend, str(self.latest), seed, self._keys, self._trial.mutant_name)
         self.running.append((process, self.latest))
@@ -46,29 +54,45 @@ class Workers:
     def latest(self) -> Path:
         return self.folder / f"{self._count:05}.log"
 
+    @property
+    def spared(self) -> list[Forked]:
+        return [process for process, _ in self.running[: self._spared]]
+
+    def is_calling(self, process: Forked) -> bool:
+        """Whether it is inside a call, by its log."""
+        return any("asked" in _last(log) for one, log in self.running if one is process)
+
     def kill_one(self, seconds: float) -> bool:
         """Kill the oldest so long after now, or after its first answer; whether it was inside a call."""
-        process, log = self.running[0]
+        process, log = self.running[self._spared]
         worker.wait_for(log, worker.ONE_CALL, 60)  # whoever has not connected yet loses nothing
         time.sleep(seconds)
         process.close()
-        del self.running[0]
-        return "asked" in json.loads(log.read_text().splitlines()[-1])
+        del self.running[self._spared]
+        return "asked" in _last(log)
 
     def stop(self) -> None:
         """Let each make the call that it is in, and no other one."""
         (self.folder / "go").unlink(missing_ok=True)
-        for process, _ in self.running:
+        while self.running:
+            process, _ = self.running[0]
             assert process.wait(90) == 0, process.stderr.read()
             process.close()
-        self.running.clear()
+            del self.running[0]
+
+
+def _last(log: Path) -> dict[str, Any]:
+    """What stands at the end of a log, which may be a long one."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4_096))
+        return json.loads(file.read().splitlines()[-1])  # type: ignore[no-any-return]
 
 
 @contextmanager
-def workers(trial: Trial, db: Database, count: int, *, keys: int) -> Iterator[Workers]:
+def workers(trial: Trial, db: Database, count: int, *, keys: int, **settings: Any) -> Iterator[Workers]:
     """So many of them; at the end all are over."""
     with tempfile.TemporaryDirectory() as folder:
-        group = Workers(trial, db, Path(folder), keys=keys)
+        group = Workers(trial, db, Path(folder), keys=keys, **settings)
         try:
             for _ in range(count):
                 group.start()

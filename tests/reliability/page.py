@@ -26,7 +26,7 @@ afterwards what callers were told is held against what the database says. Each r
 make reliability                                        # all of it, and this page: half an hour an engine and more
 make reliability ARGS="E3 E5 --engine mysql9.7"         # some experiments, on one engine
 make reliability ARGS="E3 --seed 4711 --quick"          # the size that make test runs them in, with a seed of yours
-make soak HOURS=8                                       # load, kills and purges for hours
+make soak HOURS=8                                       # load, kills, cuts, stops and purges for hours
 ```
 
 A run can fail in three ways, and each is exit code 1. It is **broken** if it finds that an invariant does not hold. It is
