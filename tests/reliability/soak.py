@@ -32,7 +32,7 @@ from tests.support.database import Database
 from tests.support.proxy import Proxy
 
 ROUND = 600.0
-"""Seconds of load between two looks at all that was said."""
+"""Seconds of load between two looks at all that was said, unless told otherwise."""
 KILLED, SPARED = 6, 2
 """Callers of each kind. Of both every second one has a line that is cut."""
 EXPIRED = 200
@@ -50,6 +50,7 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=8.0)
     parser.add_argument("--engine", choices=list(ENGINES), default="postgresql18")
     parser.add_argument("--path", choices=PATHS, default="fused")
+    parser.add_argument("--round", type=float, default=ROUND, help="seconds; in longer ones memory shows better")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument(
         "--mutant", choices=list(MUTANTS), help="with a mistake in the callers' library, to see it found"
@@ -63,7 +64,7 @@ def main() -> int:
         with place.own() as (server, db):
             while time.monotonic() < until and not wrong:
                 trial = Trial(place, options.seed + number, whole=True, mutant=MUTANTS.get(options.mutant))
-                _round(trial, server, db, min(ROUND, max(1.0, until - time.monotonic())))
+                _round(trial, server, db, min(options.round, max(1.0, until - time.monotonic())))
                 number += 1
                 counts = ", ".join(f"{what} {count:,}" for what, count in {**trial.hits, **trial.figures}.items())
                 print(f"round {number}: {counts}; {len(trial.wrong)} wrong", flush=True)

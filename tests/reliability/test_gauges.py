@@ -32,7 +32,7 @@ def looked(seconds: int, size: Callable[[float], float]) -> Trial:
 @pytest.mark.parametrize(
     ("grows", "size"),
     [
-        (True, lambda second: 70 + 10 * second / 3600),
+        (True, lambda second: 70 + 12 * second / 3600),
         (False, lambda second: 70 + 2 * second / 3600),
         (False, lambda second: 70 + min(second, 150) / 30),
         (False, lambda second: 70 + (second > 400) / 4),
