@@ -6,7 +6,7 @@ import json
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -75,10 +75,12 @@ def verify(
     def say(line: str) -> None:
         click.echo(masked(line, url))  # what a driver says is in it
 
-    def told(check: Check) -> None:
-        say(text.check_line(check) if as_json else text.check_lines(check))
+    with _ended_by_signals() as ask:
 
-    with _ended_by_sigterm():
+        def told(check: Check) -> None:
+            say(text.check_line(check) if as_json else text.check_lines(check))
+            ask()
+
         done = guarantee.run(target.engine.url, table=table, schema=schema, seed=seed, told=told, **options)
     if report is not None:
         report.write_text(masked(page(done), url), encoding="utf-8")
@@ -95,18 +97,37 @@ def _try_to_write(report: Path) -> None:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end what runs inside as Ctrl-C does: the table is dropped. A second one ends the program at once."""
+def _ended_by_signals() -> Iterator[Callable[[], None]]:
+    """Let SIGTERM end what runs inside as Ctrl-C does: the table is dropped. A second one ends the program at once.
+
+    Yields what is to be asked now and then: Python ignores what a handler raises where it happens to be in the callback of
+    a weak reference, and then it ends there.
+    """
+    came = False
 
     def heard(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, before)
+        nonlocal came
+        came = True
+        signal.signal(number, before[number])
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, heard)
+    def ask() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    # Not SIGINT where a shell has it ignored, as it does for what it starts in the background.
+    heeded = [
+        signal.SIGTERM,
+        *([signal.SIGINT] if signal.getsignal(signal.SIGINT) == signal.default_int_handler else []),
+    ]
+    before = {int(number): signal.getsignal(number) for number in heeded}
     try:
-        yield
+        for number in heeded:
+            signal.signal(number, heard)
+        yield ask
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in heeded:
+            signal.signal(number, before[int(number)])
 
 
 @click.command(epilog=EPILOG)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -382,6 +383,40 @@ def interrupted(url: str, number: int, line: str) -> subprocess.Popen[str]:
 
 def test_nothing_is_left_behind_after_ctrl_c(url: str) -> None:
     check_that_a_signal_leaves_nothing_behind(url, signal.SIGINT)
+
+
+IGNORED = """
+import os, signal, sys
+from idemtable import cli
+from idemtable.verify import herds
+
+class Lost:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(100))
+
+def herd(*given, herd=herds.herd):
+    Lost()  # what is raised here is ignored
+    return herd(*given)
+
+herds.herd = herd
+cli.main(["verify", "--url", sys.argv[1], "--seconds", "1"])
+"""
+
+
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql18"], indirect=True)
+def test_a_ctrl_c_that_python_ignores_ends_it_after_the_check_that_it_is_at(url: str) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", IGNORED, url], capture_output=True, text=True, timeout=60, check=False
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "Exception ignored" in done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("kept")][-1] == "herd"
+    nothing_is_left(url)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql18"], indirect=True)
