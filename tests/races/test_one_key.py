@@ -73,7 +73,7 @@ def check_that_a_rollback_lets_one_of_the_waiters_run(db: Database, callers: int
         answers = crowd(callers, lambda _: order.outcome("k"))
 
     declined = [answer for answer in answers if isinstance(answer, Declined)]
-    assert len(declined) == 1
+    assert len(declined) == 1, answers
     one_run([answer for answer in answers if answer not in declined])
     # A winner that a deadlock of the other waiters takes down runs again: more runs, but never more effects.
     assert len(runs) >= 2
