@@ -118,7 +118,8 @@ def purge(
             return end.value  # type: ignore[no-any-return]
         try:
             if isinstance(step, float):
-                time.sleep(step)  # the pause between batches, outside every transaction
+                # The `pause=` that the caller asked for: so long the disk is others'. No transaction is open here.
+                time.sleep(step)
             else:
                 value = _batch(settings, step)
             resume = steps.send

@@ -108,26 +108,23 @@ def _ended_by_signals() -> Iterator[Callable[[], None]]:
     def heard(number: int, frame: FrameType | None) -> None:
         nonlocal came
         came = True
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
         raise KeyboardInterrupt
 
     def ask() -> None:
         if came:
             raise KeyboardInterrupt
 
-    # Not SIGINT where a shell has it ignored, as it does for what it starts in the background.
-    heeded = [
-        signal.SIGTERM,
-        *([signal.SIGINT] if signal.getsignal(signal.SIGINT) == signal.default_int_handler else []),
-    ]
-    before = {int(number): signal.getsignal(number) for number in heeded}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if before[signal.SIGINT] != signal.default_int_handler:
+        del before[signal.SIGINT]  # a shell has it ignored for what it starts in the background
     try:
-        for number in heeded:
+        for number in before:
             signal.signal(number, heard)
         yield ask
     finally:
-        for number in heeded:
-            signal.signal(number, before[int(number)])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @click.command(epilog=EPILOG)

@@ -124,7 +124,9 @@ def gather(
             sent = sum(request.day == day for request in requests)
             click.echo(f"  {name:<9}  {sent:>6,} requests  {time.monotonic() - start:5.1f} s")
             if day == 1:
-                time.sleep(business.BRIEFLY.total_seconds())  # a week passes: the database's clock cannot be told to
+                # A week passes, in which the keys of the first day expire. It goes by the database's clock, which
+                # nobody can put forward, so their time to live is short and is waited for.
+                time.sleep(business.BRIEFLY.total_seconds())
             if killed:
                 told = sum(answer.answer == "in progress" for answer in check.read_answers(folder))
                 who = f"worker {crew.victim + 1} was killed with SIGKILL inside the payment {killed},"

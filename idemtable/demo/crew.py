@@ -83,7 +83,9 @@ class Crew:
             self._tell(self.victim, f"day {day}")
             return None
         self.killed = said.split()[1]
-        time.sleep(_HELD)  # others must meet the held payment before its worker dies
+        # The others must meet the held payment before its worker dies, or nobody would be told that it is in progress. They
+        # wait inside the database, and say nothing before they have waited long enough.
+        time.sleep(_HELD)
         self._processes[self.victim].kill()  # SIGKILL: no handler, no rollback, no goodbye
         self._processes[self.victim].communicate()
         self._processes[self.victim] = self._started(self.victim)

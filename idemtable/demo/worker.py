@@ -57,7 +57,8 @@ class Worker:
             outcome = self._pay[request.day](key=request.key, account=request.account, amount=request.amount)
         except InProgressError:
             self._write(line, "in progress", began)
-            time.sleep(random.uniform(0.02, 0.1))  # noqa: S311 - a client backs off, with jitter that guards no secret
+            # As a client does that was told to come again: all at once they would find it in progress once more.
+            time.sleep(random.uniform(0.02, 0.1))  # noqa: S311 - the jitter guards no secret
             return False
         except GatewayDown:
             self._write(line, "failed", began)

@@ -168,7 +168,7 @@ class Dialect(Definition):
 
     def hold(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         """Have the transaction's COMMIT stand for a row that `settled` does not yet: say whether the row is there."""
-        raise NotImplementedError  # where a row is always settled
+        raise AssertionError("a row that can be read is settled here")
 
     def store(self, connection: Connection, values: Mapping[str, Any], along: Any) -> bool:
         """Put an outcome into a claim's row; say whether there was exactly one that is the claim's own.

@@ -154,7 +154,8 @@ def _version_column(rows: Rows, given: Any) -> Column[Any]:
         column = rows.column(name, "version_column=")
     try:
         countable = column.type.python_type is int
-    except NotImplementedError:  # how SQLAlchemy says that a type has no Python type
+    except NotImplementedError:
+        # SQLAlchemy's way to say of a type (of the application's, say) that it has no Python type: nothing counts there.
         countable = False
     if not countable or column in rows.primary_key:
         raise TypeError(f"{rows.name}.{rows.key_of(column)} does not count versions in integers: name another column")

@@ -160,7 +160,9 @@ class Ground:
             except sa.exc.SQLAlchemyError as error:
                 if not left or self.database.numbered(error) is Fault.DENIED:
                     return f"{getattr(error, 'orig', None) or error}"
-                time.sleep(0.2)  # for a lock the database has waited; for a free connection there is nobody to ask
+                # Connections that were cut are not free at once, and a server that is full has nobody to ask when one is.
+                # Where a lock was in the way the database has waited itself.
+                time.sleep(0.2)
         raise AssertionError
 
     def _connected(self) -> sa.Connection:

@@ -54,7 +54,8 @@ class Crowd:
         while not true():
             if any(worker.exitcode for worker in self._workers):
                 raise RuntimeError("a client has ended by an error, which it has printed")
-            time.sleep(0.001)  # the counts are numbers in shared memory, which wake nobody
+            # The counts are numbers in shared memory and wake nobody: a lock round them would be part of what is measured.
+            time.sleep(0.001)
 
     def mark(self) -> tuple[float, list[int]]:
         """The time, and how often each process has called."""

@@ -122,7 +122,8 @@ def many_clients(url: str, all_of_them: Sequence[Variant], turns: int) -> None:
             for n in random.sample(range(len(all_of_them)), len(all_of_them)):
                 crowd.turn_to(n)
                 mark = crowd.mark()
-                time.sleep(SLICE)  # the slice: the clients are at work
+                # Nothing is waited for: the clients are at work, and this is how long their calls are counted.
+                time.sleep(SLICE)
                 rates[all_of_them[n].name].append(crowd.since(mark)[0])
     for one in all_of_them:
         ratios = sorted(mine / base for mine, base in zip(rates[one.name], rates[TODAY], strict=True))
@@ -178,7 +179,8 @@ def under_load(engine: sa.Engine, url: str, rows: int, turns: int = 10) -> None:
             rate, times = crowd.since(mark)
             deleted, seconds, beside = deleted + report.deleted, seconds + report.seconds, beside + times
             mark = crowd.mark()
-            time.sleep(max(report.seconds, 0.1))  # as long without a purge
+            # The other half of the comparison: the clients work as long without a purge as they did beside one.
+            time.sleep(max(report.seconds, 0.1))
             alone, times = crowd.since(mark)
             rates, between = [*rates, rate / alone], between + times
     print(f"\n{deleted:,} of {rows:,} rows purged beside 2 clients: {deleted / seconds:,.0f} rows/s; their calls")

@@ -97,7 +97,8 @@ class Storm:
             self._runs[number] += 1
         id = next(numbers)
         session.execute(ENTER, {"id": id, "customer": -number, "amount": AMOUNT})
-        time.sleep(HOLD)  # the work of a request, for which all others with its key wait
+        # The work of a request, which holds its key: in none at all the others would not be there yet.
+        time.sleep(HOLD)
         session.execute(PAY, payment())
         return {"order_id": id, "amount": AMOUNT}
 

@@ -183,7 +183,7 @@ def storm(
     """
     report = Report(f"k{uuid4().hex[:8]}")
     orders = fleet.orders(report)
-    over, lock, warm = threading.Event(), threading.Lock(), threading.Barrier(callers + 1)
+    over, lock, warm = threading.Event(), threading.Condition(), threading.Barrier(callers + 1)
 
     def one(number: int) -> None:
         order = orders[number % len(orders)]
@@ -204,14 +204,14 @@ def storm(
             finally:
                 with lock:
                     report.longest = max(report.longest, time.monotonic() - begun)
+                    lock.notify_all()
             if turn == 0:
                 warm.wait(PATIENCE)
 
     def more() -> None:
-        wanted, deadline = report.answered + AFTERWARDS, time.monotonic() + PATIENCE
-        while report.answered < wanted:
-            assert time.monotonic() < deadline, f"nobody gets on: {report}"
-            time.sleep(0.02)  # the answers are counted, not the time
+        with lock:
+            wanted = report.answered + AFTERWARDS
+            assert lock.wait_for(lambda: report.answered >= wanted, PATIENCE), f"nobody gets on: {report}"
 
     threads = [threading.Thread(target=one, args=(number,), daemon=True) for number in range(callers)]
     with fleet.watched(report):
