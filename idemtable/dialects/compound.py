@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from .statement import Statement, fail, is_listened_to
-from .words import is_mariadb
+from .words import driver_of, is_mariadb
 from .written import line
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def takes_several(connection: Connection) -> bool:
     """Say whether a connection of MySQL's takes several statements at once, and nobody wants to see them one by one."""
     if is_mariadb(connection) or not _is_unheard_pymysql(connection):
         return False
-    driver: Any = connection.connection.driver_connection
-    return bool(driver.client_flag & _MULTI_STATEMENTS)
+    return bool(driver_of(connection).client_flag & _MULTI_STATEMENTS)
 
 
 def _is_unheard_pymysql(connection: Connection) -> bool:
@@ -71,12 +70,19 @@ def _is_unheard_pymysql(connection: Connection) -> bool:
 def send_several(connection: Connection, statement: Statement, values: Mapping[str, Any]) -> None:
     """Run several statements, of which the first that fails keeps the server from doing the others.
 
+    Where `takes_several` says so.
+
     Raises:
         sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would.
     """
-    cursor = None
+    driver, cursor = line(connection), None
     try:
-        cursor = connection.connection.cursor()
+        if (text := statement.text(values)) is not None:
+            driver.query(text)
+            while driver._result.has_next:
+                driver.next_result()
+            return
+        cursor = driver.cursor()
         cursor.execute(statement.sql, values)
         while cursor.nextset():
             pass

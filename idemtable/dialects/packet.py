@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .libpq import Packet
 from .statement import fail, is_listened_to
+from .words import driver_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -248,18 +249,7 @@ class Line:
     @property
     def begin(self) -> bytes:
         """How a transaction begins on it."""
-        driver = self.driver
-        level, read_only, deferrable = driver.isolation_level, driver.read_only, driver.deferrable
-        if level is None and read_only is None and deferrable is None:
-            return b"BEGIN"
-        words = "BEGIN"
-        if level is not None:
-            words += f" ISOLATION LEVEL {level.name.replace('_', ' ')}"
-        if read_only is not None:
-            words += " READ ONLY" if read_only else " READ WRITE"
-        if deferrable is not None:
-            words += " DEFERRABLE" if deferrable else " NOT DEFERRABLE"
-        return words.encode()
+        return self.driver._get_tx_start_command()  # type: ignore[no-any-return]  # kept until a part of it is changed
 
 
 def _state(answer: Any) -> str:
@@ -281,7 +271,7 @@ def line_of(connection: Connection) -> Line | None:
     """
     if is_listened_to(connection):
         return None
-    driver: Any = connection.connection.driver_connection
+    driver = driver_of(connection)
     line = getattr(driver, _MARK, _unknown)
     if line is _unknown:
         line = _made(driver)

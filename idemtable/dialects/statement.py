@@ -128,3 +128,7 @@ class Statement:
         if values is None:
             return send(connection, self.sql)
         return send(connection, self.sql, values if self._ordered is None else self._ordered(values))
+
+    def text(self, values: Mapping[str, Any]) -> str | None:
+        """Return the statement with values written into it; ``None`` where the driver is to do that."""
+        return None

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from .statement import Answer, Statement, fail, is_listened_to, send
+from .words import driver_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -62,7 +63,7 @@ class Written(Statement):
             fail(connection, error, self.sql, values)
 
     def text(self, values: Mapping[str, Any]) -> str | None:
-        """Return the statement with values in it; ``None`` where one of them is of another kind than the library's."""
+        """Return it; ``None`` where one of the values is of another kind than the library's own."""
         try:
             return self.sql % {name: _LITERAL[type(value)](value) for name, value in values.items()}
         except (KeyError, UnicodeEncodeError):
@@ -71,7 +72,7 @@ class Written(Statement):
 
 def line(connection: Connection) -> Any:
     """Return the driver's connection if it is PyMySQL's, and makes no cursors but PyMySQL's own."""
-    driver: Any = connection.connection.driver_connection
+    driver = driver_of(connection)
     return driver if _is_pymysql_s(driver.__class__) and _is_pymysql_s(driver.cursorclass) else None
 
 
