@@ -81,12 +81,17 @@ def _without(course: Course, tx: Transaction, tell: Callable[[Step], None], wait
 
 def _lost(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled:
     """Find out what stands in the way of a claim that was lost, and claim again where nothing does any more."""
-    request, kind = course.call.request, course.call.kind
+    request, kind, dialect = course.call.request, course.call.kind, tx.records.dialect
     stale: bytes | None = None
+    # Once, and what it does not find is looked for again: an application may have read something as the transaction began.
+    at_once = dialect.reads_after_a_claim and tx.is_alone
     for _ in range(LOOKS):
         # Whatever the row says, an own transaction ends here or begins again.
-        if tx.records.dialect.reads_in_place and stale is None:
+        if dialect.reads_in_place and stale is None:
             found = _look(course, tx, Look.LEAVING if tx.is_alone else Look.STAYING)
+        elif at_once:
+            at_once, found = False, _look(course, tx, Look.LEAVING)
+            tx.rollback()  # the lock that a lost claim has left keeps others waiting
         else:
             found = tx.restart(partial(_look, course, tx, Look.STAYING), course.remaining())
         if steps.listeners:

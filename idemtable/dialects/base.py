@@ -33,6 +33,8 @@ class Dialect(Definition):
 
     reads_in_place: ClassVar[bool]
     """Whether the transaction that lost a claim can read the winner's row."""
+    reads_after_a_claim: ClassVar[bool] = False
+    """Whether at least a transaction can that has read nothing before: its snapshot is taken by the look."""
     locks_gaps: ClassVar[bool] = False
     """Whether a change of a row that is not there keeps others from inserting theirs until the transaction ends."""
     clocks: ClassVar[tuple[str, ...]]
@@ -49,6 +51,9 @@ class Dialect(Definition):
     """Whether there are drivers with which COMMIT can travel with the statement before it."""
     defers: ClassVar[bool] = False
     """Whether a claim can travel with a statement of the function's."""
+    begins_plainly: ClassVar[bool] = True
+    """Whether a transaction that is to write begins as any other does, whatever the engine: nobody asks `occupied` and
+    `beginning` then."""
     begins_unasked: ClassVar[bool] = False
     """Whether the statement after an error that ended the transaction begins another one, of which nobody is told."""
     skips_equal: ClassVar[bool] = False
