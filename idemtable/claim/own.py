@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy.orm import Session
 
 from ..binding import drop_dead
-from ..dialects.words import AS_IT_IS
 from ..errors import SessionNotUsableError
 from . import steps
 from .quiet import quiet
@@ -17,6 +16,7 @@ from .transaction import Transaction, stands
 if TYPE_CHECKING:
     from sqlalchemy.orm import SessionTransaction
 
+    from ..dialects import Dialect
     from ..model import Request
     from ..settings import Place
 
@@ -46,25 +46,65 @@ class Own(Transaction):
                     "Connection"
                 )
             options = {"isolation_level": self._level}
-        if not inside and (why := dialect.occupied(place.engine)):
-            raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
+        plainly = inside or dialect.begins_plainly
+        if not plainly and (why := dialect.occupied(place.engine)):
+            raise _unusable(why)
         if not session.autobegin:
             session.begin()
         try:
-            with AS_IT_IS if inside or wait is None else dialect.beginning(wait):
-                connection = self.connection = self._connect(options)
+            if plainly or wait is None:
+                self.connection = self._connect(options)
+            else:
+                with dialect.beginning(wait):
+                    self.connection = self._connect(options)
         except Exception as error:
             drop_dead(place.engine, error)
             raise
-        self.records = place.records_of(connection, session)
-        dialect = self.records.dialect
         self._root = session.get_transaction()
-        if why := dialect.unusable(connection):
-            raise SessionNotUsableError(f"the engine cannot carry a claim: {why}")
+        dialect = self._spoken()
         if not inside:
-            dialect.begun(connection)
+            dialect.begun(self.connection)
         elif wait is not None:
-            dialect.join(connection, wait)
+            dialect.join(self.connection, wait)
+
+    def _spoken(self) -> Dialect:
+        """Speak as the connection does that was taken, if it can carry a claim."""
+        self.records = self._place.records_of(self.connection, self.session)
+        dialect = self.records.dialect
+        if why := dialect.unusable(self.connection):
+            raise _unusable(why)
+        return dialect
+
+    def glance(self, look: Callable[[], T]) -> T:
+        if not self._is_unheard():
+            return super().glance(look)
+        # To begin and to end a Session takes as long as the look does, and nobody would hear of it.
+        engine = self._place.engine
+        try:
+            if not self.records.dialect.begins_plainly and (why := self.records.dialect.occupied(engine)):
+                raise _unusable(why)
+            with self._connect(engine=engine) as connection:
+                connection.begin()
+                self.connection = connection
+                self._spoken().begun(connection)
+                return look()
+        except Exception as error:
+            drop_dead(engine, error)
+            raise
+
+    def _is_unheard(self) -> bool:
+        """Say whether a connection of the session's would be like any other of the engine's: nobody has a say in it."""
+        session = self.session
+        kind = type(session)
+        return (
+            self._level is None
+            and session.bind is self._place.engine
+            and kind.connection is Session.connection
+            and kind.get_bind is Session.get_bind
+            and not getattr(session, "execution_options", None)  # since SQLAlchemy 2.1
+            and not session.dispatch.after_begin
+            and not session.dispatch.after_transaction_create
+        )
 
     def defer(self, request: Request, wait: float) -> bool:
         self._begin(wait)
@@ -93,7 +133,7 @@ class Own(Transaction):
         dialect = self.records.dialect
         if (
             not dialect.commits_along
-            or not self.is_alone
+            or self._place.is_inside
             or steps.listeners
             or type(session).commit is not Session.commit
             or session.twophase
@@ -124,3 +164,7 @@ class Own(Transaction):
     def turn_away(self) -> None:
         if self.is_alone:
             self._place.engine.dispose()  # those in use come back to a pool that is no more
+
+
+def _unusable(why: str) -> SessionNotUsableError:
+    return SessionNotUsableError(f"the engine cannot carry a claim: {why}")

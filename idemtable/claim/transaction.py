@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from .quiet import quiet
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import SessionTransaction
 
     from ..model import Request
@@ -228,10 +228,10 @@ class Transaction(ABC):
             return True
         return self._is_alive()
 
-    def _connect(self, options: dict[str, Any] | None = None) -> Connection:
-        """Return the session's connection, which may have to be made first."""
+    def _connect(self, options: dict[str, Any] | None = None, *, engine: Engine | None = None) -> Connection:
+        """Return the session's connection, or one that is an engine's alone; it may have to be made first."""
         try:
-            return self.session.connection(execution_options=options)
+            return self.session.connection(execution_options=options) if engine is None else engine.connect()
         except OSError as error:
             # From asyncpg's connecting. SQLAlchemy has a name of its own for it with every other driver.
             raise OperationalError(None, None, error, connection_invalidated=True) from error

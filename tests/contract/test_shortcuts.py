@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
-from idemtable import FingerprintMismatchError, InProgressError, LostClaimError, RetryTransactionError, outcome_of
+from idemtable import (
+    FingerprintMismatchError,
+    IdemTable,
+    InProgressError,
+    LostClaimError,
+    RetryTransactionError,
+    outcome_of,
+)
 from tests.support.backends import BACKENDS, db_of
 from tests.support.crowd import WAIT, crowd, one_run
 from tests.support.database import Database, Effect, Unique, effect
@@ -129,6 +136,58 @@ def test_a_look_aside_answers_while_somebody_else_writes() -> None:
         with pytest.raises(InProgressError):
             patient("k")
         writer.rollback()
+
+
+class Routed(Session):
+    """A session of an application's, which says by itself what it works on."""
+
+    asked = 0
+
+    def connection(self, *args: Any, **kwargs: Any) -> sa.Connection:
+        Routed.asked += 1
+        return super().connection(*args, **kwargs)
+
+
+def test_a_look_aside_takes_the_connection_of_a_session_that_has_ways_of_its_own() -> None:
+    db = db_of("postgresql18")
+    with db.other_engine() as engine:
+        plain, routed = (IdemTable(sessionmaker(engine, class_=cls)) for cls in (Session, Routed))
+        order_of(db, idem=plain, lookaside=True)("k")
+        assert Routed.asked == 0
+        order = order_of(db, idem=routed, lookaside=True)
+        order("k")
+        before = Routed.asked
+        assert order.outcome("k").replayed
+        assert Routed.asked > before
+
+
+@pytest.mark.parametrize("name", ["after_begin", "after_transaction_create"])
+def test_whoever_listens_to_the_session_hears_of_a_look_aside_before_it_is_sent(name: str) -> None:
+    db = db_of("postgresql18")
+    with db.other_engine() as engine:
+        maker, heard = sessionmaker(engine), []
+        order = order_of(db, idem=IdemTable(maker), lookaside=True)
+        order("k")
+        sa.event.listen(maker, name, lambda session, *_: heard.append(session))
+        assert order.outcome("k").replayed
+        assert len(heard) == 1
+
+
+def test_a_look_aside_that_finds_the_answer_begins_no_transaction_of_a_session() -> None:
+    db = db_of("postgresql18")
+    with db.other_engine() as engine:
+        begun: list[Any] = []
+
+        class Told(Session):
+            def begin(self, nested: bool = False) -> Any:
+                begun.append(self)
+                return super().begin(nested)
+
+        order = order_of(db, idem=IdemTable(sessionmaker(engine, class_=Told, autobegin=False)), lookaside=True)
+        order("k")
+        assert len(begun) == 1
+        assert order.outcome("k").replayed
+        assert len(begun) == 1
 
 
 # --- a claim that comes with the first statement --------------------------------------------------------------------------
