@@ -85,7 +85,7 @@ audit-here: $(VENV)/.audit # what is installed in VENV; one that nobody knows an
 model: $(VENV)/.test ## search the protocol and its mutants in every order, with Spin; or some: ARGS="fused ONE_OWNER"
 	@$(BIN)/python -m tests.model $(ARGS)
 
-reliability: $(VENV)/.test $(VENV)/.recipes ## faults, interleavings and mutants on every engine, three hours; or some: ARGS="E3 --engine mysql9.7"
+reliability: $(VENV)/.test $(VENV)/.recipes ## faults, interleavings and mutants on every engine, an hour and a half; or some: ARGS="E3 --engine mysql9.7"
 	@$(BIN)/python -m tests.reliability $(ARGS)
 
 soak: $(VENV)/.test ## load, kills, cuts, stops and purges for HOURS=8

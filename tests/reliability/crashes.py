@@ -174,8 +174,13 @@ class Crashes:
     def everywhere(self, path: str, error: type[BaseException], every: int) -> None:
         number = self.trial.chance.randrange(every) + 1
         # In a context of its own each: a call that one line has left open would stand round all that come after it.
-        while contextvars.copy_context().run(self.once, path, error, number):
+        while not self.is_caught and contextvars.copy_context().run(self.once, path, error, number):
             number += every
+
+    @property
+    def is_caught(self) -> bool:
+        """Whether a mutant has shown itself, which need not be seen at each line."""
+        return self.trial.mutant is not None and bool(self.trial.wrong)
 
     def once(self, path: str, error: type[BaseException], number: int) -> bool:
         key = f"{path}-{error.__name__}-{number}"
@@ -235,8 +240,7 @@ def crash_everywhere(trial: Trial) -> None:
             crashes.first(f"warm-{path}")[0]()
         for error in interruptions:
             for path in paths:
-                crashes.everywhere(path, error, trial.size(8, 1))
-                crashes.at_steps(path, error)
-            if trial.mutant is not None and trial.wrong:
-                break
+                if not crashes.is_caught:
+                    crashes.everywhere(path, error, trial.size(8, 1))
+                    crashes.at_steps(path, error)
         check_at_rest(trial, engine=engine)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import queue
+import random
 import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -107,13 +110,19 @@ def deliver(trial: Trial) -> None:
     trial.needs(AGAIN, 6, 1_000)
     trial.needs(KILLED, 1, 60)
     acks: Counter[str] = Counter()
+    lock = threading.Lock()
+    groups = []
     for group in GROUPS:
         names = [f"m{number}" for number in range(count)] + [f"{POISON}{number}" for number in range(2)]
         # Those whose consumers are killed come once: a second delivery is answered at once, and nobody is at work.
         once = set(names[: kills // len(GROUPS)])
         due = [name for name in names for _ in range(1 if name in once else trial.chance.randint(1, 5))]
         trial.chance.shuffle(due)
-        _group(trial, group, due, once, acks)
+        chance = random.Random(trial.chance.getrandbits(64))  # its own, so that the seed says what it does
+        groups.append(partial(_group, trial, group, due, once, acks, chance, lock))
+    with ThreadPoolExecutor(len(groups)) as pool:
+        for done in [pool.submit(group) for group in groups]:
+            done.result()
     effects = Counter(trial.db.effects())
     for name, times in acks.items():
         trial.holds("I4", effects[name] >= 1, f"{name} was acknowledged {times} times, and was not done")
@@ -122,17 +131,24 @@ def deliver(trial: Trial) -> None:
     check_at_rest(trial)
 
 
-def _group(trial: Trial, group: str, due: list[str], deadly: set[str], acks: Counter[str]) -> None:
+def _group(
+    trial: Trial,
+    group: str,
+    due: list[str],
+    deadly: set[str],
+    acks: Counter[str],
+    chance: random.Random,
+    lock: threading.Lock,
+) -> None:
     consumer = Consumer(trial, group)
     seen: set[str] = set()
     worked: set[str] = set()
     try:
         while due:
             message_id = due.pop()
-            trial.tried += 1
             kills = message_id in deadly
             deadly.discard(message_id)
-            trial.hits[AGAIN] += message_id in seen
+            again = message_id in seen
             seen.add(message_id)
             # Every second one is killed at work, the others when they may have committed, and were not heard yet.
             holds = kills and len(deadly) % 2 == 0
@@ -140,7 +156,7 @@ def _group(trial: Trial, group: str, due: list[str], deadly: set[str], acks: Cou
             said = [consumer.answer()]
             if kills:
                 if not holds:
-                    time.sleep(trial.chance.choice([0.0, _AT_WORK, 1.1 * _AT_WORK]))
+                    time.sleep(chance.choice([0.0, _AT_WORK, 1.1 * _AT_WORK]))
                 consumer.close()
                 while more := consumer.answer(0):
                     said.append(more)
@@ -150,13 +166,16 @@ def _group(trial: Trial, group: str, due: list[str], deadly: set[str], acks: Cou
                     said.append(consumer.answer())
             words = {one.split()[0] for one in said}
             worked |= {message_id} if "work" in words else set()
-            if "ack" in words:
-                acks[f"{group} {message_id}"] += 1
-                mine = message_id in worked
-                trial.holds("I7", mine, f"{group} acknowledged {message_id}, and its handler had never run")
-            elif "refused" not in words:
-                trial.hits[KILLED] += 1
-                due.insert(trial.chance.randrange(len(due) + 1), message_id)  # the broker sends it again
-            trial.holds("I11", ("refused" in words) is (POISON in message_id), f"{message_id}: {said}")
+            with lock:
+                trial.tried += 1
+                trial.hits[AGAIN] += again
+                if "ack" in words:
+                    acks[f"{group} {message_id}"] += 1
+                    mine = message_id in worked
+                    trial.holds("I7", mine, f"{group} acknowledged {message_id}, and its handler had never run")
+                elif "refused" not in words:
+                    trial.hits[KILLED] += 1
+                    due.insert(chance.randrange(len(due) + 1), message_id)  # the broker sends it again
+                trial.holds("I11", ("refused" in words) is (POISON in message_id), f"{message_id}: {said}")
     finally:
         consumer.close()
