@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from tests.clusters.load import CALLERS, Fleet, Report, check, engine_for, furni
 from tests.clusters.nodes import Cluster
 from tests.clusters.standbys import Standbys
 from tests.support.backends import needed
-from tests.support.crowd import Beside
+from tests.support.crowd import Beside, crowd
 from tests.support.database import effect
 
 FAILOVER = timedelta(seconds=3)
@@ -56,6 +57,27 @@ def spread(cluster: Cluster, driver: str = "pymysql", *, conflicts: int, first: 
     one_effect_on_all(cluster, report)
     assert report.hit >= conflicts, f"no trial: {report}"
     return report
+
+
+def followed(cluster: Cluster, first: str) -> int:
+    """Call each of many keys on one node, and on another as soon as that has answered; return how many runs were too many.
+
+    `first` is sent on each new connection.
+    """
+    engines, report = clients(cluster), Report(f"k{uuid4().hex[:8]}")
+    for engine in engines:
+        sa.event.listen(engine, "connect", lambda connection, _: connection.query(first))
+    with Fleet(engines) as fleet:
+        orders = fleet.orders(report)
+
+        def one(number: int) -> list[bool]:
+            here, there = (orders[(number + away) % len(orders)] for away in (0, 1))
+            keys = [f"{report.name}-{number}-{turn}" for turn in range(KEYS)]
+            return [order.outcome(key).replayed for key in keys for order in (here, there)]
+
+        for answers in crowd(CALLERS, one):
+            assert answers == [False, True] * KEYS
+    return report.runs - CALLERS * KEYS
 
 
 def killed(cluster: Cluster, victim: int, driver: str = "pymysql", *, hits: int, returns: bool = True) -> Report:

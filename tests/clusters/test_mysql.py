@@ -17,13 +17,16 @@ def test_of_many_callers_on_all_nodes_one_counts(cluster: Cluster, driver: str) 
     experiments.spread(cluster, driver, conflicts=5 if cluster.writes_everywhere else 0)
 
 
-def test_a_duplicate_on_another_member_need_not_run(cluster: Cluster) -> None:
+def test_a_duplicate_on_another_member_need_not_run_once_the_first_was_acknowledged(cluster: Cluster) -> None:
     if not isinstance(cluster, Group) or not cluster.writes_everywhere:
         pytest.skip("of Group Replication with several primaries")
-    eventual = experiments.spread(cluster, conflicts=5, first="SET SESSION group_replication_consistency = 'EVENTUAL'")
-    before = experiments.spread(cluster, conflicts=0, first="SET SESSION group_replication_consistency = 'BEFORE'")
-    spared = eventual.runs - before.runs
-    assert spared > (eventual.runs - experiments.KEYS) / 2, (eventual.runs, before.runs)
+    too_many = {
+        level: experiments.followed(cluster, f"SET SESSION group_replication_consistency = '{level}'")
+        for level in ("EVENTUAL", "BEFORE")
+    }
+    print(too_many)
+    assert too_many["EVENTUAL"] > 0, "no trial"
+    assert too_many["BEFORE"] <= 0  # of many threads: now and then one is not counted
 
 
 @pytest.mark.parametrize("driver", ["pymysql", "asyncmy"])
