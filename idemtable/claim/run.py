@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
+from sqlalchemy.orm import Session
 
 from ..binding import awaited
 from . import nesting, retry
@@ -19,7 +20,6 @@ from .verdict import Verdict, begin_again
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import Session
 
     from ..model import Outcome
     from ..settings import Settings
@@ -196,7 +196,7 @@ class AsyncRun(BaseRun):
             with suppress(Exception):  # what is being raised matters more
                 await closed(session)
             raise
-        await closed(session)
+        await ended(session)
         return outcome
 
     async def _through(
@@ -231,6 +231,19 @@ class AsyncRun(BaseRun):
 def closed(session: AsyncSession) -> Awaitable[None]:
     """Close a session, behind a shield where the task is cancelled."""
     return session.__aexit__(None, None, None)  # not close(): this one closes behind a shield
+
+
+async def ended(session: AsyncSession) -> None:
+    """Close a session whose transaction is over: at once, where nothing is left to be waited for.
+
+    The shield is a task of its own, and takes as long as the claim.
+    """
+    inner = session.sync_session
+    own = type(inner).close is not Session.close or type(session).close.__module__ != "sqlalchemy.ext.asyncio.session"
+    if own or inner.in_transaction():
+        await closed(session)
+    else:
+        inner.close()
 
 
 def alone(settings: Settings, work: Callable[[Connection], T], *, options: Mapping[str, Any] | None = None) -> Any:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable, InProgressError, SessionNotUsableError
+from tests.support.backends import db_of
 from tests.support.database import Database, Effect, effect
 
 
@@ -43,6 +44,41 @@ def test_a_sessionmaker_gives_the_sessions_that_functions_and_blocks_get(db: Dat
     assert [isinstance(session, OwnSession) for session in seen] == [True, True]
     assert [session.info["made"] for session in seen] == ["here"] * 2
     assert db.effects() == ["k"]
+
+
+@pytest.mark.parametrize("colour", ["sync", "async", "inner"])
+def test_the_way_in_which_an_application_closes_its_sessions_is_kept(colour: str) -> None:
+    closed: list[str] = []
+
+    class Closing(Session):
+        def close(self) -> None:
+            closed.append("sync")
+            super().close()
+
+    db = db_of("postgresql18" if colour == "sync" else "postgresql18-async")
+    if colour == "sync":
+        maker: Any = sessionmaker(db.engine, class_=Closing)
+    else:
+        from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+        class AsyncClosing(AsyncSession):
+            async def close(self) -> None:
+                closed.append("async")
+                await super().close()
+
+        words = {"class_": AsyncClosing} if colour == "async" else {"sync_session_class": Closing}
+        maker = async_sessionmaker(db.engine, **words)
+    idem = db.table(maker)
+
+    @idem.transactional("closed", key="key")
+    def order(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    assert order("k") == order("k")
+    assert len(closed) == 2
+    with idem.transaction("closed.block", "k"):
+        pass
+    assert closed == ["async" if colour == "async" else "sync"] * 3
 
 
 def test_a_sessionmaker_that_is_still_bound_to_nothing_is_refused_at_first_use_with_the_cure(db: Database) -> None:
