@@ -84,7 +84,7 @@ def _lost(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Sett
     request, kind, dialect = course.call.request, course.call.kind, tx.records.dialect
     stale: bytes | None = None
     # Once, and what it does not find is looked for again: an application may have read something as the transaction began.
-    at_once = dialect.reads_after_a_claim and tx.is_alone
+    at_once = dialect.reads_after_a_claim and tx.is_alone and not tx.connection.invalidated
     for _ in range(LOOKS):
         # Whatever the row says, an own transaction ends here or begins again.
         if dialect.reads_in_place and stale is None:

@@ -126,7 +126,7 @@ async def cancelled_at(call: Awaitable[Any], number: int, key: str) -> bool:
 
 
 def test_a_first_run_cancelled_at_any_pause_leaves_nothing_or_everything(db: Database) -> None:
-    assert cancel_everywhere(db, lambda order, key: order(key)) >= 5
+    assert cancel_everywhere(db, lambda order, key: order(key)) >= 4
 
 
 def test_a_replay_cancelled_at_any_pause_changes_nothing(db: Database) -> None:
