@@ -54,7 +54,7 @@ def configure(db: Database, standbys: str) -> None:
         connection.exec_driver_sql(f"ALTER SYSTEM SET synchronous_standby_names = '{standbys}'")
         connection.exec_driver_sql("SELECT pg_reload_conf()")
     await_(db, "SELECT current_setting('synchronous_standby_names')", standbys)
-    # The session knows, and the others' COMMIT go by what the checkpointer has told them, which on a busy machine comes later.
+    # The session knows. Everybody's COMMIT goes by what the checkpointer has told, and on a busy machine that comes later.
     with db.admin.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.exec_driver_sql("CHECKPOINT")
 
