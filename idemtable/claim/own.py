@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy.orm import Session
 
 from ..binding import drop_dead
+from ..dialects.words import AS_IT_IS
 from ..errors import SessionNotUsableError
 from . import steps
 from .quiet import quiet
@@ -46,17 +47,13 @@ class Own(Transaction):
                     "Connection"
                 )
             options = {"isolation_level": self._level}
-        plainly = inside or dialect.begins_plainly
-        if not plainly and (why := dialect.occupied(place.engine)):
+        if not inside and (why := dialect.occupied(place.engine)):
             raise _unusable(why)
         if not session.autobegin:
             session.begin()
         try:
-            if plainly or wait is None:
+            with AS_IT_IS if inside or wait is None else dialect.beginning(wait):
                 self.connection = self._connect(options)
-            else:
-                with dialect.beginning(wait):
-                    self.connection = self._connect(options)
         except Exception as error:
             drop_dead(place.engine, error)
             raise
@@ -81,7 +78,7 @@ class Own(Transaction):
         # To begin and to end a Session takes as long as the look does, and nobody would hear of it.
         engine = self._place.engine
         try:
-            if not self.records.dialect.begins_plainly and (why := self.records.dialect.occupied(engine)):
+            if why := self.records.dialect.occupied(engine):
                 raise _unusable(why)
             with self._connect(engine=engine) as connection:
                 connection.begin()
@@ -133,7 +130,7 @@ class Own(Transaction):
         dialect = self.records.dialect
         if (
             not dialect.commits_along
-            or self._place.is_inside
+            or not self.is_alone
             or steps.listeners
             or type(session).commit is not Session.commit
             or session.twophase

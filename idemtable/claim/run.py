@@ -196,7 +196,7 @@ class AsyncRun(BaseRun):
             with suppress(Exception):  # what is being raised matters more
                 await closed(session)
             raise
-        await ended(session)
+        await closed(session)
         return outcome
 
     async def _through(
@@ -228,22 +228,19 @@ class AsyncRun(BaseRun):
             await door.ashut(self.call.wait)
 
 
-def closed(session: AsyncSession) -> Awaitable[None]:
-    """Close a session, behind a shield where the task is cancelled."""
-    return session.__aexit__(None, None, None)  # not close(): this one closes behind a shield
-
-
-async def ended(session: AsyncSession) -> None:
-    """Close a session whose transaction is over: at once, where nothing is left to be waited for.
+async def closed(session: AsyncSession) -> None:
+    """Close a session: at once where nothing is left to be sent, else behind a shield, for the task may be cancelled.
 
     The shield is a task of its own, and takes as long as the claim.
     """
-    inner = session.sync_session
-    own = type(inner).close is not Session.close or type(session).close.__module__ != "sqlalchemy.ext.asyncio.session"
-    if own or inner.in_transaction():
-        await closed(session)
-    else:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    kind, inner = type(session), session.sync_session
+    is_plain = kind.close is AsyncSession.close and kind.__aexit__ is AsyncSession.__aexit__
+    if is_plain and type(inner).close is Session.close and not inner.in_transaction():
         inner.close()
+    else:
+        await session.__aexit__(None, None, None)  # not close(), which has no shield
 
 
 def alone(settings: Settings, work: Callable[[Connection], T], *, options: Mapping[str, Any] | None = None) -> Any:

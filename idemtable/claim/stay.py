@@ -10,7 +10,7 @@ from . import nesting
 from .attempt import Attempt
 from .joined import Joined
 from .own import Own
-from .run import AsyncRun, BaseRun, Run, ended
+from .run import AsyncRun, BaseRun, Run, closed
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -138,4 +138,4 @@ class AsyncStaying(_BaseStaying, AsyncRun):
             await self._go(stay.turn, stay.session)
             return
         with suppress(Exception):
-            await ended(stay.session)
+            await closed(stay.session)

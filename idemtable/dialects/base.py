@@ -51,9 +51,6 @@ class Dialect(Definition):
     """Whether there are drivers with which COMMIT can travel with the statement before it."""
     defers: ClassVar[bool] = False
     """Whether a claim can travel with a statement of the function's."""
-    begins_plainly: ClassVar[bool] = True
-    """Whether a transaction that is to write begins as any other does, whatever the engine: nobody asks `occupied` and
-    `beginning` then."""
     begins_unasked: ClassVar[bool] = False
     """Whether the statement after an error that ended the transaction begins another one, of which nobody is told."""
     skips_equal: ClassVar[bool] = False

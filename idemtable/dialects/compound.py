@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from .statement import Statement, fail, is_listened_to
-from .words import driver_of, is_mariadb
+from .words import is_mariadb
 from .written import line
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def takes_several(connection: Connection) -> bool:
     """Say whether a connection of MySQL's takes several statements at once, and nobody wants to see them one by one."""
     if is_mariadb(connection) or not _is_unheard_pymysql(connection):
         return False
-    return bool(driver_of(connection).client_flag & _MULTI_STATEMENTS)
+    driver: Any = connection.connection.driver_connection
+    return bool(driver.client_flag & _MULTI_STATEMENTS)
 
 
 def _is_unheard_pymysql(connection: Connection) -> bool:

@@ -24,7 +24,7 @@ from .purging import Swept
 from .purging.bites import Bites
 from .statement import Answer, Statement
 from .tables.mysql import MySQLTable
-from .words import Fault, Look, driver_of, is_mariadb, is_plain, lent
+from .words import Fault, Look, is_mariadb, is_plain, lent
 from .written import Written
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ class MySQL(MySQLTable, Dialect):
         return super().commits_by_itself(connection)
 
     def in_transaction(self, connection: Connection) -> bool:
-        driver = driver_of(connection)
+        driver = connection.connection.driver_connection
         if (status := getattr(driver, "server_status", None)) is not None:
             return bool(status & IN_TRANSACTION)
         return bool(getattr(driver, "in_transaction", True))  # MySQL's own connector; mysqlclient does not tell

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .libpq import Packet
 from .statement import fail, is_listened_to
-from .words import driver_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -271,7 +270,7 @@ def line_of(connection: Connection) -> Line | None:
     """
     if is_listened_to(connection):
         return None
-    driver = driver_of(connection)
+    driver: Any = connection.connection.driver_connection
     line = getattr(driver, _MARK, _unknown)
     if line is _unknown:
         line = _made(driver)

@@ -25,7 +25,7 @@ from .packet import Line, line_of
 from .purging import Swept
 from .purging.slices import Slices
 from .statement import Answer
-from .words import Fault, Look, driver_of, is_plain
+from .words import Fault, Look, is_plain
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -56,9 +56,6 @@ _STORE = """INSERT INTO {{table}} AS t (
         RETURNING {own}"""
 _REFUSED = ("23502", "22012")
 """What `STORE_OR_FAIL` fails with: not_null_violation and division_by_zero."""
-
-_SIGN = 1 << 63
-"""Of the first half of an id, which PostgreSQL's locks take as a signed number."""
 
 _READABLE = text("""SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -206,7 +203,7 @@ class PostgreSQL(Dialect):
         return Deferred(line.driver, line.begin, sql, self._locking(values), partial(self.claim, connection, values))
 
     def _locking(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**values, "lock": ((values["id"].int >> 64 ^ _SIGN) - _SIGN) ^ self._salt}
+        return {**values, "lock": int.from_bytes(values["id"].bytes[:8], "big", signed=True) ^ self._salt}
 
     def find(self, connection: Connection, values: Mapping[str, Any], look: Look) -> Answer:
         line = self._line(connection)
@@ -256,11 +253,9 @@ class PostgreSQL(Dialect):
         return None if size is None else int(size)
 
     def in_transaction(self, connection: Connection) -> bool:
-        driver = driver_of(connection)
-        if (pgconn := getattr(driver, "pgconn", None)) is not None:  # psycopg
-            return bool(pgconn.transaction_status)
-        if (info := getattr(driver, "info", None)) is not None:  # psycopg2
-            return bool(info.transaction_status)
+        driver = connection.connection.driver_connection
+        if (info := getattr(driver, "info", None)) is not None:  # psycopg, psycopg2
+            return bool(info.transaction_status != 0)
         if (inside := getattr(driver, "is_in_transaction", None)) is not None:  # asyncpg
             return bool(inside())
         return True

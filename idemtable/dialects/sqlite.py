@@ -171,7 +171,6 @@ class SQLite(SQLiteTable, Dialect):
     drivers = (Driver("pysqlite", "sqlite3"), Driver("aiosqlite", "aiosqlite", 'pip install "idemtable[asyncio]"'))
 
     is_file = True
-    begins_plainly = False
     reads_in_place = True
     busy = "the database is busy: another connection is writing"
 

@@ -64,12 +64,6 @@ def is_mariadb(connection: Connection) -> bool:
     return bool(getattr(connection.dialect, "is_mariadb", False))
 
 
-def driver_of(connection: Connection) -> Any:
-    """Return the driver's own connection: SQLAlchemy's `driver_connection`, without the calls that lead there."""
-    adapted = connection.connection.dbapi_connection
-    return getattr(adapted, "driver_connection", adapted)  # an async driver's is adapted, and knows it
-
-
 def wire(driver: Any) -> Callable[[], int] | None:
     """Return what tells the number of a driver's socket, or ``None`` where it keeps that to itself."""
     return getattr(driver, "fileno", None) or getattr(getattr(driver, "_sock", None), "fileno", None)  # PyMySQL

@@ -7,13 +7,13 @@ drawn for it: nothing but the library keeps it single.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
+import tenacity
 
 from .. import upgrade as steps
 from ..claim.verdict import chain
@@ -149,21 +149,29 @@ class Ground:
             self.engine.dispose()
 
     def _drop(self) -> str | None:
-        for left in reversed(range(_DROPS)):
-            self.engine.dispose()  # an interruption may have come in the middle of its work
-            try:
-                with self._connected() as connection, connection.begin():
-                    for statement in self.database.before_ddl:
-                        connection.exec_driver_sql(statement.replace("%", "%%"))
-                    self._rows.drop(connection, checkfirst=True)
-                return None
-            except sa.exc.SQLAlchemyError as error:
-                if not left or self.database.numbered(error) is Fault.DENIED:
-                    return f"{getattr(error, 'orig', None) or error}"
-                # Connections that were cut are not free at once, and a server that is full has nobody to ask when one is.
-                # Where a lock was in the way the database has waited itself.
-                time.sleep(0.2)
-        raise AssertionError
+        # Connections that were cut are not free at once, and a server that is full has nobody to ask when one is. Where a
+        # lock was in the way the database has waited itself.
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(self._may_pass),
+            stop=tenacity.stop_after_attempt(_DROPS),
+            wait=tenacity.wait_fixed(0.2),
+            reraise=True,
+        )
+        try:
+            again(self._drop_once)
+        except sa.exc.SQLAlchemyError as error:
+            return f"{getattr(error, 'orig', None) or error}"
+        return None
+
+    def _drop_once(self) -> None:
+        self.engine.dispose()  # an interruption may have come in the middle of its work
+        with self._connected() as connection, connection.begin():
+            for statement in self.database.before_ddl:
+                connection.exec_driver_sql(statement.replace("%", "%%"))
+            self._rows.drop(connection, checkfirst=True)
+
+    def _may_pass(self, error: BaseException) -> bool:
+        return isinstance(error, sa.exc.SQLAlchemyError) and self.database.numbered(error) is not Fault.DENIED
 
     def _connected(self) -> sa.Connection:
         return self.engine.connect().execution_options(**self.database.upgrade_options)
