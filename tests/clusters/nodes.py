@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +12,7 @@ import sqlalchemy as sa
 
 from tests.servers import Server
 from tests.servers.server import Stopping
+from tests.support.crowd import until
 
 DATABASE = "shop"
 USER = "shop"
@@ -69,16 +69,18 @@ class Cluster(Stopping):
 
     def await_(self, so: Callable[[], object], what: str) -> None:
         """Come back when something is so, and an error means that it is not yet; fail when it does not happen."""
-        deadline = time.monotonic() + PATIENCE
         seen: object = None
-        while time.monotonic() < deadline:
+
+        def look() -> bool:
+            nonlocal seen
             try:
-                if seen := so():
-                    return
+                seen = so()
             except pymysql.Error as error:
                 seen = error
-            time.sleep(0.05)  # between two looks; nothing is assumed after it
-        raise AssertionError(f"{what}: {seen}")
+                return False
+            return bool(seen)
+
+        until(look, lambda: f"{what}: {seen}", patience=PATIENCE, every=0.05)
 
     def kill(self, number: int) -> None:
         """SIGKILL a node."""

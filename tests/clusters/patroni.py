@@ -8,7 +8,6 @@ import pwd
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.servers.ports import HOST, Probe, free_ports
 from tests.servers.postgresql import binaries_for, reachable, temporary
 from tests.servers.process import ServerProcess, new_home, remove
 from tests.servers.server import Stopping
+from tests.support.crowd import until
 
 SIZE = 3
 PATIENCE = 120.0
@@ -113,10 +113,7 @@ class Patroni(Stopping):
             return [(str(name), int(id)) for name, id in connection.execute("SELECT name, id FROM effect")]
 
     def await_(self, so: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not so():
-            assert time.monotonic() < deadline, f"{what}: {self.roles()}"
-            time.sleep(0.1)  # between two looks; nothing is assumed after it
+        until(so, lambda: f"{what}: {self.roles()}", patience=PATIENCE, every=0.1)
 
     def _end(self, number: int) -> None:
         process = self.nodes[number].process

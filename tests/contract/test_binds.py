@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import idemtable
@@ -44,6 +45,28 @@ def test_a_sessionmaker_gives_the_sessions_that_functions_and_blocks_get(db: Dat
     assert [isinstance(session, OwnSession) for session in seen] == [True, True]
     assert [session.info["made"] for session in seen] == ["here"] * 2
     assert db.effects() == ["k"]
+
+
+def test_an_async_call_that_has_committed_is_over_without_a_task_of_its_own() -> None:
+    db, tasks = db_of("postgresql18-async"), []
+
+    async def counted() -> None:
+        engine = create_async_engine(db.url)
+
+        @AsyncIdemTable(engine).transactional("tasks", key="key")
+        async def order(session: AsyncSession, key: str) -> int:
+            return await session.run_sync(effect, key)
+
+        await order("warm")
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(lambda loop, work, **rest: tasks.append(work) or asyncio.Task(work, loop=loop, **rest))
+        await order("k")
+        await order("k")
+        loop.set_task_factory(None)
+        await engine.dispose()
+
+    asyncio.run(counted())
+    assert tasks == []
 
 
 @pytest.mark.parametrize("colour", ["sync", "async", "inner"])

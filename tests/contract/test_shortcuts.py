@@ -138,27 +138,41 @@ def test_a_look_aside_answers_while_somebody_else_writes() -> None:
         writer.rollback()
 
 
-class Routed(Session):
-    """A session of an application's, which says by itself what it works on."""
+@pytest.mark.parametrize("way", ["connection", "get_bind"])
+def test_a_look_aside_takes_the_connection_of_a_session_that_has_ways_of_its_own(way: str) -> None:
+    db, asked = db_of("postgresql18"), []
 
-    asked = 0
+    def own(self: Session, *args: Any, **kwargs: Any) -> Any:
+        asked.append(self)
+        return getattr(Session, way)(self, *args, **kwargs)
 
-    def connection(self, *args: Any, **kwargs: Any) -> sa.Connection:
-        Routed.asked += 1
-        return super().connection(*args, **kwargs)
-
-
-def test_a_look_aside_takes_the_connection_of_a_session_that_has_ways_of_its_own() -> None:
-    db = db_of("postgresql18")
     with db.other_engine() as engine:
-        plain, routed = (IdemTable(sessionmaker(engine, class_=cls)) for cls in (Session, Routed))
-        order_of(db, idem=plain, lookaside=True)("k")
-        assert Routed.asked == 0
-        order = order_of(db, idem=routed, lookaside=True)
+        idem = IdemTable(sessionmaker(engine, class_=type("Routed", (Session,), {way: own})))
+        order = order_of(db, idem=idem, lookaside=True)
         order("k")
-        before = Routed.asked
+        asked.clear()
         assert order.outcome("k").replayed
-        assert Routed.asked > before
+        assert asked
+
+
+def test_a_look_aside_is_at_the_level_asked_for() -> None:
+    db = db_of("postgresql18")
+    with db.other_engine(isolation_level="AUTOCOMMIT") as engine:
+        order = order_of(db, idem=IdemTable(engine), lookaside=True, isolation_level="SERIALIZABLE")
+        assert [order.outcome("k").replayed for _ in range(2)] == [False, True]
+
+
+@pytest.mark.skipif(not hasattr(Session(), "execution_options"), reason="since SQLAlchemy 2.1")
+def test_a_look_aside_has_the_options_of_the_session() -> None:
+    db, seen = db_of("postgresql18"), []
+    with db.other_engine() as engine:
+        sa.event.listen(engine, "begin", lambda connection: seen.append(connection.get_execution_options().get("mine")))
+        idem = IdemTable(sessionmaker(engine, execution_options={"mine": 1}))
+        order = order_of(db, idem=idem, lookaside=True)
+        order("k")
+        seen.clear()
+        assert order.outcome("k").replayed
+        assert seen == [1]
 
 
 @pytest.mark.parametrize("name", ["after_begin", "after_transaction_create"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -16,7 +15,7 @@ from idemtable import outcome_of
 from idemtable.dialects.postgresql import PostgreSQL
 from tests import servers
 from tests.support.backends import BACKENDS, needed
-from tests.support.crowd import WAIT, Beside
+from tests.support.crowd import WAIT, Beside, until
 from tests.support.database import Database, effect
 from tests.support.lines import engine_at
 from tests.support.proxy import Proxy
@@ -60,10 +59,7 @@ def configure(db: Database, standbys: str) -> None:
 
 
 def await_(db: Database, sql: str, value: Any) -> None:
-    deadline = time.monotonic() + 30
-    while (seen := db.execute(sql)[0][0]) != value:
-        assert time.monotonic() < deadline, f"{sql}: {seen}"
-        time.sleep(0.01)  # between two looks at the view; nothing is assumed after it
+    until(lambda: db.execute(sql)[0][0] == value, lambda: f"{sql}: {db.execute(sql)[0][0]}")
 
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
@@ -198,10 +194,7 @@ def lost_with_the_primary() -> tuple[list[Any], list[str]]:
             follower.kill()
             await_(db, "SELECT count(*) FROM pg_stat_replication", 0)
             thread, told = commit_is_cut_off(db, primary)
-            deadline = time.monotonic() + 30
-            while not told and db.execute(WAITING)[0][0] == 0:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            until(lambda: told or db.execute(WAITING)[0][0], "the COMMIT neither waits nor ends")
             assert db.effects() == ["k"], "here it is committed"
             primary.kill()
             thread.join(60)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -104,15 +105,25 @@ class Consumer:
         self.process.close()
 
 
+@dataclass
+class Delivery:
+    """One message to one consumer, and what that said."""
+
+    message_id: str
+    said: list[str]
+    is_again: bool
+    """Whether it had been delivered before."""
+    has_worked: bool
+    """Whether its handler has run, in this delivery or before."""
+
+
 def deliver(trial: Trial) -> None:
     """Each group's messages, delivered one to five times each, in any order, until each was acknowledged so often."""
     # A mutant shows itself at each of the killed consumers, and needs fewer.
     count, kills = trial.size(12, 1_500 if trial.mutant is None else 300), trial.size(4, 100)
     trial.needs(AGAIN, 6, 1_000)
     trial.needs(KILLED, 1, 60)
-    acks: Counter[str] = Counter()
-    lock = threading.Lock()
-    groups = []
+    brokers = []
     for group in GROUPS:
         names = [f"m{number}" for number in range(count)] + [f"{POISON}{number}" for number in range(2)]
         # Those whose consumers are killed come once: a second delivery is answered at once, and nobody is at work.
@@ -120,10 +131,12 @@ def deliver(trial: Trial) -> None:
         due = [name for name in names for _ in range(1 if name in once else trial.chance.randint(1, 5))]
         trial.chance.shuffle(due)
         chance = random.Random(trial.chance.getrandbits(64))  # its own, so that the seed says what it does
-        groups.append(partial(_group, trial, group, due, once, acks, chance, lock))
-    with ThreadPoolExecutor(len(groups)) as pool:
-        for done in [pool.submit(group) for group in groups]:
-            done.result()
+        brokers.append(partial(_delivered, trial, group, due, once, chance))
+    acks: Counter[str] = Counter()
+    with ThreadPoolExecutor(len(brokers)) as pool:
+        for group, done in zip(GROUPS, [pool.submit(broker) for broker in brokers], strict=True):
+            for one in done.result():
+                _judge(trial, group, one, acks)
     effects = Counter(trial.db.effects())
     for name, times in acks.items():
         trial.holds("I4", effects[name] >= 1, f"{name} was acknowledged {times} times, and was not done")
@@ -132,25 +145,17 @@ def deliver(trial: Trial) -> None:
     check_at_rest(trial)
 
 
-def _group(
-    trial: Trial,
-    group: str,
-    due: list[str],
-    deadly: set[str],
-    acks: Counter[str],
-    chance: random.Random,
-    lock: threading.Lock,
-) -> None:
+def _delivered(trial: Trial, group: str, due: list[str], deadly: set[str], chance: random.Random) -> list[Delivery]:
+    """Deliver all of a group's messages, and kill the consumer of each deadly one; return each delivery."""
     consumer = Consumer(trial, group)
     seen: set[str] = set()
     worked: set[str] = set()
+    deliveries = []
     try:
         while due:
             message_id = due.pop()
             kills = message_id in deadly
             deadly.discard(message_id)
-            again = message_id in seen
-            seen.add(message_id)
             # Every second one is killed at work, the others when they may have committed, and were not heard yet.
             holds = kills and len(deadly) % 2 == 0
             consumer.deliver(message_id, HOLD if holds else "")
@@ -165,18 +170,24 @@ def _group(
             else:
                 while said[-1].split()[0] not in ("over", "refused"):
                     said.append(consumer.answer())
-            words = {one.split()[0] for one in said}
-            worked |= {message_id} if "work" in words else set()
-            with lock:
-                trial.tried += 1
-                trial.hits[AGAIN] += again
-                if "ack" in words:
-                    acks[f"{group} {message_id}"] += 1
-                    mine = message_id in worked
-                    trial.holds("I7", mine, f"{group} acknowledged {message_id}, and its handler had never run")
-                elif "refused" not in words:
-                    trial.hits[KILLED] += 1
-                    due.insert(chance.randrange(len(due) + 1), message_id)  # the broker sends it again
-                trial.holds("I11", ("refused" in words) is (POISON in message_id), f"{message_id}: {said}")
+            words = [one.split()[0] for one in said]
+            if "work" in words:
+                worked.add(message_id)
+            if "ack" not in words and "refused" not in words:
+                due.insert(chance.randrange(len(due) + 1), message_id)  # the broker sends it again
+            deliveries.append(Delivery(message_id, words, message_id in seen, message_id in worked))
+            seen.add(message_id)
     finally:
         consumer.close()
+    return deliveries
+
+
+def _judge(trial: Trial, group: str, one: Delivery, acks: Counter[str]) -> None:
+    trial.tried += 1
+    trial.hits[AGAIN] += one.is_again
+    if "ack" in one.said:
+        acks[f"{group} {one.message_id}"] += 1
+        trial.holds("I7", one.has_worked, f"{group} acknowledged {one.message_id}, and its handler had never run")
+    elif "refused" not in one.said:
+        trial.hits[KILLED] += 1
+    trial.holds("I11", ("refused" in one.said) is (POISON in one.message_id), f"{one.message_id}: {one.said}")

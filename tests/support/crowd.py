@@ -85,12 +85,14 @@ def meanwhile(db: Database, wait: Callable[[], T]) -> T:
     return wait()
 
 
-def until(true: Callable[[], object], what: str) -> None:
-    """Come back when something is so; fail when it does not happen."""
-    deadline = time.monotonic() + PATIENCE
+def until(
+    true: Callable[[], object], what: str | Callable[[], str], *, patience: float = PATIENCE, every: float = 0.005
+) -> None:
+    """Come back when something is so; fail with `what` when it does not happen in time."""
+    deadline = time.monotonic() + patience
     while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)  # between two looks; nothing is assumed after it
+        assert time.monotonic() < deadline, what if isinstance(what, str) else what()
+        time.sleep(every)  # between two looks at what rings no bell here; nothing is assumed after it
 
 
 class Watch:

@@ -12,6 +12,7 @@ import pytest
 
 from idemtable import InProgressError, RetryTransactionError
 from idemtable.claim.door import Door
+from tests.support.crowd import until
 
 
 def entered(door: Door, wait: float = 5) -> Any:
@@ -35,13 +36,6 @@ def beside(work: Any) -> tuple[threading.Thread, list[Any]]:
     return thread, answers
 
 
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)  # between two looks; nothing is assumed after it
-
-
 def test_a_turn_follows_the_other_in_the_order_of_asking() -> None:
     door = Door()
     order: list[int] = []
@@ -54,7 +48,7 @@ def test_a_turn_follows_the_other_in_the_order_of_asking() -> None:
                 order.append(number)
 
         threads.append(beside(come)[0])
-        until(lambda number=number: len(door._queue) == number + 1)
+        until(lambda number=number: len(door._queue) == number + 1, "nobody comes to the door")
     assert order == []
     first.end()
     for thread in threads:
@@ -78,7 +72,7 @@ def test_who_waits_when_it_is_closed_is_sent_away_and_who_comes_later_hears_so_a
     door = Door()
     turn = entered(door)
     thread, answers = beside(lambda: door.enter(10, "scope"))
-    until(lambda: door._queue)
+    until(lambda: door._queue, "nobody comes to the door")
     closing, _ = beside(lambda: door.shut(10))
     thread.join(10)
     assert isinstance(answers[0], RetryTransactionError)
