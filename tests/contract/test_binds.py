@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable, InProgressError, SessionNotUsableError
+from idemtable.claim.run import closed
 from tests.support.backends import db_of
 from tests.support.database import Database, Effect, effect
 
@@ -69,28 +70,46 @@ def test_an_async_call_that_has_committed_is_over_without_a_task_of_its_own() ->
     assert tasks == []
 
 
-@pytest.mark.parametrize("colour", ["sync", "async", "inner"])
+def test_a_session_in_which_somebody_has_begun_anew_is_closed_where_it_can_be_waited_for() -> None:
+    async def begun() -> int:
+        engine = create_async_engine(db_of("postgresql18-async").url)
+        session = AsyncSession(engine)
+        await session.execute(sa.text("SELECT 1"))
+        await closed(session)
+        out: int = engine.pool.checkedout()  # type: ignore[attr-defined]
+        await engine.dispose()
+        return out
+
+    assert asyncio.run(begun()) == 0
+
+
+@pytest.mark.parametrize("colour", ["sync", "async", "exit", "inner"])
 def test_the_way_in_which_an_application_closes_its_sessions_is_kept(colour: str) -> None:
-    closed: list[str] = []
+    seen: list[str] = []
 
     class Closing(Session):
         def close(self) -> None:
-            closed.append("sync")
+            self.execute(sa.text("SELECT 1"))  # what it does may have to be waited for
+            seen.append(colour)
             super().close()
 
     db = db_of("postgresql18" if colour == "sync" else "postgresql18-async")
     if colour == "sync":
         maker: Any = sessionmaker(db.engine, class_=Closing)
     else:
-        from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
         class AsyncClosing(AsyncSession):
             async def close(self) -> None:
-                closed.append("async")
+                seen.append(colour)
                 await super().close()
 
-        words = {"class_": AsyncClosing} if colour == "async" else {"sync_session_class": Closing}
-        maker = async_sessionmaker(db.engine, **words)
+        class AsyncLeaving(AsyncSession):
+            async def __aexit__(self, *error: Any) -> None:
+                seen.append(colour)
+                await super().__aexit__(*error)
+
+        words = {"class_": {"async": AsyncClosing, "exit": AsyncLeaving}.get(colour, AsyncSession)}
+        maker = async_sessionmaker(db.engine, **words, sync_session_class=Closing if colour == "inner" else Session)
     idem = db.table(maker)
 
     @idem.transactional("closed", key="key")
@@ -98,10 +117,10 @@ def test_the_way_in_which_an_application_closes_its_sessions_is_kept(colour: str
         return effect(session, key)
 
     assert order("k") == order("k")
-    assert len(closed) == 2
+    assert len(seen) == 2
     with idem.transaction("closed.block", "k"):
         pass
-    assert closed == ["async" if colour == "async" else "sync"] * 3
+    assert seen == [colour] * 3
 
 
 def test_a_sessionmaker_that_is_still_bound_to_nothing_is_refused_at_first_use_with_the_cure(db: Database) -> None:
