@@ -106,6 +106,28 @@ def test_when_the_winners_connection_is_killed_all_still_get_one_reply(server_db
     assert db.effects() == ["k"]
 
 
+def test_what_an_application_reads_as_a_transaction_begins_hides_no_winner(server_db: Database) -> None:
+    db = server_db
+    with db.other_engine() as engine:
+
+        @db.table(engine).transactional("order", key="key", wait=WAIT, share_scope=True)
+        def order(session: Any, key: str) -> str:
+            raise AssertionError("it was done")
+
+        begun: list[int] = []
+
+        def read(connection: sa.Connection) -> None:
+            begun.append(connection.exec_driver_sql("SELECT count(*) FROM idemtable").scalar_one())
+
+        sa.event.listen(getattr(engine, "sync_engine", engine), "begin", read)
+        with held(db):
+            loser = Beside(lambda: order.outcome("k"))
+            db.await_waiting(1)
+        assert loser.result().value == "held"
+    assert begun[0] == 0, "it has not read before the winner was there"
+    assert loser.result().replayed
+
+
 def test_without_patience_a_duplicate_is_refused_at_once(db: Database) -> None:
     @db.idem.transactional("order", key="key", share_scope=True, wait=timedelta(0))
     def order(session: Any, key: str) -> str:
