@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,8 +11,13 @@ from sqlalchemy import event
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 _MARK: Final = "_idemtable_connection"
+
+_listening: Final[weakref.WeakKeyDictionary[SQLAlchemyDialect, set[tuple[str, Callable[..., Any]]]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def root(engine: Engine) -> Engine:
@@ -24,11 +30,22 @@ def root(engine: Engine) -> Engine:
     return engine
 
 
+def listen_once(engine: Engine, name: str, heard: Callable[..., Any]) -> None:
+    """Listen to an event that an engine's dialect tells of; doing it twice is harmless.
+
+    Not by ``event.contains``, which goes by the engine's address: that of an engine that is gone may be another one's by
+    now, and the dialect that has the listener may live on.
+    """
+    engine = root(engine)
+    known = _listening.setdefault(engine.dialect, set())
+    if (name, heard) not in known:
+        known.add((name, heard))
+        event.listen(engine, name, heard)
+
+
 def listen(engine: Engine) -> None:
     """Have the errors of an engine's connections say whose they are; doing it twice is harmless."""
-    engine = root(engine)
-    if not event.contains(engine, "handle_error", _mark):
-        event.listen(engine, "handle_error", _mark)
+    listen_once(engine, "handle_error", _mark)
 
 
 def _mark(context: Any) -> None:

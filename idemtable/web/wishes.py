@@ -5,9 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import event
-
-from ..dialects.origin import root
+from ..dialects.origin import listen_once
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -53,9 +51,7 @@ def keep(response: ResponseT) -> ResponseT:
 
 def listen(engine: Engine) -> None:
     """Write an engine's errors down with the request that gets them; doing it twice is harmless."""
-    engine = root(engine)
-    if not event.contains(engine, "handle_error", _notice):
-        event.listen(engine, "handle_error", _notice)
+    listen_once(engine, "handle_error", _notice)
 
 
 def _notice(context: Any) -> None:
