@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy.orm import Session
 
 from ..binding import drop_dead
+from ..dialects.statement import hears
 from ..dialects.words import AS_IT_IS
 from ..errors import SessionNotUsableError
 from . import steps
@@ -135,7 +136,7 @@ class Own(Transaction):
             or type(session).commit is not Session.commit
             or session.twophase
             or session.dispatch.before_commit
-            or connection.engine.dispatch.commit
+            or hears(connection, "commit")
             # What SQLAlchemy would send before COMMIT it would send after it: flush again, release a savepoint.
             or not session._is_clean()
             or session.get_nested_transaction() is not None

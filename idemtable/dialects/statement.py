@@ -102,13 +102,29 @@ def is_listened_to(connection: Connection) -> bool:
     if connection._echo:
         return True
     engine = connection.engine
-    if not engine._has_events:
-        return connection._has_events
-    # The engine's listeners and not the connection's own joined ones, which are put together anew for each connection,
-    # at 3 microseconds a look: a SQLite engine always has a listener, the library's own for BEGIN.
-    before, after = engine.dispatch.before_cursor_execute, engine.dispatch.after_cursor_execute
-    # What their __bool__ asks, without the two calls.
-    return bool(before.listeners or before.parent_listeners or after.listeners or after.parent_listeners)
+    if engine._has_events:
+        before, after = engine.dispatch.before_cursor_execute, engine.dispatch.after_cursor_execute
+        # What their __bool__ asks, without the two calls.
+        if before.listeners or before.parent_listeners or after.listeners or after.parent_listeners:
+            return True
+    return connection._has_events and (
+        hears(connection, "before_cursor_execute") or hears(connection, "after_cursor_execute")
+    )
+
+
+def hears(connection: Connection, event: str) -> bool:
+    """Say whether somebody listens to an event of a connection's: on it alone, or on its engine."""
+    engine = connection.engine
+    if engine._has_events and getattr(engine.dispatch, event):
+        return True
+    if not connection._has_events:
+        return False
+    try:
+        # Past its __getattr__, which would put its listeners and the engine's together where nobody has asked for them yet:
+        # 3 microseconds for each new connection, and a SQLite engine always has a listener, the library's own for BEGIN.
+        return bool(object.__getattribute__(connection.dispatch, event))
+    except AttributeError:
+        return False
 
 
 class Statement:

@@ -251,6 +251,48 @@ def test_what_before_commit_writes_is_committed_with_the_call_or_not_at_all(db: 
     assert sorted(db.effects()) == ["k", "l", "outbox", "outbox"]
 
 
+@pytest.fixture(params=["postgresql18", "postgresql18-async", "mariadb", "mysql-several", "sqlite"])
+def overheard(request: pytest.FixtureRequest) -> Iterator[tuple[Database, Any]]:
+    """A database, and an engine to which somebody listens for something else."""
+    db = db_of(request.param)
+    with db.other_engine() as engine:
+        sa.event.listen(sync_engine(engine), "begin", lambda connection: None)
+        yield db, engine
+
+
+def listening_to_a_connection(name: str, heard: Callable[..., None]) -> Callable[[Session, str], str]:
+    def work(session: Session, key: str) -> str:
+        sa.event.listen(session.connection(), name, heard)
+        effect(session, key)
+        return key
+
+    return work
+
+
+def test_who_listens_to_one_connection_may_refuse_its_commit(overheard: tuple[Database, Any]) -> None:
+    db, engine = overheard
+
+    def refuse(connection: sa.Connection) -> None:
+        raise ValueError("refused")
+
+    order = order_of(db.table(engine), listening_to_a_connection("commit", refuse))
+    with pytest.raises(ValueError, match="refused"):
+        order("k")
+    assert (db.effects(), db.rows()) == ([], [])
+
+
+def test_who_listens_to_one_connection_sees_the_librarys_statements(overheard: tuple[Database, Any]) -> None:
+    (db, engine), seen = overheard, list[str]()
+
+    def see(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        seen.append(statement)
+
+    order_of(db.table(engine), listening_to_a_connection("before_cursor_execute", see))("k")
+    assert [name for name in ("effect", "idemtable") if any(name in statement for statement in seen)] == [
+        "effect", "idemtable",
+    ]  # fmt: skip
+
+
 def test_a_session_with_a_commit_of_its_own_is_asked_to_commit(db: Database, sent: list[str]) -> None:
     seen = []
 
