@@ -11,7 +11,7 @@ from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceCl
 from ..codecs import exceptions, sealed
 from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TokenError, TransactionError
 from ..model import Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won, tell_outcome
-from . import nesting, steps
+from . import late, nesting, steps
 from .returned import RollBack, Unkept
 from .settle import UNKEPT, give, settle
 from .steps import Step
@@ -175,8 +175,8 @@ class Attempt:
 
     def _store(self, value: Any) -> Outcome[Any]:
         call, tx = self._call, self._tx
-        if tx.deferred is not None and not self._checked(tx.deferred.take):
-            raise begin_again(call.request.scope)  # without waiting for the function's first statement
+        if tx.deferred is not None:
+            late.take(self._course, tx, self._checked, repeats=self._repeats)
         if not tx.intact(self._work):
             raise broken_out(call.request.scope)
         try:
@@ -227,11 +227,16 @@ class Attempt:
         """
         self.is_over = True
         verdict = self._course.judged(error, self._tx)
-        if self._tx.deferred is not None and self._tx.deferred.is_lost:
-            # Whatever the function has made of that: it has done nothing, and the key is claimed before it runs again.
-            self._course.overtaken = True
-            self._abandon()
-            return
+        if (deferred := self._tx.deferred) is not None:
+            refusal = late.refusal(self._course, self._tx, self._checked, error, repeats=self._repeats)
+            if deferred.is_lost:
+                # Whatever the function has made of that: it has done nothing, and the key is claimed before it runs again.
+                self._course.overtaken = True
+                self._abandon()
+                return
+            if refusal is not None:
+                self._abandon()
+                raise refusal from error
         try:
             door = self.door
             occupied = door is not None and door.is_occupied

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..codecs import exceptions, opened
 from ..dialects.words import Look
-from ..errors import ResultUnreadableError
+from ..errors import IdempotencyError, ResultUnreadableError
 from ..model import Answer, Outcome, Replay, Reraise, Settled, TakeOver, Won, tell_outcome
 from . import steps
 from .kinds import LOOKS, too_fast
@@ -40,14 +40,22 @@ def settle(course: Course, tx: Transaction, tell: Callable[[Step], None], *, rep
     try:
         return _settle(course, tx, tell)
     except Exception as error:
-        # Whatever its class: an application may turn the database's errors into its own (``handle_error``).
-        verdict = course.judged(error, tx)
-        if meaning := verdict.meaning(course.settings, course.call.request.scope, repeats=repeats):
+        if meaning := meant(course, tx, error, repeats=repeats):
             raise meaning from error
-        if tx.is_cut and not repeats:
-            # The call around this one has given the connection up meanwhile, and the driver says whatever occurs to it.
-            raise begin_again(course.call.request.scope) from error
         raise
+
+
+def meant(course: Course, tx: Transaction, error: Exception, *, repeats: bool) -> IdempotencyError | None:
+    """Return what an error of a claim tells the caller; ``None``: what it says itself.
+
+    Whatever its class: an application may turn the database's errors into its own (``handle_error``).
+    """
+    if meaning := course.judged(error, tx).meaning(course.settings, course.call.request.scope, repeats=repeats):
+        return meaning
+    if tx.is_cut and not repeats:
+        # The call around this one has given the connection up meanwhile, and the driver says whatever occurs to it.
+        return begin_again(course.call.request.scope)
+    return None
 
 
 def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled:

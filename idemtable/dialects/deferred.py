@@ -9,21 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import event
-
-from .origin import root
+from ..errors import RetryTransactionError
+from .origin import listen_once
+from .words import is_plain
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
-_MARK: Final = "_idemtable_deferred"
+_MARK: Final = "idemtable_deferred"
 
 
 class Deferred:
     """A claim that was not sent yet.
 
+    It waits on the pool's wrapper, which lasts as long as the transaction. On the driver's own connection it would be there
+    for whoever has that next, where the function has ended its transaction before it sent anything.
+
     Args:
-        driver: psycopg's connection, in no transaction.
+        connection: that is in no transaction of the server's.
         begin: how its transactions begin.
         sql: a statement that fails where the key is taken.
         values: of the statement.
@@ -31,30 +34,58 @@ class Deferred:
     """
 
     def __init__(
-        self, driver: Any, begin: bytes, sql: str, values: Mapping[str, Any], send: Callable[[], bool]
+        self, connection: Connection, begin: bytes, sql: str, values: Mapping[str, Any], send: Callable[[], bool]
     ) -> None:
-        self._driver, self._begin, self._sql, self._values, self._send = driver, begin, sql, values, send
+        pooled: Any = connection.connection
+        self._driver = pooled.driver_connection
+        self._begin, self._sql, self._values, self._send = begin, sql, values, send
+        self.waits = True
         self.is_lost = False
-        setattr(driver, _MARK, self)
+        setattr(pooled, _MARK, self)
+        pooled.commit = self._commit
 
     def take(self) -> bool:
         """Send the claim, unless it has travelled; say whether it is the call's own."""
-        if self.forget():
+        if self.waits:
+            self.waits = False
             self.is_lost = not self._send()
         return not self.is_lost
 
-    def forget(self) -> bool:
-        """Let it travel with nothing any more; say whether it had not yet."""
-        return vars(self._driver).pop(_MARK, None) is not None
+    def forget(self) -> None:
+        """Let it travel with nothing any more."""
+        self.waits = False
 
-    def ride(self, execute: Callable[[], Any]) -> None:
-        """Send it with a statement of the function's.
+    def _require(self) -> None:
+        if not self.take():
+            raise RetryTransactionError("the key was taken before this transaction had sent anything: it cannot go on")
+
+    def _commit(self) -> None:
+        # By a function that ends its transaction itself: what it does after that must not be without a key.
+        self._require()
+        self._driver.commit()
+
+    def carry(self, cursor: Any, statement: str, execute: Callable[[], Any], *, together: bool) -> bool:
+        """Send it before or with the function's first statement; say whether that was executed here.
+
+        Args:
+            cursor: the driver's.
+            statement: the function's.
+            execute: executes it.
+            together: whether nobody else has a say in how.
 
         Raises:
-            psycopg.Error: what the server says of whichever has failed.
+            psycopg.Error: what the server says of whichever has failed. RetryTransactionError: the key is taken.
         """
-        self.forget()
-        driver = self._driver
+        # A cursor of the server's, and several statements in one text, go through no pipeline.
+        if not together or type(cursor) is not self._driver.cursor_factory or ";" in statement.rstrip("; \n"):
+            self._require()
+            return False
+        self._ride(execute)
+        return True
+
+    def _ride(self, execute: Callable[[], Any]) -> None:
+        self.waits = False
+        driver, failed = self._driver, None
         claim = driver.cursor()
         try:
             with driver.pipeline():
@@ -64,42 +95,42 @@ class Deferred:
                     driver.cursor().execute(self._begin)
                     claim.execute(self._sql, self._values)
                     execute()
+                except Exception as error:  # raised below: the pipeline would log all that it finds behind it
+                    failed = error
                 finally:
                     driver._autocommit = False
-        except BaseException:
+        except Exception:
+            if failed is None:
+                raise
+        finally:
             self.is_lost = claim.statusmessage is None
-            raise
+        if failed is not None:
+            raise failed
 
 
 def listen(engine: Engine) -> None:
     """Have an engine's statements take a claim along that waits for them; doing it twice is harmless."""
-    engine = root(engine)
-    if not event.contains(engine, "do_execute", _with_values):
-        event.listen(engine, "do_execute", _with_values)
-        event.listen(engine, "do_execute_no_params", _without_values)
-        event.listen(engine, "do_executemany", _many)
+    listen_once(engine, "do_execute", _with_values)
+    listen_once(engine, "do_execute_no_params", _without_values)
+    listen_once(engine, "do_executemany", _many)
 
 
-def _of(cursor: Any) -> Deferred | None:
-    return getattr(getattr(cursor, "connection", None), _MARK, None)
+def _carried(cursor: Any, statement: str, context: Any, event: str, execute: Callable[[], Any]) -> bool | None:
+    deferred: Deferred | None = vars(context.root_connection.connection).get(_MARK)
+    if deferred is None or not deferred.waits:
+        return None
+    dialect = context.dialect
+    together = len(getattr(dialect.dispatch, event)) == 1 and is_plain(getattr(dialect, event))
+    return deferred.carry(cursor, statement, execute, together=together) or None
 
 
 def _with_values(cursor: Any, statement: str, parameters: Any, context: Any) -> bool | None:
-    if (deferred := _of(cursor)) is None:
-        return None
-    deferred.ride(lambda: cursor.execute(statement, parameters))
-    return True  # it was executed here
+    return _carried(cursor, statement, context, "do_execute", lambda: cursor.execute(statement, parameters))
 
 
 def _without_values(cursor: Any, statement: str, context: Any) -> bool | None:
-    if (deferred := _of(cursor)) is None:
-        return None
-    deferred.ride(lambda: cursor.execute(statement))
-    return True
+    return _carried(cursor, statement, context, "do_execute_no_params", lambda: cursor.execute(statement))
 
 
 def _many(cursor: Any, statement: str, parameters: Any, context: Any) -> bool | None:
-    if (deferred := _of(cursor)) is None:
-        return None
-    deferred.ride(lambda: cursor.executemany(statement, parameters))
-    return True
+    return _carried(cursor, statement, context, "do_executemany", lambda: cursor.executemany(statement, parameters))

@@ -24,7 +24,7 @@ from .libpq import Packet
 from .packet import Line, line_of
 from .purging import Swept
 from .purging.slices import Slices
-from .statement import Answer
+from .statement import Answer, hears
 from .words import Fault, Look, is_plain
 
 if TYPE_CHECKING:
@@ -153,7 +153,10 @@ class PostgreSQL(Dialect):
         own="1 / CAST(t.created_at > '-infinity' AS integer)",
     )
     # For use with somebody else's statement behind it, which must not be done where the key is taken.
-    CLAIM_OR_FAIL = CLAIM.replace("DO NOTHING", "DO UPDATE SET status = NULL")
+    # By a division and not by a status that is NULL: of that the server's error would show the whole row, result and all.
+    CLAIM_OR_FAIL = CLAIM.replace("{table} (", "{table} AS t (").replace(
+        "DO NOTHING", "DO UPDATE SET status = 1 / CAST(t.created_at < '-infinity' AS integer)"
+    )
     TAKE_OVER = f"""{_BOUNDED}
         UPDATE {{table}} AS t SET fingerprint = CAST(:fingerprint AS bytea), status = {Status.IN_PROGRESS.code},
             owner = CAST(:owner AS bytea), codec = NULL, result = NULL, completed_at = NULL,
@@ -200,7 +203,7 @@ class PostgreSQL(Dialect):
             return None
         listen(connection.engine)
         sql = self._deferred.sql
-        return Deferred(line.driver, line.begin, sql, self._locking(values), partial(self.claim, connection, values))
+        return Deferred(connection, line.begin, sql, self._locking(values), partial(self.claim, connection, values))
 
     def _locking(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**values, "lock": int.from_bytes(values["id"].bytes[:8], "big", signed=True) ^ self._salt}
@@ -210,7 +213,7 @@ class PostgreSQL(Dialect):
         if line is None:
             return super().find(connection, values, look)
         engine, end = connection.engine, None
-        if look is Look.LEAVING and is_plain(engine.dialect.do_rollback) and not engine.dispatch.rollback:
+        if look is Look.LEAVING and is_plain(engine.dialect.do_rollback) and not hears(connection, "rollback"):
             end = b"ROLLBACK"
         found = line.send(connection, (self._finding, values), begin=look is not Look.ASIDE, end=end)
         return Answer(line.rows(found), found.ntuples)

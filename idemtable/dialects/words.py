@@ -54,9 +54,15 @@ def asks_autocommit(connection: Connection) -> bool:
     return (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
 
 
-def is_plain(way_out: Any) -> bool:
-    """Say whether an application has not put a way of its own in place of SQLAlchemy's to commit or to roll back."""
-    return getattr(way_out, "__func__", None) in (DefaultDialect.do_commit, DefaultDialect.do_rollback)
+_PLAIN: Final = frozenset({
+    DefaultDialect.do_commit, DefaultDialect.do_rollback,
+    DefaultDialect.do_execute, DefaultDialect.do_execute_no_params, DefaultDialect.do_executemany,
+})  # fmt: skip
+
+
+def is_plain(way: Any) -> bool:
+    """Say whether an application has not put a way of its own in place of SQLAlchemy's to execute, commit or roll back."""
+    return getattr(way, "__func__", None) in _PLAIN
 
 
 def is_mariadb(connection: Connection) -> bool:

@@ -14,14 +14,11 @@ from idemtable import (
     FingerprintMismatchError,
     IdemTable,
     InProgressError,
-    LostClaimError,
-    RetryTransactionError,
     outcome_of,
 )
 from tests.support.backends import BACKENDS, db_of
 from tests.support.crowd import WAIT, crowd, one_run
-from tests.support.database import Database, Effect, Unique, effect
-from tests.support.lines import through_a_proxy
+from tests.support.database import Database, effect
 
 _scopes = count()
 SHORTCUTS = ["lookaside", "deferred", "both"]
@@ -34,11 +31,6 @@ def options_of(shortcut: str) -> dict[str, bool]:
 @pytest.fixture(params=SHORTCUTS)
 def shortcut(request: pytest.FixtureRequest) -> dict[str, bool]:
     return options_of(request.param)
-
-
-@pytest.fixture(params=[name for name in ("postgresql18", "postgresql18-listened") if name in BACKENDS])
-def deferring(request: pytest.FixtureRequest) -> Database:
-    return db_of(request.param)
 
 
 def order_of(db: Database, work: Any = effect, idem: Any = None, **options: Any) -> Any:
@@ -202,172 +194,3 @@ def test_a_look_aside_that_finds_the_answer_begins_no_transaction_of_a_session()
         assert len(begun) == 1
         assert order.outcome("k").replayed
         assert len(begun) == 1
-
-
-# --- a claim that comes with the first statement --------------------------------------------------------------------------
-
-
-def test_a_deferred_first_run_waits_less_often_than_the_bare_transaction() -> None:
-    with through_a_proxy(db_of("postgresql18")) as line:
-        order, keys = order_of(line.db, idem=line.idem, deferred=True), count()
-
-        def bare() -> None:
-            with line.db.session(line.engine) as held:
-                held.run(lambda session: effect(session, "bare"))
-                held.commit()
-
-        def trips(call: Any) -> float:
-            call()
-            before = line.proxy.round_trips
-            for _ in range(8):
-                call()
-            return (line.proxy.round_trips - before) / 8
-
-        assert trips(lambda: order(f"k{next(keys)}")) - trips(bare) == -1
-
-
-def test_a_replay_never_does_what_the_function_sends_first(deferring: Database) -> None:
-    db, begun = deferring, []
-    sequence = "SELECT nextval('effect_id_seq')"  # no rollback takes it back
-
-    def work(session: Session, key: str) -> int:
-        begun.append(key)
-        return int(session.execute(sa.text(sequence)).scalar_one())
-
-    order = order_of(db, work, deferred=True)
-    first = order("k")
-    assert [order("k") for _ in range(3)] == [first] * 3
-    assert db.execute(sequence)[0][0] == first + 1
-    assert begun == (["k"] * 4 if db.backend == "postgresql18" else ["k"])
-
-
-@pytest.mark.parametrize("send", [None, "SELECT 1", "executemany", "savepoint", "driver"])
-def test_the_claim_comes_before_commit_whatever_the_function_sends_first(deferring: Database, send: str | None) -> None:
-    db = deferring
-
-    def work(session: Session, key: str) -> str:
-        if send == "SELECT 1":
-            assert session.execute(sa.text(send)).scalar_one() == 1
-        elif send == "executemany":
-            session.execute(sa.insert(Effect), [{"name": f"{key}{number}"} for number in range(3)])
-        elif send == "savepoint":
-            with session.begin_nested():
-                effect(session, key)
-        elif send == "driver":
-            driver: Any = session.connection().connection.driver_connection
-            driver.execute("INSERT INTO effect (name, amount) VALUES (%s, 1)", (key,))
-        return key
-
-    order = order_of(db, work, deferred=True)
-    assert [order.outcome("k").replayed for _ in range(3)] == [False, True, True]
-    assert len(db.effects()) == {None: 0, "SELECT 1": 0, "executemany": 3}.get(send, 1)
-    assert len(db.rows()) == 1
-
-
-def test_a_function_that_swallows_the_news_that_it_is_a_replay_is_still_one(deferring: Database) -> None:
-    db = deferring
-
-    def work(session: Session, key: str) -> str:
-        try:
-            effect(session, key)
-        except Exception:
-            return "swallowed"
-        return "done"
-
-    order = order_of(db, work, deferred=True, returns=str)
-    assert [order("k") for _ in range(3)] == ["done"] * 3
-    assert db.effects() == ["k"]
-
-
-def test_a_function_that_makes_an_exception_to_remember_of_it_is_not_remembered_twice(deferring: Database) -> None:
-    db = deferring
-
-    def work(session: Session, key: str) -> str:
-        try:
-            effect(session, key)
-        except sa.exc.DBAPIError as error:
-            raise Declined(key) from error
-        return "done"
-
-    order = order_of(db, work, deferred=True, remember=Declined, returns=str)
-    assert [order("k") for _ in range(2)] == ["done"] * 2
-
-
-def test_an_error_of_the_functions_own_first_statement_is_its_own(deferring: Database) -> None:
-    db = deferring
-
-    def work(session: Session, key: str) -> str:
-        session.execute(sa.text("INSERT INTO effect (name, amount) VALUES (NULL, 1)"))
-        return key
-
-    order = order_of(db, work, deferred=True)
-    with pytest.raises(sa.exc.IntegrityError, match="effect"):
-        order("k")
-    assert db.rows() == []
-
-    def clash(session: Session, key: str) -> str:
-        session.execute(sa.insert(Unique), {"name": "taken"})
-        return key
-
-    clashing = order_of(db, clash, deferred=True)
-    clashing("k")
-    with pytest.raises(sa.exc.IntegrityError, match="unique_business"):
-        clashing("l")
-
-
-def test_a_key_that_somebody_holds_is_in_progress(deferring: Database) -> None:
-    db = deferring
-    order = order_of(db, deferred=True, wait=timedelta())
-    with db.session() as holder:
-        order.join(holder.session, "k")
-        with pytest.raises(InProgressError):
-            order("k")
-        holder.commit()
-    assert order.outcome("k").replayed
-    assert db.effects() == ["k"]
-
-
-def test_arguments_that_a_call_has_changed_before_it_knew_are_no_second_request(deferring: Database) -> None:
-    db = deferring
-    idem = db.table(attempts=1)
-
-    @idem.transactional("shortcuts.changed", key="key", deferred=True, payload=None)
-    def order(session: Any, key: str, items: list[str]) -> int:
-        for _ in range(len(items)):
-            effect(session, items.pop())
-        return len(items)
-
-    assert order("k", ["a", "b"]) == 0
-    assert order.outcome("k", ["a", "b"]).replayed
-    assert db.effects() == ["b", "a"]
-
-
-def test_were_the_function_to_go_on_without_a_claim_its_result_would_find_no_row(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from idemtable.dialects.postgresql import PostgreSQL
-
-    db = db_of("postgresql18")
-    monkeypatch.setattr(PostgreSQL, "CLAIM_OR_FAIL", PostgreSQL.CLAIM)
-    with db.other_engine() as engine:
-        order = order_of(db, idem=db.table(engine), deferred=True)
-        order("k")
-        with pytest.raises(LostClaimError):
-            order("k")
-    assert db.effects() == ["k"]
-
-
-def test_a_function_that_commits_by_itself_is_found_out(deferring: Database) -> None:
-    db = deferring
-
-    def work(session: Session, key: str) -> str:
-        effect(session, key)
-        session.commit()
-        return key
-
-    order = order_of(db, work, deferred=True)
-    with pytest.raises(LostClaimError):
-        order("k")
-    with pytest.raises((LostClaimError, RetryTransactionError)):
-        order("k")
-    assert db.effects() == ["k"]

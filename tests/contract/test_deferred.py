@@ -1,0 +1,403 @@
+"""A claim that comes with the function's first statement, or at the latest before anything of it is said to be done."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from idemtable import (
+    FingerprintMismatchError,
+    IdemTable,
+    InProgressError,
+    LostClaimError,
+    RetryTransactionError,
+    SchemaError,
+    SessionNotUsableError,
+    Status,
+)
+from tests.contract.test_shortcuts import Declined, order_of
+from tests.support.backends import BACKENDS, db_of
+from tests.support.database import Database, Effect, Unique, effect
+from tests.support.lines import through_a_proxy
+
+
+@pytest.fixture(params=[name for name in ("postgresql18", "postgresql18-listened") if name in BACKENDS])
+def deferring(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
+
+
+def test_a_deferred_first_run_waits_less_often_than_the_bare_transaction() -> None:
+    with through_a_proxy(db_of("postgresql18")) as line:
+        order, keys = order_of(line.db, idem=line.idem, deferred=True), count()
+
+        def bare() -> None:
+            with line.db.session(line.engine) as held:
+                held.run(lambda session: effect(session, "bare"))
+                held.commit()
+
+        def trips(call: Any) -> float:
+            call()
+            before = line.proxy.round_trips
+            for _ in range(8):
+                call()
+            return (line.proxy.round_trips - before) / 8
+
+        assert trips(lambda: order(f"k{next(keys)}")) - trips(bare) == -1
+
+
+def test_a_replay_never_does_what_the_function_sends_first(deferring: Database) -> None:
+    db, begun = deferring, []
+    sequence = "SELECT nextval('effect_id_seq')"  # no rollback takes it back
+
+    def work(session: Session, key: str) -> int:
+        begun.append(key)
+        return int(session.execute(sa.text(sequence)).scalar_one())
+
+    order = order_of(db, work, deferred=True)
+    first = order("k")
+    assert [order("k") for _ in range(3)] == [first] * 3
+    assert db.execute(sequence)[0][0] == first + 1
+    assert begun == (["k"] * 4 if db.backend == "postgresql18" else ["k"])
+
+
+@pytest.mark.parametrize("send", [None, "SELECT 1", "executemany", "savepoint", "driver"])
+def test_the_claim_comes_before_commit_whatever_the_function_sends_first(deferring: Database, send: str | None) -> None:
+    db = deferring
+
+    def work(session: Session, key: str) -> str:
+        if send == "SELECT 1":
+            assert session.execute(sa.text(send)).scalar_one() == 1
+        elif send == "executemany":
+            session.execute(sa.insert(Effect), [{"name": f"{key}{number}"} for number in range(3)])
+        elif send == "savepoint":
+            with session.begin_nested():
+                effect(session, key)
+        elif send == "driver":
+            driver: Any = session.connection().connection.driver_connection
+            driver.execute("INSERT INTO effect (name, amount) VALUES (%s, 1)", (key,))
+        return key
+
+    order = order_of(db, work, deferred=True)
+    assert [order.outcome("k").replayed for _ in range(3)] == [False, True, True]
+    assert len(db.effects()) == {None: 0, "SELECT 1": 0, "executemany": 3}.get(send, 1)
+    assert len(db.rows()) == 1
+
+
+def test_a_function_that_swallows_the_news_that_it_is_a_replay_is_still_one(deferring: Database) -> None:
+    db = deferring
+
+    def work(session: Session, key: str) -> str:
+        try:
+            effect(session, key)
+        except Exception:
+            return "swallowed"
+        return "done"
+
+    order = order_of(db, work, deferred=True, returns=str)
+    assert [order("k") for _ in range(3)] == ["done"] * 3
+    assert db.effects() == ["k"]
+
+
+def test_a_function_that_makes_an_exception_to_remember_of_it_is_not_remembered_twice(deferring: Database) -> None:
+    db = deferring
+
+    def work(session: Session, key: str) -> str:
+        try:
+            effect(session, key)
+        except sa.exc.DBAPIError as error:
+            raise Declined(key) from error
+        return "done"
+
+    order = order_of(db, work, deferred=True, remember=Declined, returns=str)
+    assert [order("k") for _ in range(2)] == ["done"] * 2
+
+
+def test_an_error_of_the_functions_own_first_statement_is_its_own(deferring: Database) -> None:
+    db = deferring
+
+    def work(session: Session, key: str) -> str:
+        session.execute(sa.text("INSERT INTO effect (name, amount) VALUES (NULL, 1)"))
+        return key
+
+    order = order_of(db, work, deferred=True)
+    with pytest.raises(sa.exc.IntegrityError, match="effect"):
+        order("k")
+    assert db.rows() == []
+
+    def clash(session: Session, key: str) -> str:
+        session.execute(sa.insert(Unique), {"name": "taken"})
+        return key
+
+    clashing = order_of(db, clash, deferred=True)
+    clashing("k")
+    with pytest.raises(sa.exc.IntegrityError, match="unique_business"):
+        clashing("l")
+
+
+def test_a_key_that_somebody_holds_is_in_progress(deferring: Database) -> None:
+    db = deferring
+    order = order_of(db, deferred=True, wait=timedelta())
+    with db.session() as holder:
+        order.join(holder.session, "k")
+        with pytest.raises(InProgressError):
+            order("k")
+        holder.commit()
+    assert order.outcome("k").replayed
+    assert db.effects() == ["k"]
+
+
+def test_arguments_that_a_call_has_changed_before_it_knew_are_no_second_request(deferring: Database) -> None:
+    db = deferring
+    idem = db.table(attempts=1)
+
+    @idem.transactional("shortcuts.changed", key="key", deferred=True, payload=None)
+    def order(session: Any, key: str, items: list[str]) -> int:
+        for _ in range(len(items)):
+            effect(session, items.pop())
+        return len(items)
+
+    assert order("k", ["a", "b"]) == 0
+    assert order.outcome("k", ["a", "b"]).replayed
+    assert db.effects() == ["b", "a"]
+
+
+def test_were_the_function_to_go_on_without_a_claim_its_result_would_find_no_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from idemtable.dialects.postgresql import PostgreSQL
+
+    db = db_of("postgresql18")
+    monkeypatch.setattr(PostgreSQL, "CLAIM_OR_FAIL", PostgreSQL.CLAIM)
+    with db.other_engine() as engine:
+        order = order_of(db, idem=db.table(engine), deferred=True)
+        order("k")
+        with pytest.raises(LostClaimError):
+            order("k")
+    assert db.effects() == ["k"]
+
+
+def test_a_function_that_commits_by_itself_is_found_out(deferring: Database) -> None:
+    db = deferring
+
+    def work(session: Session, key: str) -> str:
+        effect(session, key)
+        session.commit()
+        return key
+
+    order = order_of(db, work, deferred=True)
+    with pytest.raises(LostClaimError):
+        order("k")
+    with pytest.raises((LostClaimError, RetryTransactionError)):
+        order("k")
+    assert db.effects() == ["k"]
+
+
+# --- where the function sends nothing, or not through the session's statements --------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "close"])
+def test_a_claim_that_the_function_has_left_behind_is_nobody_elses(deferring: Database, end: str) -> None:
+    db = deferring
+    with db.other_engine(pool_size=1, max_overflow=0) as engine:
+
+        def work(session: Session, key: str) -> str:
+            getattr(session, end)()
+            with Session(engine) as stranger, stranger.begin():
+                effect(stranger, "stranger")
+            return key
+
+        order = order_of(db, work, idem=db.table(engine), deferred=True)
+        with pytest.raises(LostClaimError):
+            order("k")
+    assert db.effects() == ["stranger"]
+    assert [row.key for row in db.rows()] == (["k"] if end == "commit" else []), "what is committed has its key"
+
+
+def test_what_a_function_commits_by_itself_before_all_else_is_never_without_its_key(deferring: Database) -> None:
+    db = deferring
+
+    def work(session: Session, key: str) -> str:
+        session.commit()
+        effect(session, key)
+        session.commit()
+        return key
+
+    with db.other_engine(pool_size=2) as engine:
+        with engine.connect(), engine.connect():  # each transaction has another of the two
+            pass
+        order = order_of(db, work, idem=db.table(engine), deferred=True)
+        for _ in range(3):
+            with pytest.raises(LostClaimError):
+                order("k")
+    assert db.effects() == ["k"]
+
+
+def test_a_function_that_commits_before_all_else_learns_that_the_key_is_taken(deferring: Database) -> None:
+    db, told = deferring, list[str]()
+
+    def work(session: Session, key: str) -> str:
+        if db.rows():
+            try:
+                session.commit()
+            except RetryTransactionError as error:
+                told.append(str(error))
+        else:
+            effect(session, key)
+        return key
+
+    order = order_of(db, work, deferred=True)
+    assert [order.outcome("k").replayed for _ in range(2)] == [False, True]
+    assert len(told) == (1 if db.backend == "postgresql18" else 0)
+    assert db.effects() == ["k"]
+
+
+@pytest.mark.parametrize("first", ["streamed", "several", "own do_execute", "do_execute listener"])
+def test_a_first_statement_that_goes_through_no_pipeline_comes_after_the_claim(deferring: Database, first: str) -> None:
+    db, seen = deferring, list[str]()
+    with db.other_engine() as engine:
+
+        def work(session: Session, key: str) -> str:
+            if first == "streamed":
+                found = session.execute(sa.text("SELECT 1"), execution_options={"stream_results": True})
+                assert found.scalar_one() == 1
+            elif first == "several":
+                session.execute(sa.text("SET LOCAL application_name = 'a'; SET LOCAL application_name = 'b'"))
+            effect(session, key)
+            return key
+
+        def heard(cursor: Any, statement: str, *rest: Any) -> None:
+            seen.append(statement)
+
+        order = order_of(db, work, idem=db.table(engine), deferred=True)
+        order("before")
+        dialect: Any = engine.dialect
+        if first == "own do_execute":
+            original = dialect.do_execute
+            dialect.do_execute = lambda cursor, statement, *rest: (
+                heard(cursor, statement),
+                original(cursor, statement, *rest),
+            )
+        elif first == "do_execute listener":
+            event.listen(engine, "do_execute", heard)
+        assert [order.outcome("k").replayed for _ in range(2)] == [False, True]
+    assert db.effects() == ["before", "k"]
+    assert not first.endswith(("do_execute", "listener")) or any("effect" in statement for statement in seen)
+
+
+@contextmanager
+def trouble(db: Database, name: str) -> Iterator[tuple[IdemTable, type[Exception]]]:
+    """Something that keeps a claim from being had."""
+    if name == "held":
+        with db.session() as holder:
+            db.idem.transactional("late.held", key="name", share_scope=True)(effect).join(holder.session, "k")
+            yield db.idem, InProgressError
+            holder.rollback()
+    elif name == "no table":
+        with db.other_engine() as engine:
+            yield IdemTable(engine, table="nowhere"), SchemaError
+    else:
+        with db.other_engine(connect_args={"options": "-c default_transaction_read_only=on"}) as engine:
+            yield db.table(engine), SessionNotUsableError
+
+
+@pytest.mark.parametrize("name", ["held", "no table", "read-only"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_claim_that_comes_last_is_refused_in_the_words_of_one_that_comes_first(
+    deferring: Database, name: str, fails: bool
+) -> None:
+    db = deferring
+    with trouble(db, name) as (idem, refusal):
+
+        @idem.transactional("late.held", key="key", share_scope=True, deferred=True, wait=timedelta())
+        def order(session: Any, key: str, amount: int = 1) -> None:
+            if fails:
+                raise LookupError(key)
+            session.add(Effect(name=key, amount=1))
+
+        with pytest.raises(refusal):
+            order("k")
+    assert db.effects() == []
+
+
+def test_an_exception_to_remember_before_the_first_statement_is_remembered(deferring: Database) -> None:
+    db = deferring
+
+    def work(session: Session, key: str) -> None:
+        raise Declined(key)
+
+    order = order_of(db, work, deferred=True, remember=Declined)
+    for _ in range(2):
+        with pytest.raises(Declined):
+            order("k")
+        assert [row.status for row in db.rows()] == [Status.FAILED.code]
+
+
+def test_a_function_that_fails_because_its_work_was_done_is_answered_with_what_that_gave(deferring: Database) -> None:
+    db = deferring
+
+    def work(session: Session, key: str) -> str:
+        if db.effects():
+            raise LookupError("it is there already")
+        effect(session, key)
+        return key
+
+    order = order_of(db, work, deferred=True)
+    assert order("k") == "k"
+    assert order.outcome("k").replayed
+    with pytest.raises(FingerprintMismatchError):
+        order("k", 2)
+    with pytest.raises(LookupError):
+        order("another")
+    assert [row.key for row in db.rows()] == ["k"]
+
+
+def test_a_replay_shows_the_function_nothing_of_the_row(deferring: Database, caplog: pytest.LogCaptureFixture) -> None:
+    db, shown = deferring, list[str]()
+
+    def work(session: Session, key: str) -> str:
+        try:
+            session.execute(sa.insert(Effect), [{"name": f"{number}", "amount": 1} for number in range(2)])
+        except Exception as error:
+            shown.append(repr(error) + str(error))
+            raise
+        return "canary"
+
+    order = order_of(db, work, deferred=True)
+    with caplog.at_level(logging.DEBUG):
+        assert [order.outcome("wagtail").replayed for _ in range(3)] == [False, True, True]
+    assert len(shown) == (2 if db.backend == "postgresql18" else 0)
+    told = " ".join(
+        [*shown, *(f"{record.getMessage()}" for record in caplog.records if "sqlalchemy" not in record.name)]
+    )
+    assert "canary" not in told
+    assert "wagtail" not in told
+    assert "Pipeline" not in told, "what the driver logs of a claim that was lost is no news to anybody"
+
+
+def test_an_engine_at_the_address_of_one_that_is_gone_is_listened_to() -> None:
+    db = db_of("postgresql18")
+    kept, addresses = list[Any](), set[int]()
+    for _ in range(200):  # until the allocator gives an address a second time, which takes it two or three engines
+        engine = sa.create_engine(db.engine.url, poolclass=sa.NullPool)
+        again = id(engine) in addresses
+        addresses.add(id(engine))
+        order = order_of(db, idem=IdemTable(engine), deferred=True)
+        order("k")
+        dialect: Any = engine.dialect
+        assert len(dialect.dispatch.do_execute) == len(dialect.dispatch.handle_error) == 1
+        if again:
+            return
+        kept.append(dialect)
+        del engine, order
+        gc.collect()
+    raise AssertionError("no address came twice: this shows nothing")
