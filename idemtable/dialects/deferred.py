@@ -38,22 +38,29 @@ class Deferred:
     ) -> None:
         pooled: Any = connection.connection
         self._driver = pooled.driver_connection
-        self._begin, self._sql, self._values, self._send = begin, sql, values, send
-        self.waits = True
+        self._begin, self._sql, self._values = begin, sql, values
+        self._send: Callable[[], bool] | None = send
         self.is_lost = False
         setattr(pooled, _MARK, self)
         pooled.commit = self._commit
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is still to be sent."""
+        return self._send is not None
+
     def take(self) -> bool:
         """Send the claim, unless it has travelled; say whether it is the call's own."""
-        if self.waits:
-            self.waits = False
-            self.is_lost = not self._send()
+        if (send := self._send) is not None:
+            self.forget()
+            self.is_lost = not send()
         return not self.is_lost
 
     def forget(self) -> None:
         """Let it travel with nothing any more."""
-        self.waits = False
+        # What sends it knows the connection, and that the wrapper which knows this: only the collector of cycles would find
+        # the three.
+        self._send = None
 
     def _require(self) -> None:
         if not self.take():
@@ -84,7 +91,7 @@ class Deferred:
         return True
 
     def _ride(self, execute: Callable[[], Any]) -> None:
-        self.waits = False
+        self.forget()
         driver, failed = self._driver, None
         claim = driver.cursor()
         try:

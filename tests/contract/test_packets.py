@@ -664,12 +664,13 @@ def test_where_commit_begins_another_transaction_the_pool_is_not_kept_from_rolli
         assert rollbacks() - before == 2
 
 
-def test_the_wrapper_of_the_pool_is_gone_with_its_call() -> None:
-    db = db_of("mariadb")
+@pytest.mark.parametrize(("backend", "options"), [("mariadb", {}), ("postgresql18", {"deferred": True})])
+def test_the_wrapper_of_the_pool_is_gone_with_its_call(backend: str, options: dict[str, bool]) -> None:
+    db = db_of(backend)
     wrappers: list[weakref.ref[Any]] = []
     with db.other_engine(pool_size=1, max_overflow=0) as engine:
         sa.event.listen(engine, "checkout", lambda driver, record, pooled: wrappers.append(weakref.ref(pooled)))
-        order = order_of(db.table(engine))
+        order = order_of(db.table(engine), **options)
         gc.disable()
         try:
             order("k")
