@@ -54,8 +54,8 @@ _STORE = """INSERT INTO {{table}} AS t (
         ON CONFLICT (id) DO UPDATE SET status = {kept}, codec = excluded.codec, result = excluded.result,
             completed_at = excluded.completed_at {mine}
         RETURNING {own}"""
-_REFUSED = ("23502", "22012")
-"""What `STORE_OR_FAIL` fails with: not_null_violation and division_by_zero."""
+_REFUSED = ("22012",)
+"""What `STORE_OR_FAIL` fails with: division_by_zero."""
 
 _READABLE = text("""SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -145,15 +145,14 @@ class PostgreSQL(Dialect):
     STORE = _STORE.format(
         kept="excluded.status", mine="WHERE t.owner = excluded.owner", own="t.created_at > '-infinity'"
     )
-    # For use with COMMIT behind it, where nobody can ask how many rows it touched: it fails by itself if that was none. A
-    # status that is NULL the table refuses; without a row it divides by zero.
+    # For use with COMMIT behind it, where nobody can ask how many rows it touched: it fails by itself if that was none. By
+    # a division and not by a status that is NULL: of that the server's error would show the whole row, result and all.
     STORE_OR_FAIL = _STORE.format(
-        kept="CASE WHEN t.owner = excluded.owner THEN excluded.status END",
+        kept="excluded.status / CAST(t.owner = excluded.owner AS integer)",
         mine="",
         own="1 / CAST(t.created_at > '-infinity' AS integer)",
     )
-    # For use with somebody else's statement behind it, which must not be done where the key is taken.
-    # By a division and not by a status that is NULL: of that the server's error would show the whole row, result and all.
+    # For use with somebody else's statement behind it, which must not be done where the key is taken; it fails likewise.
     CLAIM_OR_FAIL = CLAIM.replace("{table} (", "{table} AS t (").replace(
         "DO NOTHING", "DO UPDATE SET status = 1 / CAST(t.created_at < '-infinity' AS integer)"
     )
