@@ -243,7 +243,7 @@ class MySQL(MySQLTable, Dialect):
         return Bites(self)
 
     def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
-        return self._purging.delete(connection, batch, rest, careful)
+        return self._purging.delete(connection, batch, rest)  # which waits for nobody
 
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         size = self.statement(self.BYTES)(connection, {"table": table, "schema": schema}).scalar()

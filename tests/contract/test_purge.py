@@ -19,6 +19,7 @@ from tests.support.database import INNODB, Database, effect
 
 ROWS = idemtable.metadata.tables["idemtable"]
 POSTGRESQL = [name for name in BACKENDS if name.startswith("postgresql")]
+ON_INNODB = [name for name in BACKENDS if name.startswith(INNODB)]
 
 
 @pytest.fixture(params=POSTGRESQL)
@@ -175,6 +176,29 @@ def test_a_row_that_a_call_is_taking_over_is_neither_waited_for_nor_lost(server_
     assert db.idem.get("order", "k").status is Status.COMPLETED
     assert order.outcome("k").replayed
     assert db.effects() == ["k", "k"]
+
+
+@pytest.mark.parametrize("server_db", ON_INNODB, indirect=True)
+@pytest.mark.parametrize(("batch", "batches"), [(40, 10), (5_000, 1)])
+def test_a_purge_of_a_table_that_has_expired_almost_whole_waits_for_no_open_call_and_is_as_quick(
+    server_db: Database, batch: int, batches: int
+) -> None:
+    db = server_db
+    fill(db, 400)
+
+    def waits() -> int:
+        return int(db.execute("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_waits'")[0][1])
+
+    with db.admin.connect() as connection:
+        connection.exec_driver_sql("ANALYZE TABLE idemtable").all()
+    with db.other_engine(isolation_level="READ COMMITTED") as engine, db.session(engine) as held:
+        db.idem.claim_many(held.session, "batch", ["open"])
+        before = waits()
+        report = db.idem.purge(batch=batch, pause=timedelta(0))
+        assert waits() == before
+        held.commit()
+    assert (report.deleted, report.batches) == (400, batches)
+    assert db.idem.stats().by_scope == {"batch": 1}
 
 
 def test_a_purge_in_a_suites_own_transaction_leaves_its_time_out_as_it_was(pg: Database) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..mysql import MySQL
     from ..statement import Answer
 
-_ROWS: Final = """JSON_TABLE(:keys, '$[*]' COLUMNS (
+ROWS: Final = """JSON_TABLE(:keys, '$[*]' COLUMNS (
             n FOR ORDINALITY, text VARCHAR(255) CHARACTER SET utf8mb4 PATH '$')) AS k"""
 # One byte each: in a text of the connection's utf8mb4 every id would be counted up to from the beginning. Not as bytes,
 # which MySQL's own connector writes as such a text too.
@@ -30,7 +30,7 @@ _ID: Final = "UNHEX(SUBSTRING(_latin1 :ids, 32 * k.n - 31, 32))"
 
 # Along the primary key, always: a plan that reads the whole of a small table would lock the whole of it, or be a bad one by
 # the time that the table has grown.
-_FOUND: Final = f"{{table}} AS t FORCE INDEX (PRIMARY) ON t.id = {_ID}"
+BY_KEY: Final = f"{{table}} AS t FORCE INDEX (PRIMARY) ON t.id = {_ID}"
 
 
 class MySQLBatches(Batches):
@@ -43,11 +43,11 @@ class MySQLBatches(Batches):
     its owner says so, and *seen* only where a look finds it.
     """
 
-    CLAIM = f"IGNORE INTO {{table}} ({COLUMNS}) SELECT {_ID}, {VALUES} FROM {_ROWS}"
+    CLAIM = f"IGNORE INTO {{table}} ({COLUMNS}) SELECT {_ID}, {VALUES} FROM {ROWS}"
     # As one value: PyMySQL takes longer for ten thousand rows than the server.
-    LOST = f"SELECT JSON_ARRAYAGG(k.n) FROM {_ROWS} LEFT JOIN {_FOUND} WHERE t.owner IS NULL OR t.owner <> :owner"
-    LOOK = f"SELECT {_ID}, {FOUND} FROM {_ROWS} LEFT JOIN {_FOUND} WHERE {OPEN}"
-    TAKE_OVER = f"""UPDATE {_ROWS} STRAIGHT_JOIN {_FOUND}
+    LOST = f"SELECT JSON_ARRAYAGG(k.n) FROM {ROWS} LEFT JOIN {BY_KEY} WHERE t.owner IS NULL OR t.owner <> :owner"
+    LOOK = f"SELECT {_ID}, {FOUND} FROM {ROWS} LEFT JOIN {BY_KEY} WHERE {OPEN}"
+    TAKE_OVER = f"""UPDATE {ROWS} STRAIGHT_JOIN {BY_KEY}
         SET {TAKEN} WHERE t.status IN ({MORTAL}) AND {{expires}} <= {{now}}"""
 
     def __init__(self, dialect: MySQL) -> None:
@@ -75,23 +75,23 @@ class MySQLBatches(Batches):
         self, connection: Connection, ids: Sequence[bytes], keys: Sequence[str] | None, values: Mapping[str, Any]
     ) -> set[bytes]:
         with self._speaking(connection, values) as words:
-            words.claim(connection, {**values, **_arrays(ids, keys)})
+            words.claim(connection, {**values, **arrays(ids, keys)})
             return self._lost(words, connection, ids, values)
 
     def look(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> Answer:
         with self._speaking(connection, values) as words:
-            return words.look(connection, {**values, **_arrays(ids)})
+            return words.look(connection, {**values, **arrays(ids)})
 
     def take_over(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> set[bytes]:
         with self._speaking(connection, values) as words:
-            words.take_over(connection, {**values, **_arrays(ids)})
+            words.take_over(connection, {**values, **arrays(ids)})
             return self._lost(words, connection, ids, values)
 
     def _lost(
         self, words: _Words, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]
     ) -> set[bytes]:
         # Not by RETURNING, where there is one: from rows PyMySQL does not learn that a transaction has begun.
-        lost = words.lost(connection, {**values, **_arrays(ids)}).scalar()
+        lost = words.lost(connection, {**values, **arrays(ids)}).scalar()
         return {ids[number - 1] for number in json.loads(lost or "[]")}
 
     @contextmanager
@@ -112,6 +112,7 @@ class _Words(NamedTuple):
     take_over: Statement
 
 
-def _arrays(ids: Sequence[bytes], keys: Sequence[str] | None = None) -> dict[str, Any]:
+def arrays(ids: Sequence[bytes], keys: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the values that make `ROWS` of ids, and `BY_KEY` find theirs."""
     texts = [None] * len(ids) if keys is None else keys
     return {"ids": b"".join(ids).hex(), "keys": json.dumps(texts, ensure_ascii=False)}
