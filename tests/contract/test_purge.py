@@ -155,6 +155,42 @@ def test_rows_that_somebody_holds_are_passed_over_in_every_part(parted: Database
     assert parted.idem.purge().deleted == len(held)
 
 
+@pytest.mark.parametrize("scan", ["Tid Range", "Seq"])
+def test_a_slice_of_which_nothing_is_left_meanwhile_ends_the_purge_as_any_other(pg: Database, scan: str) -> None:
+    pg.execute("TRUNCATE idemtable")
+    fill(pg, 5, scope="before")
+    fill(pg, 12)
+    pg.execute("DELETE FROM idemtable WHERE scope = 'before'")
+    with pg.admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("VACUUM ANALYZE idemtable")  # the lease's row finds a place before them
+    switch = f"ALTER DATABASE {pg.url.database} SET enable_{'seqscan' if scan == 'Tid Range' else 'tidscan'} = off"
+    pg.execute(switch)
+    left: list[int] = []
+
+    def progress(deleted: int) -> None:
+        left.append(pg.execute("DELETE FROM idemtable WHERE scope = 's'"))
+
+    try:
+        with pg.other_engine() as engine:
+            report = pg.table(engine).purge(batch=4, pause=timedelta(0), progress=progress)
+    finally:
+        pg.execute(switch.replace("= off", "TO DEFAULT"))
+    assert (report.deleted, report.batches, left) == (4, 1, [8])
+    assert pg.rows() == []
+
+
+def test_a_slice_of_which_nothing_is_left_takes_no_edge_for_its_own_that_was_told_before() -> None:
+    pg = db_of("postgresql18")
+    fill(pg, 3)
+    made = slices.Slices(find(pg.admin.dialect, "idemtable", None))
+    with pg.admin.connect() as connection:
+        connection.exec_driver_sql("SET LOCAL enable_tidscan = off")
+        first = made.delete(connection, 2, slices.Place([0], 0, "(0,0)"), careful=False)
+        assert (first.deleted, first.rest.at) == (2, 0)
+        assert made.delete(connection, 2, slices.Place([0], 0, "(1023,1)"), careful=False) == slices.Swept(0, None)
+        connection.rollback()
+
+
 # --- what it passes over ------------------------------------------------------------------------------------------------
 
 
