@@ -314,7 +314,7 @@ def _differences(
         flaw = database.column_flaw(column["type"], wanted.c[column["name"]].type.dialect_impl(dialect))
         if flaw is not None:
             found.append(("modify_type", f"column {column['name']}: {flaw}"))
-    found += [("table", flaw) for flaw in database.table_flaws(inspector, table, schema)]
+    found += [("table", flaw) for flaw in database.table_flaws(connection, table, schema)]
     return found
 
 

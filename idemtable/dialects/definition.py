@@ -117,7 +117,7 @@ class Definition(ABC):
         return None
 
     @classmethod
-    def table_flaws(cls, inspector: Inspector, table: str, schema: str | None) -> list[str]:
+    def table_flaws(cls, connection: Connection, table: str, schema: str | None) -> list[str]:
         """Say what of a table, beside its columns, would break a promise."""
         return []
 

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from idemtable import schema
 from idemtable import upgrade as steps
 from idemtable.errors import SchemaError
+from tests.support.backends import BACKENDS
 from tests.support.migrations import alembic, as_it_should_be, differences, kind, recorded, tables
 
 
@@ -93,6 +94,28 @@ def test_check_sees_what_would_break_a_promise(engine: sa.Engine, database_url: 
         assert problem in steps.check(engine)[0]
         with pytest.raises(SchemaError):
             steps.upgrade(engine)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE idemtable")
+
+
+MODES = {"mysql": ["ANSI"], "mariadb": ["ANSI", "ORACLE", "MSSQL", "NO_TABLE_OPTIONS"]}
+
+
+@pytest.mark.parametrize("database_url", [name for name in MODES if name in BACKENDS], indirect=True)
+def test_a_table_is_known_for_what_it_is_in_a_session_that_speaks_for_another_database(database_url: str) -> None:
+    found = kind(database_url)
+    for mode in MODES[found]:
+        arguments = {"init_command": f"SET SESSION sql_mode = '{mode}'"}
+        engine = sa.create_engine(database_url, poolclass=sa.NullPool, connect_args=arguments)
+        assert steps.upgrade(engine) == (1,)
+        assert steps.upgrade(engine) == ()
+        assert steps.check(engine) == []
+        with engine.begin() as connection:
+            schema.create_all(connection)
+        for statement, problem in list(SPOILED[found].items())[-2:]:
+            with engine.begin() as connection:
+                connection.exec_driver_sql(statement)
+            assert problem in "".join(steps.check(engine))
         with engine.begin() as connection:
             connection.exec_driver_sql("DROP TABLE idemtable")
 

@@ -6,7 +6,7 @@ Importing it makes it known to the process, which is why no other test does.
 from __future__ import annotations
 
 from alembic.ddl.sqlite import SQLiteImpl
-from sqlalchemy import Inspector
+from sqlalchemy import Connection, inspect
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite import BLOB
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
@@ -55,5 +55,5 @@ class Toy(SQLite):
     after_ddl = ("SELECT 'toys go back'",)
 
     @classmethod
-    def table_flaws(cls, inspector: Inspector, table: str, schema: str | None) -> list[str]:
-        return ["it is broken"] if inspector.has_table("broken") else []
+    def table_flaws(cls, connection: Connection, table: str, schema: str | None) -> list[str]:
+        return ["it is broken"] if inspect(connection).has_table("broken") else []

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy import table as table_named
 from sqlalchemy.dialects import mysql
 
@@ -19,6 +19,12 @@ from ..words import lent
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Inspector
     from sqlalchemy.types import TypeEngine
+
+# Not SHOW CREATE TABLE, which is what SQLAlchemy reads: in modes that speak for other databases (ANSI, and of MariaDB's
+# ORACLE or MSSQL) it leaves these two out. MariaDB's view takes names in upper and in lower case for one.
+_OPTIONS: Final = text("""SELECT engine, table_collation FROM information_schema.tables
+    WHERE table_name = :table AND table_schema = COALESCE(:schema, DATABASE())
+    ORDER BY CAST(table_name AS BINARY) = CAST(:table AS BINARY) DESC LIMIT 1""")
 
 
 class MySQLTable(Definition):
@@ -54,11 +60,11 @@ class MySQLTable(Definition):
         return None if getattr(found, "fsp", 6) == getattr(wanted, "fsp", 6) else "has no microseconds"
 
     @classmethod
-    def table_flaws(cls, inspector: Inspector, table: str, schema: str | None) -> list[str]:
-        found = inspector.get_table_options(table, schema=schema)
+    def table_flaws(cls, connection: Connection, table: str, schema: str | None) -> list[str]:
+        engine, collation = connection.execute(_OPTIONS, {"table": table, "schema": schema}).first() or ("", "")
+        found = {"engine": engine, "default charset": str(collation).partition("_")[0]}
         wanted = {"engine": cls.options["engine"], "default charset": cls.options["charset"]}
-        name = inspector.dialect.name
-        return [f"{what} is not {value}" for what, value in wanted.items() if found.get(f"{name}_{what}") != value]
+        return [f"{what} is not {value}" for what, value in wanted.items() if found[what] != value]
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 
