@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 _UNNUMBERED = -1
 _TIMED_OUT = ("ConnectionTimeoutError", "ReadTimeoutError", "WriteTimeoutError")
 """MySQL's own connector has closed the connection, and numbers that like a statement that took too long."""
-_LEND = "SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = :wait"
+# The least that MySQL takes is 1: it makes that of 0 with a warning, which asyncmy logs, or in a strict mode refuses it.
+_LEND = """SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout,
+    SESSION innodb_lock_wait_timeout = GREATEST(:wait, 1)"""
 _GIVE_BACK = "SET SESSION innodb_lock_wait_timeout = @idemtable_wait"
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
 
@@ -158,7 +160,7 @@ class MySQL(MySQLTable, Dialect):
         return kind(self.filled(template), self._dialect)
 
     def wait(self, wait: float) -> int:
-        # Whole seconds, so a shorter wait is rounded up; 0 fails at once on MariaDB, MySQL makes it 1.
+        # Whole seconds, so a shorter wait is rounded up; 0 fails at once on MariaDB, MySQL is told 1.
         return ceil(wait)
 
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:

@@ -1,0 +1,69 @@
+"""What a session of MySQL's or MariaDB's is told to be strict about: all that a table does is done as ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from idemtable import Flag
+from tests.support.backends import BACKENDS, db_of
+from tests.support.database import INNODB, Database, effect
+from tests.support.tokens import desk
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name.startswith(INNODB)])
+def db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
+
+
+@contextmanager
+def told(db: Database, setting: str) -> Iterator[Any]:
+    """An engine whose sessions are told something."""
+
+    def tell(connection: Any, record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SET SESSION {setting}")
+        cursor.close()
+
+    with db.other_engine() as engine:
+        sa.event.listen(getattr(engine, "sync_engine", engine), "connect", tell)
+        yield engine
+
+
+def use(db: Database, engine: Any) -> None:
+    """Do what an application does, before its records expire and after that, and then what the purge does."""
+    idem = db.table(engine)
+
+    @idem.transactional("order", key="key", wait=timedelta(0))
+    def order(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    tokens = desk(db, table=idem)
+    for _ in range(2):
+        assert [order.outcome("k").replayed for _ in range(2)] == [False, True]
+        with idem.transaction("pay", "k", wait=timedelta(0)) as claim:
+            claim.result = 1
+        with db.session(engine) as held:
+            assert idem.claim_many(held.session, "batch", ["a", "b"]) == [Flag.New, Flag.New]
+            assert idem.claim_many(held.session, "batch", ["a", "b"]) == [Flag.Seen, Flag.Seen]
+            with tokens.redeem(held.session, tokens.issue()) as claim:
+                claim.result = 1
+            held.commit()
+        db.expire()
+    with db.deleting():
+        assert idem.purge(batch=3, pause=timedelta(0)).deleted == 6
+    assert db.rows() == []
+
+
+@pytest.mark.parametrize("setting", ["sql_mode = DEFAULT", "sql_mode = 'TRADITIONAL'"])
+def test_what_waits_for_nobody_is_neither_warned_of_nor_refused(
+    db: Database, setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with told(db, setting) as engine:
+        use(db, engine)
+    assert caplog.records == []  # asyncmy asks for warnings, and logs them
