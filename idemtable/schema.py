@@ -162,7 +162,7 @@ def create_all(connection: sa.Connection, table: str = "idemtable", schema: str 
     key_table(own, table, schema)
     own.create_all(connection)
     if found.step is None:
-        connection.execute(version.delete())  # it spoke of a table that is gone
+        connection.execute(_cleared(version))  # it spoke of a table that is gone
     if found.step is None or (found.recorded is None and not found.problems):
         connection.execute(version.insert().values(version_num=f"{STEP:04d}"))
     require(connection, table, schema)
@@ -272,10 +272,15 @@ def _record(step: int, before: int, table: str, schema: str | None) -> None:
             context.impl.drop_table(version)
         return
     if there:
-        op.execute(version.delete())
+        op.execute(_cleared(version))
     else:
         context.impl.create_table(version)
     op.execute(version.insert().values(version_num=f"{step:04d}"))
+
+
+def _cleared(version: sa.Table) -> sa.Delete:
+    # Every row, and not without a condition on the key: a session of MySQL's or MariaDB's may have safe updates.
+    return version.delete().where(version.c.version_num >= "")
 
 
 def _differences(

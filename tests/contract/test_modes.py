@@ -67,3 +67,8 @@ def test_what_waits_for_nobody_is_neither_warned_of_nor_refused(
     with told(db, setting) as engine:
         use(db, engine)
     assert caplog.records == []  # asyncmy asks for warnings, and logs them
+
+
+def test_safe_updates_find_a_key_in_every_statement(db: Database) -> None:
+    with told(db, "sql_safe_updates = 1") as engine:
+        use(db, engine)

@@ -20,6 +20,8 @@ from idemtable import IdemTable, schema
 from idemtable import upgrade as steps
 from idemtable.cli import main
 from idemtable.errors import SchemaError
+from tests.support.backends import BACKENDS
+from tests.support.database import INNODB
 from tests.support.migrations import application_sql, execute_script, folder_of, recorded, tables
 from tests.support.next_release import STEPS, checkout, installed
 
@@ -104,6 +106,22 @@ def test_both_steps_are_one_run_on_an_empty_database(engine: sa.Engine, kind: st
         assert tables(engine) == set()
         with engine.begin() as connection:
             schema.create_all(connection)
+        assert recorded(engine) == ["0002"]
+        assert newest(engine)
+
+
+@pytest.mark.parametrize("database_url", [name for name in INNODB if name in BACKENDS], indirect=True)
+def test_a_session_with_safe_updates_takes_every_step(database_url: str, kind: str) -> None:
+    told = {"init_command": "SET SESSION sql_safe_updates = 1"}
+    engine = sa.create_engine(database_url, poolclass=sa.NullPool, connect_args=told)
+    assert steps.upgrade(engine) == (1,)
+    with installed(kind):
+        assert steps.upgrade(engine) == (2,)
+        assert recorded(engine) == ["0002"]
+        assert steps.downgrade(engine, to=1) == (2,)
+        assert recorded(engine) == ["0001"]
+        assert steps.downgrade(engine) == (1,)
+        IdemTable(engine).create_all()
         assert recorded(engine) == ["0002"]
         assert newest(engine)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ..batches.mysql import BY_KEY, ROWS, MySQLBatches, arrays
+from ..batches.mysql import BY_KEY, ROWS, UNSAFE, MySQLBatches, arrays
 from ..fragments import EXPIRED_WHERE
+from ..words import is_mariadb
 from . import Swept
 
 if TYPE_CHECKING:
@@ -31,12 +32,13 @@ class Bites:
 
     def __init__(self, dialect: Dialect) -> None:
         self._expired = dialect.statement(EXPIRED)
-        self._delete = dialect.statement(DELETE)
+        self._mysql, self._mariadb = dialect.statement(DELETE), dialect.statement(f"{UNSAFE} FOR {DELETE}")
 
     def delete(self, connection: Connection, batch: int, rest: Any) -> Swept:
         """Delete at most `batch` expired rows, from where `rest` says that the one before has ended."""
         rows: Any = self._expired(connection, {"since": rest or _EARLIEST, "batch": batch}).rows
         ids, deleted = [bytes(id) for id, _ in rows], 0
+        delete = self._mariadb if is_mariadb(connection) else self._mysql
         for start in range(0, len(ids), MySQLBatches.most):
-            deleted += self._delete(connection, arrays(ids[start : start + MySQLBatches.most])).rowcount
+            deleted += delete(connection, arrays(ids[start : start + MySQLBatches.most])).rowcount
         return Swept(deleted, rows[-1][1] if len(rows) == batch else None)
