@@ -9,22 +9,18 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text
-from sqlalchemy import table as table_named
-from sqlalchemy.dialects import postgresql
-
 from ..model import Status
 from .base import Dialect
 from .batches.postgresql import PostgreSQLBatches
-from .catalogue.postgresql import PostgreSQLCatalogue
 from .deferred import Deferred, listen
-from .definition import Driver, Job, Types
+from .definition import Driver
 from .fragments import COLUMNS, LASTING
 from .libpq import Packet
 from .packet import Line, line_of
 from .purging import Swept
 from .purging.slices import Slices
 from .statement import Answer, hears
+from .tables.postgresql import PostgreSQLTable
 from .words import Fault, Look, is_plain
 
 if TYPE_CHECKING:
@@ -57,17 +53,10 @@ _STORE = """INSERT INTO {{table}} AS t (
 _REFUSED = ("22012",)
 """What `STORE_OR_FAIL` fails with: division_by_zero."""
 
-_READABLE = text("""SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
-    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relname = CAST(:table AS text) AND CASE
-        WHEN CAST(:schema AS text) IS NOT NULL THEN n.nspname = CAST(:schema AS text)
-        WHEN has_schema_privilege(n.oid, 'USAGE') THEN pg_table_is_visible(c.oid)
-        ELSE n.nspname = ANY(string_to_array(replace(current_setting('search_path'), ' ', ''), ',')) END
-    ORDER BY 1 DESC LIMIT 1""")
 _SET_WAIT = "SELECT current_setting('lock_timeout'), set_config('lock_timeout', CAST(:wait AS text), true)"
 
 
-class PostgreSQL(Dialect):
+class PostgreSQL(PostgreSQLTable, Dialect):
     """PostgreSQL 14 and later, through psycopg, asyncpg and psycopg2."""
 
     names = ("postgresql",)
@@ -299,46 +288,3 @@ class PostgreSQL(Dialect):
             # There is none where no server said anything: the connection broke or never was.
             return "lost"
         return state
-
-    # --- the table ----------------------------------------------------------------------------------------------------
-
-    catalogue = PostgreSQLCatalogue
-    types = Types(id=postgresql.UUID(as_uuid=True), text=lambda length: postgresql.TEXT())
-
-    @classmethod
-    def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:
-        # Asked for and not tried: a refusal would end the transaction.
-        return connection.execute(_READABLE, {"table": table, "schema": schema}).scalar() is False
-
-    @classmethod
-    def grants(cls, job: Job, role: str, table: str, schema: str | None) -> list[str]:
-        words = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
-        who, where = words.quote(role).replace("%%", "%"), words.quote(schema or "public")
-        if job is Job.MIGRATE:  # the tables that it makes are its own
-            return [f"GRANT USAGE, CREATE ON SCHEMA {where} TO {who}"]
-        keys, version = (words.format_table(table_named(one, schema=schema)) for one in (table, f"{table}_version"))
-        return [
-            f"GRANT USAGE ON SCHEMA {where} TO {who}",
-            f"GRANT {job.rights} ON {keys} TO {who}",
-            f"GRANT SELECT ON {version} TO {who}",
-        ]
-
-    # --- migrations ---------------------------------------------------------------------------------------------------
-
-    before_ddl = (
-        "SELECT set_config('idemtable.lock_timeout', current_setting('lock_timeout'), true)",
-        "SET LOCAL lock_timeout = '10s'",
-    )
-    after_ddl = (
-        "SELECT set_config('lock_timeout', nullif(current_setting('idemtable.lock_timeout', true), ''), true)",
-    )
-
-    @classmethod
-    @contextmanager
-    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
-        number = int.from_bytes(sha256(name.encode()).digest()[:8], signed=True)
-        with connection.begin():
-            # Of the transaction, not of the session: it has to work behind PgBouncer.
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{wait}s'")
-            connection.execute(select(func.pg_advisory_xact_lock(number)))
-            yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from idemtable import schema
+from idemtable import IdemTable, schema
 from idemtable import upgrade as steps
 from idemtable.errors import SchemaError
 from tests.support.backends import BACKENDS
@@ -96,6 +96,26 @@ def test_check_sees_what_would_break_a_promise(engine: sa.Engine, database_url: 
             steps.upgrade(engine)
         with engine.begin() as connection:
             connection.exec_driver_sql("DROP TABLE idemtable")
+
+
+@pytest.mark.parametrize("how", ["partitioned", "inherited from"])
+@pytest.mark.parametrize("database_url", ["postgresql18"], indirect=True)
+def test_a_table_whose_rows_are_kept_in_others_is_refused_with_the_reason(engine: sa.Engine, how: str) -> None:
+    steps.upgrade(engine)
+    with engine.begin() as connection:
+        if how == "partitioned":
+            connection.exec_driver_sql("ALTER TABLE idemtable RENAME TO plain")
+            connection.exec_driver_sql("CREATE TABLE idemtable (LIKE plain INCLUDING ALL) PARTITION BY HASH (id)")
+            connection.exec_driver_sql("DROP TABLE plain")
+            connection.exec_driver_sql("ALTER INDEX idemtable_expires_at_idx RENAME TO ix_idemtable_expires_at")
+        else:
+            connection.exec_driver_sql("CREATE TABLE part () INHERITS (idemtable)")
+    (problem, cure) = steps.check(engine)
+    assert "it is partitioned, or others inherit from it: a purge" in problem
+    assert "rename it or choose another name" in cure
+    for refused in (steps.upgrade, steps.downgrade, lambda engine: IdemTable(engine).check_schema()):
+        with pytest.raises(SchemaError, match="it is partitioned"):
+            refused(engine)
 
 
 MODES = {"mysql": ["ANSI"], "mariadb": ["ANSI", "ORACLE", "MSSQL", "NO_TABLE_OPTIONS"]}
