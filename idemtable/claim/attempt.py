@@ -13,7 +13,7 @@ from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableErro
 from ..model import Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won, tell_outcome
 from . import late, nesting, steps
 from .returned import RollBack, Unkept
-from .settle import UNKEPT, give, settle
+from .settle import UNKEPT, give, reopen, settle
 from .steps import Step
 from .transaction import is_open
 from .verdict import begin_again, broken_out
@@ -115,7 +115,7 @@ class Attempt:
             case Replay() | Reraise():
                 self._answer = decision
                 if stays:
-                    tx.restart(_nothing, course.remaining())
+                    reopen(course, tx, repeats=self._repeats)
                 else:
                     tx.rollback()
             case Mismatch() | Unfinished() | Newer() | Refuse():
@@ -334,7 +334,3 @@ class Attempt:
 
     def _tell(self, step: Step) -> None:
         steps.tell(step, self._call.request, self._number, self._tx.owned)
-
-
-def _nothing() -> None:
-    """Be the first statement of a transaction in which nothing is claimed."""

@@ -39,6 +39,8 @@ class Own(Transaction):
         self._level = isolation_level
 
     def _begin(self, wait: float | None) -> None:
+        # Forgotten before another one is taken: the error with which that fails would be taken for somebody else's.
+        self.connection = self._root = None  # type: ignore[assignment]
         place, session, dialect = self._place, self.session, self.records.dialect
         inside, options = place.is_inside, None
         if self._level is not None:

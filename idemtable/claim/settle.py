@@ -45,6 +45,24 @@ def settle(course: Course, tx: Transaction, tell: Callable[[Step], None], *, rep
         raise
 
 
+def reopen(course: Course, tx: Transaction, *, repeats: bool) -> None:
+    """Begin a transaction in which nothing is claimed, for a block that was answered to read in.
+
+    Raises:
+        IdempotencyError: as of `settle`.
+    """
+    try:
+        tx.restart(_nothing, course.remaining())
+    except Exception as error:
+        if meaning := meant(course, tx, error, repeats=repeats):
+            raise meaning from error
+        raise
+
+
+def _nothing() -> None:
+    """Be the first statement of a transaction in which nothing is claimed."""
+
+
 def meant(course: Course, tx: Transaction, error: Exception, *, repeats: bool) -> IdempotencyError | None:
     """Return what an error of a claim tells the caller; ``None``: what it says itself.
 

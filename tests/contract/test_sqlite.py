@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 import idemtable
-from idemtable import SessionNotUsableError
+from idemtable import InProgressError, SessionNotUsableError
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, effect
 
@@ -161,8 +164,6 @@ def test_the_librarys_own_transaction_begins_with_the_write_lock(sqlite_db: Data
 
 
 def test_the_busy_timeout_of_the_connection_is_what_it_was(sqlite_db: Database) -> None:
-    from datetime import timedelta
-
     with sqlite_db.other_engine(connect_args={"timeout": 7}) as engine:
         idem = sqlite_db.table(engine, wait=timedelta(seconds=2))
         seen: list[int] = []
@@ -182,8 +183,6 @@ def test_the_busy_timeout_of_the_connection_is_what_it_was(sqlite_db: Database) 
 def test_a_busy_timeout_that_the_application_has_changed_since_is_not_taken_for_the_time_to_wait(
     sqlite_db: Database,
 ) -> None:
-    from datetime import timedelta
-
     with sqlite_db.other_engine(connect_args={"timeout": 1}, pool_size=1, max_overflow=0) as engine:
         idem = sqlite_db.table(engine, wait=timedelta(seconds=1))
 
@@ -281,3 +280,83 @@ def test_an_attached_database_in_wal_mode_is_refused_with_the_cure(sqlite_db: Da
         sqlite_db.dispose(engine)
         mode = "DELETE"
         assert order("k") == order("k")
+
+
+# --- another writer, who takes the lock between two transactions of one call ----------------------------------------------
+
+
+@contextmanager
+def taken(sqlite_db: Database, engine: Any, at: int, lock: str = "IMMEDIATE") -> Iterator[None]:
+    """Have another writer take the lock when a connection is given back for the first time, or at 0 before the call."""
+    writer = sqlite3.connect(str(sqlite_db.sync_url.database), isolation_level=None, check_same_thread=False, timeout=0)
+    given_back: list[Any] = []
+
+    def take(*returned: Any) -> None:
+        given_back.append(returned)
+        if len(given_back) == at:
+            writer.execute(f"BEGIN {lock}")
+
+    pool = getattr(engine, "sync_engine", engine)
+    sa.event.listen(pool, "checkin", take)
+    try:
+        if at == 0:
+            writer.execute(f"BEGIN {lock}")
+        yield
+        assert writer.in_transaction, "nobody came between"
+    finally:
+        sa.event.remove(pool, "checkin", take)
+        writer.close()
+
+
+BUSY = "another connection is writing"
+
+
+@pytest.mark.parametrize("lookaside", [False, True])
+def test_a_writer_that_comes_between_the_look_and_the_takeover_is_in_progress(
+    sqlite_db: Database, lookaside: bool
+) -> None:
+    with sqlite_db.other_engine() as engine:
+
+        @sqlite_db.table(engine).transactional("order", key="key", wait=timedelta(), lookaside=lookaside)
+        def order(session: Any, key: str) -> int:
+            return effect(session, key)
+
+        order("k")
+        sqlite_db.expire()
+        with taken(sqlite_db, engine, 1), pytest.raises(InProgressError, match=BUSY):
+            order("k")
+        assert sqlite_db.effects() == ["k"]
+        assert not order.outcome("k").replayed
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_writer_that_comes_between_two_transactions_of_a_block_is_in_progress(
+    sqlite_db: Database, expired: bool
+) -> None:
+    with sqlite_db.other_engine() as engine:
+        idem = sqlite_db.table(engine, wait=timedelta())
+
+        def enter() -> bool:
+            with idem.transaction("pay", "k") as claim:
+                sqlite_db.on(claim.session, lambda session: effect(session, "k"))
+                return bool(claim.replayed)
+
+        enter()
+        if expired:
+            sqlite_db.expire()
+        with taken(sqlite_db, engine, 1), pytest.raises(InProgressError, match=BUSY):
+            enter()
+        assert sqlite_db.effects() == ["k"]
+        assert enter() is not expired
+
+
+def test_a_first_run_that_has_looked_aside_is_told_that_another_one_writes(sqlite_db: Database) -> None:
+    with sqlite_db.other_engine() as engine:
+
+        @sqlite_db.table(engine).transactional("order", key="key", wait=timedelta(), lookaside=True)
+        def order(session: Any, key: str) -> int:
+            return effect(session, key)
+
+        with taken(sqlite_db, engine, 0), pytest.raises(InProgressError, match=BUSY):
+            order("k")
+        assert not order.outcome("k").replayed

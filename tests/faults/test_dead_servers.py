@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import tenacity
 
+from idemtable import RetryTransactionError
+from idemtable.claim import retry
 from tests import servers
 from tests.support.backends import BACKENDS, db_of, needed
 from tests.support.crowd import WAIT, backend_id, crowd, kill_backend, meanwhile, one_run
@@ -153,3 +157,76 @@ def test_a_commit_that_was_answered_outlives_the_server(mortal: servers.Server) 
     finally:
         db.close()
         mortal.drop_database(name)
+
+
+# --- a connection that is found dead where a transaction of a call begins again -------------------------------------------
+
+
+@contextmanager
+def killed_at_begin(db: Database, engine: Any, number: int) -> Iterator[None]:
+    """Have a listener of the application's find its connection dead, at this one of the transactions that begin."""
+    begun: list[int] = []
+
+    def begin(connection: sa.Connection) -> None:
+        begun.append(backend_id(db, connection))
+        if len(begun) == number:
+            kill_backend(db, begun[-1])
+            connection.exec_driver_sql("SELECT 1")
+
+    heard = getattr(engine, "sync_engine", engine)
+    sa.event.listen(heard, "begin", begin)
+    try:
+        yield
+    finally:
+        sa.event.remove(heard, "begin", begin)
+    assert len(begun) >= number, "no connection was killed"
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin again without a pause: what is tested is not how long the pause is."""
+    monkeypatch.setattr(retry, "_FAR", tenacity.wait_none())
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("why", ["expired", "lookaside"])
+def test_a_connection_that_is_dead_where_a_call_begins_its_next_transaction_is_replaced_unseen(
+    db: Database, why: str
+) -> None:
+    with db.other_engine() as engine:
+
+        @db.table(engine).transactional("order", key="key", wait=WAIT, lookaside=why == "lookaside")
+        def order(session: Any, key: str) -> int:
+            return effect(session, key)
+
+        if why == "expired":
+            order("k")
+            db.expire()
+        before = db.effects()
+        with killed_at_begin(db, engine, 2):
+            outcome = order.outcome("k")
+        assert order.outcome("k").replayed
+    assert (outcome.replayed, outcome.attempts) == (False, 2)
+    assert db.effects() == [*before, "k"]
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("why", ["expired", "replay"])
+def test_a_connection_that_is_dead_where_a_block_begins_its_next_transaction_asks_to_enter_it_again(
+    db: Database, why: str
+) -> None:
+    with db.other_engine() as engine:
+        idem = db.table(engine)
+
+        def enter() -> bool:
+            with idem.transaction("pay", "k") as claim:
+                db.on(claim.session, lambda session: effect(session, "k"))
+                return bool(claim.replayed)
+
+        enter()
+        if why == "expired":
+            db.expire()
+        with killed_at_begin(db, engine, 2), pytest.raises(RetryTransactionError, match="begin again"):
+            enter()
+        assert db.effects() == ["k"]
+        assert enter() is (why == "replay")

@@ -247,6 +247,36 @@ def test_a_commit_whose_answer_is_lost_is_not_repeated(db: Database, tokens: Any
     assert (runs, db.effects()) == ([1], ["paid"])
 
 
+def test_a_token_is_given_back_where_the_calls_next_transaction_cannot_begin(
+    db: Database, store: RedisTokenStore
+) -> None:
+    begun: list[Any] = []
+
+    def refuse(connection: Any) -> None:
+        begun.append(connection)
+        if len(begun) == 2:
+            raise LookupError
+
+    with db.other_engine() as engine:
+        tokens = desk(db, table=db.table(engine), store=store)
+
+        # With no time to wait MySQL looks first, in a transaction of its own.
+        @tokens.transactional(token="token", wait=timedelta())
+        def checkout(session: Any, token: str) -> int:
+            return effect(session, "paid")
+
+        sa.event.listen(getattr(engine, "sync_engine", engine), "begin", refuse)
+        refused = []
+        for token in tokens.issue_many(2):
+            try:
+                checkout(token)
+            except LookupError:
+                refused.append(token)
+        (token,) = refused
+        checkout(token)
+    assert db.effects() == ["paid"] * 2
+
+
 def test_a_deadlock_begins_again_with_the_same_token(db: Database, tokens: Any) -> None:
     runs = []
 
