@@ -77,9 +77,10 @@ def meant(course: Course, tx: Transaction, error: Exception, *, repeats: bool) -
 
 
 def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled:
-    call, wait = course.call, course.remaining()
-    if (call.lookaside or call.deferred) and tx.is_alone and (decision := _without(course, tx, tell, wait)) is not None:
+    call = course.call
+    if (call.lookaside or call.deferred) and tx.is_alone and (decision := _without(course, tx, tell)) is not None:
         return decision
+    wait = course.remaining()
     take = partial(call.kind.take, tx, call.request, None, wait)
     if wait or not tx.owned:
         won = tx.enter(take, wait)
@@ -91,7 +92,7 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
     return Won() if won else _lost(course, tx, tell)
 
 
-def _without(course: Course, tx: Transaction, tell: Callable[[Step], None], wait: float) -> Settled | None:
+def _without(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled | None:
     """Settle without a claim that is a statement of its own; ``None`` where that cannot be."""
     call = course.call
     if call.lookaside:
@@ -100,7 +101,7 @@ def _without(course: Course, tx: Transaction, tell: Callable[[Step], None], wait
             if steps.listeners:
                 tell(Step.FOUND)
             return decision
-    if course.defers and tx.records.dialect.defers and tx.defer(call.request, wait):
+    if course.defers and tx.records.dialect.defers and tx.defer(call.request, course.remaining()):
         return Won()
     return None
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -21,10 +22,10 @@ from .definition import Driver
 from .fragments import COLUMNS, EXPIRED_WHERE, LASTING, VALUES
 from .origin import root
 from .purging import Swept
-from .statement import is_listened_to, send
+from .statement import Answer, is_listened_to, send
 from .tables.sqlite import SQLiteTable, inside
-from .timeout import begin_to_write, busy_timeout
-from .words import Fault, asks_autocommit
+from .timeout import begin_to_write, busy_timeout, waiting
+from .words import Fault, Look, asks_autocommit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,6 +214,11 @@ class SQLite(SQLiteTable, Dialect):
 
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return self._claim(connection, values).rowcount == 1
+
+    def find(self, connection: Connection, values: Mapping[str, Any], look: Look) -> Answer:
+        if look is not Look.ASIDE:  # elsewhere the write lock is held, or nobody has said how long to wait
+            return super().find(connection, values, look)
+        return waiting(connection, round(values["wait"] * 1000), None, partial(self._find, connection, values))
 
     def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
         deleted = self.statement(self.EXPIRED)(connection, {"batch": batch}).rowcount

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from .statement import send
 from .words import AS_IT_IS, lent
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection
+
+T = TypeVar("T")
 
 _TIMEOUT: Final = "idemtable_busy_timeout"
 """Where a driver's connection keeps what it is. SQLite compiles a PRAGMA anew each time that it runs: to ask in each call
@@ -26,18 +30,29 @@ def begin_to_write(connection: Connection, wait: int, heard: bool) -> None:
         wait: at most so many milliseconds for it.
         heard: what `is_listened_to` has said of the connection.
     """
+    waiting(connection, wait, heard, partial(send, connection, "BEGIN IMMEDIATE", heard=heard))
+
+
+def waiting(connection: Connection, wait: int, heard: bool | None, run: Callable[[], T]) -> T:
+    """Run what waits for a lock, and can be run again after it has waited in vain.
+
+    Args:
+        connection: that it runs on.
+        wait: at most so many milliseconds.
+        heard: what `is_listened_to` has said of the connection, if it was asked.
+        run: sends it.
+    """
     info = connection.connection.info
     known = info.get(_TIMEOUT)
     if known is not None and _suits(known, wait):
         try:
-            send(connection, "BEGIN IMMEDIATE", heard=heard)
-            return
+            return run()
         except Exception:
             if connection.invalidated or _usual_timeout(connection, heard) == known:
                 raise
     usual = info[_TIMEOUT] = _usual_timeout(connection, heard)
     with _as_it_suits(connection, usual, wait):
-        send(connection, "BEGIN IMMEDIATE", heard=heard)
+        return run()
 
 
 def busy_timeout(connection: Connection, wait: int) -> AbstractContextManager[None]:

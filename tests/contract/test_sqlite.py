@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ import sqlalchemy as sa
 
 import idemtable
 from idemtable import InProgressError, SessionNotUsableError
+from tests.support import PATIENCE
 from tests.support.backends import BACKENDS, db_of
+from tests.support.crowd import Beside, until
 from tests.support.database import Database, effect
 
 
@@ -360,3 +363,32 @@ def test_a_first_run_that_has_looked_aside_is_told_that_another_one_writes(sqlit
         with taken(sqlite_db, engine, 0), pytest.raises(InProgressError, match=BUSY):
             order("k")
         assert not order.outcome("k").replayed
+
+
+@pytest.fixture
+def unlogged(sqlite_db: Database, tmp_path: Path) -> Iterator[Database]:
+    """A database without a write-ahead log, where a writer may keep readers out."""
+    db = Database(sqlite_db.backend, sa.make_url(f"sqlite:///{tmp_path / 'own.db'}"), sqlite_db.url.drivername)
+    db.dispose(db.engine)  # the mode changes for whoever is alone
+    assert [tuple(row) for row in db.execute("PRAGMA journal_mode = DELETE")] == [("delete",)]
+    yield db
+    db.close()
+
+
+def test_a_look_aside_waits_no_longer_than_the_call_may(unlogged: Database) -> None:
+    with unlogged.other_engine(connect_args={"timeout": 3_600}) as engine:
+
+        @unlogged.table(engine).transactional("order", key="key", wait=timedelta(), lookaside=True)
+        def order(session: Any, key: str) -> int:
+            return effect(session, key)
+
+        order("k")
+        with taken(unlogged, engine, 0, "EXCLUSIVE"):
+            call = Beside(lambda: order("k"))
+            until(lambda: call.over, "it waits as long as the driver was told to", patience=PATIENCE / 4)
+        with pytest.raises(InProgressError, match=BUSY):
+            call.result()
+        assert order.outcome("k").replayed
+        with unlogged.session(engine) as held:
+            timeout = held.run(lambda session: session.scalar(sa.text("PRAGMA busy_timeout")))
+        assert timeout == 3_600_000, "what the application has set"
