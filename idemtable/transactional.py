@@ -103,7 +103,9 @@ class Compiled:
         self._print: Fingerprinter = self._fingerprint
         if self._covers_all and parameters.receiver is not None:
             self._print = self._without_receiver
-        if isolation_level is not None and (not isinstance(isolation_level, str) or isolation_level == "AUTOCOMMIT"):
+        if isolation_level is not None and (
+            not isinstance(isolation_level, str) or isolation_level.upper() == "AUTOCOMMIT"
+        ):
             raise ValueError(
                 f"isolation_level= takes a transaction's level such as 'SERIALIZABLE', not {isolation_level!r}"
             )

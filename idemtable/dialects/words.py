@@ -48,10 +48,19 @@ class Look(Enum):
     """None: nothing else was sent, and a driver that can sends it outside of a transaction."""
 
 
+def asked_level(connection: Connection) -> str | None:
+    """Return the isolation level in which a connection was asked for, by itself or by its engine.
+
+    SQLAlchemy takes ``read_uncommitted`` for ``READ UNCOMMITTED``.
+    """
+    level = connection.get_execution_options().get("isolation_level")
+    level = level or getattr(connection.dialect, "_on_connect_isolation_level", None)
+    return level and level.replace("_", " ").upper()
+
+
 def asks_autocommit(connection: Connection) -> bool:
     """Say whether a connection was asked for in AUTOCOMMIT, by itself or by its engine."""
-    level = connection.get_execution_options().get("isolation_level")
-    return (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
+    return asked_level(connection) == "AUTOCOMMIT"
 
 
 _PLAIN: Final = frozenset({

@@ -291,7 +291,7 @@ def test_a_function_runs_at_the_level_asked_for_and_at_the_engines_own_otherwise
     assert db.effects() == ["k"]
 
 
-@pytest.mark.parametrize("level", ["AUTOCOMMIT", 5], ids=repr)
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "autocommit", 5], ids=repr)
 def test_a_level_that_is_no_transactions_is_refused_at_decoration(db: Database, level: Any) -> None:
     with pytest.raises(ValueError, match="isolation_level="):
 

@@ -376,10 +376,14 @@ def test_a_transaction_that_the_server_has_failed_is_refused_with_the_cure(db: D
     assert db.effects() == ([] if expected else ["k"])
 
 
-def test_an_autocommit_session_is_refused_with_the_cure(db: Database, order: Any) -> None:
+SPELLINGS = ["AUTOCOMMIT", "autocommit"]
+
+
+@pytest.mark.parametrize("level", SPELLINGS)
+def test_an_autocommit_session_is_refused_with_the_cure(db: Database, order: Any, level: str) -> None:
     db.needs_autocommit()
     with db.session() as held:
-        held.run(lambda session: session.connection(execution_options={"isolation_level": "AUTOCOMMIT"}))
+        held.run(lambda session: session.connection(execution_options={"isolation_level": level}))
         with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"):
             order.join(held.session, "k")
         with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"), db.idem.claim(held.session, "pay", "k"):
@@ -387,10 +391,11 @@ def test_an_autocommit_session_is_refused_with_the_cure(db: Database, order: Any
     assert (db.effects(), db.rows()) == ([], [])
 
 
-def test_an_autocommit_engine_is_refused_with_the_cure(db: Database) -> None:
+@pytest.mark.parametrize("level", SPELLINGS)
+def test_an_autocommit_engine_is_refused_with_the_cure(db: Database, level: str) -> None:
     db.needs_autocommit()
     runs = []
-    with db.other_engine(isolation_level="AUTOCOMMIT") as engine:
+    with db.other_engine(isolation_level=level) as engine:
         idem = db.table(engine)
 
         @idem.transactional("order", key="key")
