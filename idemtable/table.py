@@ -95,7 +95,8 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
             share_scope: whether another function of this table may have the scope too, and say so. With one key, each
                 answers for the other.
             lookaside: whether to look for an answer before a transaction is begun. A replay then waits for the database
-                once, and a first run once more than before: for keys of which most come twice.
+                once, and a first run once more than before: for keys of which most come twice. Not on MySQL and MariaDB at
+                SERIALIZABLE and READ UNCOMMITTED, where a look would wait for whoever holds the key.
             deferred: whether the claim may travel with the function's first statement, so that a first run waits for the
                 database less often than the function alone would. The function then begins before anybody knows whether
                 it is to run: only for one that does nothing outside its session. PostgreSQL through psycopg, not async;

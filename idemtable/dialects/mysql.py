@@ -24,7 +24,7 @@ from .purging import Swept
 from .purging.bites import Bites
 from .statement import Answer, Statement
 from .tables.mysql import MySQLTable
-from .words import Fault, Look, is_mariadb, is_plain, lent
+from .words import Fault, Look, asked_level, is_mariadb, is_plain, lent
 from .written import Written
 
 if TYPE_CHECKING:
@@ -39,12 +39,11 @@ _LEND = """SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout,
     SESSION innodb_lock_wait_timeout = GREATEST(:wait, 1)"""
 _GIVE_BACK = "SET SESSION innodb_lock_wait_timeout = @idemtable_wait"
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
+_DIRTY_OR_LOCKED = ("READ UNCOMMITTED", "SERIALIZABLE")
 
 
 def _level(connection: Connection) -> str | None:
-    options, dialect = connection.get_execution_options(), connection.dialect
-    level = options.get("isolation_level") or getattr(dialect, "_on_connect_isolation_level", None)
-    return level or dialect.default_isolation_level
+    return asked_level(connection) or connection.dialect.default_isolation_level
 
 
 class MySQL(MySQLTable, Dialect):
@@ -196,8 +195,14 @@ class MySQL(MySQLTable, Dialect):
         return bool(self._bounded(connection, values, self._redeem, self._update_issued).rowcount == 1)
 
     def find(self, connection: Connection, values: Mapping[str, Any], look: Look) -> Any:
-        # At READ UNCOMMITTED a plain SELECT shows what somebody else is about to roll back.
-        if _level(connection) != "READ UNCOMMITTED":
+        # At READ UNCOMMITTED a plain SELECT shows what somebody else is about to roll back; at SERIALIZABLE it waits for
+        # that, as long as the session does.
+        level = _level(connection)
+        if level not in _DIRTY_OR_LOCKED:
+            return super().find(connection, values, look)
+        if look is Look.ASIDE:  # it would wait as the claim does, which waits in the right order
+            return Answer((), 0)
+        if look is Look.LEAVING and level == "SERIALIZABLE":  # the claim that was lost has locked what it met
             return super().find(connection, values, look)
         return self._bounded(connection, values, self._find_held_in_time, self._find_held)
 

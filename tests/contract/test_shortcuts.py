@@ -16,9 +16,10 @@ from idemtable import (
     InProgressError,
     outcome_of,
 )
+from tests.support import PATIENCE
 from tests.support.backends import BACKENDS, db_of
-from tests.support.crowd import WAIT, crowd, one_run
-from tests.support.database import Database, effect
+from tests.support.crowd import WAIT, Beside, crowd, held, one_run, until
+from tests.support.database import INNODB, Database, effect
 
 _scopes = count()
 SHORTCUTS = ["lookaside", "deferred", "both"]
@@ -31,6 +32,11 @@ def options_of(shortcut: str) -> dict[str, bool]:
 @pytest.fixture(params=SHORTCUTS)
 def shortcut(request: pytest.FixtureRequest) -> dict[str, bool]:
     return options_of(request.param)
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name.startswith(INNODB)])
+def innodb(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
 
 
 def order_of(db: Database, work: Any = effect, idem: Any = None, **options: Any) -> Any:
@@ -128,6 +134,40 @@ def test_a_look_aside_answers_while_somebody_else_writes() -> None:
         with pytest.raises(InProgressError):
             patient("k")
         writer.rollback()
+
+
+@pytest.mark.parametrize("whose", ["the engine's", "the function's"])
+@pytest.mark.parametrize("level", ["SERIALIZABLE", "READ UNCOMMITTED", "read_uncommitted"])
+def test_a_call_that_may_not_wait_looks_aside_at_no_level_where_a_look_waits(
+    innodb: Database, level: str, whose: str
+) -> None:
+    db = innodb
+    of_engine, of_function = (
+        ({"isolation_level": level}, {}) if whose == "the engine's" else ({}, {"isolation_level": level})
+    )
+    with db.other_engine(**of_engine) as engine:
+
+        @db.table(engine).transactional(
+            "order", key="key", lookaside=True, wait=timedelta(), share_scope=True, **of_function
+        )
+        def hasty(session: Any, key: str) -> str:
+            return "first"
+
+        hasty("before")
+        waits = lock_waits(db)
+        with held(db):
+            call = Beside(lambda: hasty("k"))
+            until(lambda: call.over, "it waits for whoever holds the key", patience=PATIENCE / 4)
+            with pytest.raises(InProgressError):
+                call.result()
+        assert lock_waits(db) == waits, "it has waited for a while"
+        assert hasty.outcome("k").value == "held"
+        assert hasty.outcome("before").replayed
+
+
+def lock_waits(db: Database) -> int:
+    """How often somebody has waited for a lock."""
+    return int(db.execute("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_waits'")[0][1])
 
 
 @pytest.mark.parametrize("way", ["connection", "get_bind"])

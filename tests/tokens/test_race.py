@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -114,6 +114,35 @@ def test_a_redemption_waits_no_longer_than_it_may(server_db: Database) -> None:
         gate.open()
         first.result(PATIENCE)
     assert 0.9 < took < 5
+    assert db.effects() == ["paid"]
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "SERIALIZABLE"])
+def test_a_joined_redemption_waits_no_longer_than_it_may_whatever_its_level(server_db: Database, level: str) -> None:
+    db = server_db
+    tokens, gate = desk(db), Gate(db)
+
+    @tokens.transactional(token="token", share_scope=True)
+    def slow(session: Any, token: str) -> int:
+        gate.wait()
+        return effect(session, "paid")
+
+    @tokens.transactional(token="token", wait=timedelta(), share_scope=True)
+    def hasty(session: Any, token: str) -> int:
+        raise AssertionError
+
+    token = tokens.issue()
+    with ThreadPoolExecutor(2) as pool, db.other_engine(isolation_level=level) as engine, db.session(engine) as held:
+        first = pool.submit(slow, token)
+        assert gate.reached.wait(PATIENCE)
+        second = pool.submit(lambda: hasty.join(held.session, token))
+        try:
+            with pytest.raises(InProgressError):
+                second.result(PATIENCE / 4)
+        finally:
+            gate.open()
+            first.result(PATIENCE)
+            wait([second])
     assert db.effects() == ["paid"]
 
 
