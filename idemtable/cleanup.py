@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from .claim.run import alone
 from .claim.verdict import Verdict
-from .dialects import Swept
+from .dialects import Fault, Swept
 from .model import PurgeReport
 
 if TYPE_CHECKING:
@@ -85,8 +85,12 @@ def _steps(
             if swept.deleted and pause:
                 yield pause.total_seconds()
     finally:
-        with suppress(Exception):  # the lease runs out by itself
+        try:
             yield lambda connection: records.release(connection, owner)
+        except Exception as error:  # what is being raised matters more, and the lease runs out by itself
+            if settings.dialect.fault(error) is Fault.DENIED:  # this role may not delete, or not even the lease
+                with suppress(Exception):
+                    yield lambda connection: records.renew(connection, owner, 0)
     return report()
 
 

@@ -151,6 +151,26 @@ def test_the_application_can_neither_drop_the_table_nor_remove_keys(roles: Roles
     assert "idemtable db sql --grants" in refused.err
 
 
+def test_a_purge_that_may_not_delete_says_so_each_time_and_is_in_nobodys_way(roles: Roles, run: Run) -> None:
+    steps.upgrade(roles.owner)
+    app = roles.hired("app")
+    with IdemTable(app).transaction("pay", "k"):
+        pass
+    roles.expire()
+    for _ in range(2):
+        refused = run("purge", "--url", app.url.render_as_string(hide_password=False))
+        assert (refused.code, refused.out) == (3, "")
+        assert "denied" in refused.err
+        assert "idemtable db sql --grants" in refused.err
+    purge = IdemTable(roles.hired("purge")).purge
+    report = purge()
+    assert (report.deleted, report.busy) == (1, False)
+    assert IdemTable(app).purge().busy is False  # nothing has expired: it comes to delete its lease, and may not
+    assert purge().busy is False
+    with roles.owner.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM idemtable").scalar() == 0
+
+
 def test_check_schema_says_which_table_it_may_not_read(roles: Roles) -> None:
     steps.upgrade(roles.owner)
     name = roles.new()
