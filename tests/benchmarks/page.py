@@ -58,7 +58,8 @@ make bench ARGS="--quick"             # whether all parts work; the page goes to
 make bench-peers                      # beside other libraries, in a venv of its own
 ```
 
-Each ends with exit code 1 if a goal that it has measured is missed. The figures stand in [{NAME}]({NAME}) too.
+Each ends with an error if a goal that it has measured is missed: make's own exit code, 2, or 1 from the command behind it
+(`python -m tests.benchmarks`). The figures stand in [{NAME}]({NAME}) too.
 """
 
 _METHOD = """## How it is measured
