@@ -13,7 +13,7 @@ import click
 import sqlalchemy as sa
 
 from ..dialects import Driver, Fault, known
-from ..errors import IdempotencyError, SchemaError
+from ..errors import IdempotencyError, SchemaError, SessionNotUsableError
 from ..upgrade import place
 
 URL: Final = "idemtable.url"
@@ -21,6 +21,13 @@ DEBUG: Final = "idemtable.debug"
 """Where the options leave what the handler of errors needs, in click's ``Context.meta``."""
 
 _CONNECTING: Final = (sa.exc.OperationalError, sa.exc.InterfaceError)
+
+_NO_WRITES: Final = ". It takes no writes: name the primary in --url or IDEMTABLE_URL, or make it take them"
+_CURES: Final = {
+    Fault.DENIED: ". `idemtable db sql --grants` prints what each role needs",
+    Fault.READ_ONLY: _NO_WRITES,
+    Fault.ELSEWHERE: _NO_WRITES,
+}
 
 # Greedy up to the last @: one that was not escaped belongs to the password.
 _IN_URL: Final = re.compile(r"(://[^\s:/@]*:)\S*@")
@@ -84,15 +91,16 @@ def _explained(error: Exception, url: sa.URL | None) -> tuple[type[Failure], str
         name = (error.name or "").partition(".")[0]
         cure = _cure(name)
         return Unusable, f"the driver {name} is not installed: {cure}" if cure else str(error)
+    if isinstance(error, SessionNotUsableError) and isinstance(error.__cause__, sa.exc.DBAPIError):
+        error = error.__cause__  # what it tells a caller of its session is no matter to a person at a shell
     if _is_the_databases(error):
         said = _said(getattr(error, "orig", None) or error)
         where = f" at {place(url)}" if url is not None else ""
         unreached = not isinstance(error, sa.exc.DBAPIError) or isinstance(error, _CONNECTING)
         database = known.get(url.get_backend_name()) if url is not None else None
-        if database is not None and database.numbered(error) is Fault.DENIED:
-            cure = ". `idemtable db sql --grants` prints what each role needs"
-        else:
-            cure = ". Check --url or IDEMTABLE_URL, and that it is up" if unreached else ""
+        meaning = None if database is None else database.numbered(error)
+        other = ". Check --url or IDEMTABLE_URL, and that it is up" if unreached else ""
+        cure = other if meaning is None else _CURES.get(meaning, other)
         return Unusable, f"the database{where} says: {said}{cure}"
     if isinstance(error, ValueError | TypeError):
         return Wrong, str(error)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from pymysql.err import OperationalError
 
+from idemtable import IdemTable
 from idemtable.cli import target
 from idemtable.cli.failure import failure
-from tests.support.cli import NOWHERE, SECRET, Run
+from idemtable.upgrade import place
+from tests.support.cli import NOWHERE, SECRET, Run, keep
 
 
 @pytest.mark.parametrize("verb", [("stats",), ("ls",), ("purge",), ("show", "a", "b"), ("forget", "a", "b")])
@@ -30,6 +33,38 @@ def test_a_database_that_does_not_answer(verb: tuple[str, ...], url: str, run: R
     assert ended.code == 3
     assert "postgresql://127.0.0.1:1/shop" in ended.err
     assert len(ended.err.splitlines()) == 1
+
+
+READ_ONLY = {
+    "sqlite": ("mode", "ro"),
+    "postgresql": ("options", "-c default_transaction_read_only=on"),
+    "mysql": ("init_command", "SET SESSION TRANSACTION READ ONLY"),
+}
+
+
+@pytest.mark.parametrize("verb", [("purge",), ("forget", "orders", "k", "--yes")])
+def test_a_database_that_takes_no_writes_is_named_and_said_to_be_one(
+    verb: tuple[str, ...], url: str, idem: IdemTable, run: Run
+) -> None:
+    keep(idem, "k")
+    writable = sa.make_url(url)
+    option, value = READ_ONLY[writable.get_backend_name()]
+    closed = writable.update_query_dict({option: value})
+    if option == "mode":
+        closed = closed.set(database=f"file:{writable.database}").update_query_dict({"uri": "true"})
+    ended = run(*verb, "--url", closed.render_as_string(hide_password=False))
+    assert (ended.code, ended.out) == (3, "")
+    assert place(closed) in ended.err
+    assert "It takes no writes: name the primary" in ended.err
+    assert "that it is up" not in ended.err
+
+
+@pytest.mark.parametrize("number", [1290, 1836])
+def test_a_server_that_was_made_read_only_is_not_said_to_be_down(number: int) -> None:
+    refused = sa.exc.OperationalError("DELETE", {}, OperationalError(number, "it cannot execute this statement"))
+    said = failure(refused, sa.make_url("mysql+pymysql://somewhere/shop"))
+    assert said.exit_code == 3
+    assert said.message.endswith("It takes no writes: name the primary in --url or IDEMTABLE_URL, or make it take them")
 
 
 def test_debug_shows_the_traceback_without_the_password(run: Run) -> None:
