@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-from sqlalchemy import event
 
 from .binding import sync_session, unscoped
 from .claim.call import Keys
 from .claim.returned import Unkept
 from .claim.run import AsyncRun, Run
-from .errors import TransactionError
 from .fields import NOTHING
 from .keys import checked_keys
 from .model import Flag
 from .paths import walk
 from .settings import checked_count
+from .unread import Claim, Claims
 
 if TYPE_CHECKING:
     from datetime import timedelta
-
-    from sqlalchemy.orm import Session, SessionTransaction
 
     from .claim.call import Call
     from .claim.many import Many
@@ -34,9 +30,6 @@ KeyOf = str | Callable[[Any], Any]
 CHUNK: Final = 5_000
 """Items of a chunk are held in memory, and with more of them a key costs no less."""
 _LARGEST: Final = 100_000
-
-_UNREAD: Final = "idemtable_unread"
-"""Where a session keeps what its loops have not been given, in its ``info``."""
 
 
 class Batch:
@@ -68,6 +61,7 @@ class Batch:
         self._sync = sync_session(self._session, "AsyncSession" if self._is_async else "Session")
         self._asks = Keys(settings, scope, ttl=ttl, wait=wait)
         self._tenant = None if tenant is None else self._asks.tenant(tenant)
+        self._last: Claim | None = None
 
     def _call(self, keys: Sequence[object], before: int = 0) -> tuple[Call, Many, list[bytes]]:
         texts = checked_keys(keys, f"an item of a batch of {self._asks.scope}", before)
@@ -80,7 +74,8 @@ class Batch:
         if not (given := list(self._checked(keys, "claim_many"))):
             return []
         call, many, ids = self._call(given)
-        Run(self._settings, call).inside(self._session, _nothing)
+        Run(self._settings, call).inside(self._session, self._watching(many))
+        self._hold(call, many)
         return _flags(ids, many)
 
     async def aclaim_many(self, keys: Iterable[object]) -> list[Flag]:
@@ -88,7 +83,8 @@ class Batch:
         if not (given := list(self._checked(keys, "claim_many"))):
             return []
         call, many, ids = self._call(given)
-        await AsyncRun(self._settings, call).inside(self._session, _anothing)
+        await AsyncRun(self._settings, call).inside(self._session, self._awatching(many))
+        self._hold(call, many)
         return _flags(ids, many)
 
     def _checked(self, given: Any, verb: str) -> Iterable[Any]:
@@ -113,9 +109,11 @@ class Batch:
         before = 0
         while part := list(islice(items, size)):
             call, many, ids = self._call(list(map(read, part)), before)
-            Run(self._settings, call).inside(self._session, _nothing)
+            self._check()
+            Run(self._settings, call).inside(self._session, self._watching(many))
             before += len(part)
-            yield from self._given(part, ids, many)
+            yield from self._given(part, ids, call, many)
+        self._check()
 
     def aunseen(self, items: Iterable[T] | AsyncIterable[T], key: KeyOf, chunk: int) -> AsyncIterator[T]:
         """Give the items that are new; see `IdemTable.unseen`."""
@@ -128,17 +126,56 @@ class Batch:
         before = 0
         async for part in parts:
             call, many, ids = self._call(list(map(read, part)), before)
-            await AsyncRun(self._settings, call).inside(self._session, _anothing)
+            self._check()
+            await AsyncRun(self._settings, call).inside(self._session, self._awatching(many))
             before += len(part)
-            for item in self._given(part, ids, many):
+            for item in self._given(part, ids, call, many):
                 yield item
+        self._check()
 
-    def _given(self, part: list[T], ids: list[bytes], many: Many) -> Iterator[T]:
+    def _given(self, part: list[T], ids: list[bytes], call: Call, many: Many) -> Iterator[T]:
         new = [item for item, is_new in zip(part, _firsts(ids, many), strict=True) if is_new]
-        rest = Unread.of(self._sync).add(self._asks.scope, len(new), self._sync)
+        self._hold(call, many, len(new))
         for item in new:
-            rest.count -= 1
+            assert self._last is not None
+            self._last.unread -= 1
             yield item
+            self._check()
+
+    def _check(self) -> None:
+        """Raise if what the loop was given last has been rolled back; the source of the items may have done it too."""
+        if self._last is not None:
+            self._last.check()
+
+    # --- what becomes of the claims ---------------------------------------------------------------------------------------
+
+    def _watching(self, many: Many) -> Callable[[Any], Unkept]:
+        """Return what runs once the keys are claimed: the caller does the work, and no result of it is kept.
+
+        It is still inside the savepoint of the claim, whose release tells which one that was.
+        """
+
+        def watch(session: Any) -> Unkept:
+            if many.new:
+                Claims.of(self._sync, many.connection)
+            return Unkept(None)
+
+        return watch
+
+    def _awatching(self, many: Many) -> Callable[[Any], Awaitable[Unkept]]:
+        watch = self._watching(many)
+
+        async def awatch(session: Any) -> Unkept:
+            return watch(session)
+
+        return awatch
+
+    def _hold(self, call: Call, many: Many, unread: int = 0) -> None:
+        """Have the caller's transaction keep what was claimed in it."""
+        if many.new:
+            id, request = next(iter(many.new)), call.request
+            self._last = Claim(many.records, request.scope, id, request.owner, unread)
+            Claims.of(self._sync, many.connection).add(self._last)
 
 
 async def _parts(items: Iterable[T] | AsyncIterable[T], size: int) -> AsyncIterator[list[T]]:
@@ -187,72 +224,3 @@ def _firsts(ids: list[bytes], many: Many) -> list[bool]:
 
 def _flags(ids: list[bytes], many: Many) -> list[Flag]:
     return [Flag.New if is_new else Flag.Seen for is_new in _firsts(ids, many)]
-
-
-def _nothing(session: Any) -> Unkept:
-    """Be what runs once the keys are claimed: the caller does the work, and no result of it is kept."""
-    return Unkept(None)
-
-
-async def _anothing(session: Any) -> Unkept:
-    return Unkept(None)
-
-
-class Rest:
-    """Items whose keys a chunk has claimed, and that its loop has not been given yet."""
-
-    __slots__ = ("count", "inside", "scope")
-
-    def __init__(self, scope: str, count: int, inside: list[SessionTransaction]) -> None:
-        self.scope, self.count = scope, count
-        self.inside = inside
-        """The transactions, savepoints first, whose end is the end of the claims."""
-
-
-class Unread:
-    """What the loops of one session have not been given. While there is any, it is not committed.
-
-    Left early, by a ``break`` or an exception that somebody swallows, a loop leaves keys behind that are claimed and
-    whose items nobody has handled. Committed, they would be *seen* for ever, and the items lost without a word.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._rests: list[Rest] = []
-        event.listen(session, "before_commit", self._refuse)
-        event.listen(session, "after_soft_rollback", self._forget)
-
-    @classmethod
-    def of(cls, session: Session) -> Unread:
-        """Return that of a session."""
-        found = session.info.get(_UNREAD)
-        if found is None:
-            found = session.info[_UNREAD] = cls(session)
-        return found
-
-    def add(self, scope: str, count: int, session: Session) -> Rest:
-        """Return what counts the items of a chunk that were not given yet."""
-        inside, transaction = [], session.get_nested_transaction() or session.get_transaction()
-        while transaction is not None:
-            inside.append(transaction)
-            transaction = transaction.parent
-        rest = Rest(scope, count, inside)
-        self._rests = [*(one for one in self._rests if one.count), rest]
-        return rest
-
-    def _refuse(self, session: Session) -> None:
-        if session.in_nested_transaction():  # the end of a savepoint inside the loop
-            return
-        root = session.get_transaction()
-        # One that was closed without a word took its claims with it.
-        self._rests = [rest for rest in self._rests if rest.count and root in rest.inside]
-        if self._rests:
-            scope = self._rests[0].scope
-            raise TransactionError(
-                f"{scope}: items of unseen() are claimed and were not given to the loop yet: committed, they would be "
-                f"lost. Commit when the loop has come to its end, or roll back; to commit in between, give unseen() the "
-                f"items of one transaction",
-                scope=scope,
-            )
-
-    def _forget(self, session: Session, previous: SessionTransaction) -> None:
-        self._rests = [rest for rest in self._rests if previous not in rest.inside]

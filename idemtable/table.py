@@ -243,7 +243,7 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
         read as far as that. A repeat is left out, within a chunk and across chunks.
 
         A transaction that ends before the loop does is refused: what a chunk has claimed and the loop was not given yet
-        would be seen for ever, and handled by nobody. Roll it back, or let the loop come to its end.
+        would be seen for ever, and handled by nobody. Let the loop come to its end, or roll back: that ends the loop too.
 
         Args:
             session: in whose transaction.
@@ -255,6 +255,7 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
 
         Raises:
             MissingKeyError: an item has none. TransactionError, by COMMIT: the loop has not come to its end.
+            RetryTransactionError: what the loop was given has been rolled back; by COMMIT: a deadlock has undone it.
             IdempotencyError, TypeError, ValueError: what `claim_many` raises; nothing of that chunk is claimed.
         """
         return Batch(self._settings, session, scope, tenant, ttl, wait).unseen(items, key, chunk)

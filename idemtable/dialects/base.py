@@ -247,6 +247,10 @@ class Dialect(Definition):
         """Say whether the server still is in a transaction, as far as the driver tells; ``True`` if it does not."""
         return True
 
+    def hides_rows(self, connection: Connection) -> bool:
+        """Say whether a row may be there that the session is not shown."""
+        return False
+
     def give_up(self, connection: Connection, error: Exception) -> None:
         """Keep a session from going on where an error has ended its transaction, until it rolls back.
 

@@ -251,6 +251,10 @@ class PostgreSQL(PostgreSQLTable, Dialect):
             return bool(inside())
         return True
 
+    def hides_rows(self, connection: Connection) -> bool:
+        sql = "SELECT row_security_active(CAST(:table AS text))"
+        return bool(self.statement(sql)(connection, {"table": self.table}).scalar())
+
     @contextmanager
     def waiting(self, connection: Connection, wait: float | None) -> Iterator[None]:
         if wait is None:

@@ -1,4 +1,4 @@
-"""What a loop over `unseen` has claimed and was not given is never committed: it would be seen for ever, and lost."""
+"""What `unseen` has claimed is given while it stands, and committed when all of it was given: else it would be lost."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from idemtable import Flag, TransactionError
-from tests.support.database import Database, effect
+from idemtable import Flag, RetryTransactionError, TransactionError
+from tests.support.database import Database, Effect, effect
 
 
 def stop_after(db: Database, session: Any, count: int, chunk: int = 3) -> list[str]:
@@ -109,6 +110,41 @@ def test_a_savepoint_round_the_loop_takes_its_claims_with_it(db: Database) -> No
     assert db.rows() == []
 
 
+def test_a_commit_after_a_loop_that_was_left_early_is_refused_where_a_savepoint_is_still_open(db: Database) -> None:
+    def begin(session: Session) -> Any:
+        session.begin()
+        session.begin_nested()
+        return session.get_transaction()
+
+    with db.session() as held:
+        root = held.run(begin)
+        stop_after(db, held.session, 1)
+        with pytest.raises(TransactionError, match="not given to the loop"):
+            held.run(lambda session: root.commit())
+        held.rollback()
+        nothing_was_done(db)
+        assert stop_after(db, held.session, 6) == [f"e{number}" for number in range(6)]
+        held.commit()
+    assert len(db.effects()) == 6
+
+
+def test_a_commit_of_the_connection_under_the_session_is_refused_and_nothing_of_it_is_committed_later(
+    db: Database,
+) -> None:
+    def go_on(session: Session) -> None:
+        connection = session.connection()
+        with pytest.raises(TransactionError, match="not given to the loop"):
+            connection.commit()
+        connection.rollback()
+        connection.execute(sa.insert(Effect).values(name="later", amount=1))
+        connection.commit()
+
+    with db.session() as held:
+        stop_after(db, held.session, 1)
+        held.run(go_on)
+    assert (db.effects(), db.rows()) == (["later"], [])
+
+
 def test_a_session_that_was_closed_in_between_is_free_again(db: Database) -> None:
     with db.session() as held:
         stop_after(db, held.session, 1)
@@ -144,12 +180,203 @@ def test_a_claim_that_is_rolled_back_inside_the_callers_transaction_takes_its_lo
     assert [row.key for row in db.rows()] == ["k"], "the failure is remembered, and nothing of the loop"
 
 
+# --- what is rolled back inside the loop ------------------------------------------------------------------------------
+
+
+def fail_to_flush(session: Session) -> None:
+    session.add_all([Effect(id=1, name="a"), Effect(id=1, name="b")])
+    with pytest.raises(sa.exc.IntegrityError):
+        session.flush()
+
+
+def lose(session: Session) -> None:
+    session.connection().invalidate()
+    session.rollback()
+
+
+def fail_to_commit(session: Session) -> None:
+    def fail(connection: sa.Connection) -> None:
+        raise LookupError
+
+    sa.event.listen(session.connection(), "commit", fail)
+    with pytest.raises(LookupError):
+        session.commit()
+    session.rollback()
+
+
+ROLLBACKS: dict[str, Callable[[Session], Any]] = {
+    "rollback": lambda session: session.rollback(),
+    "close": lambda session: session.close(),
+    "connection": lambda session: session.connection().rollback(),
+    "lost": lose,
+    "flush": fail_to_flush,
+}
+
+
+def rolls_back(db: Database, session: Any, back: Callable[[Session], Any], at: int, items: Any, chunk: int) -> None:
+    """Roll back at an item of a loop that goes on, and see that it ends there."""
+    given = []
+    with pytest.raises(RetryTransactionError, match=r"were rolled back .* from its first item"):
+        for event in db.idem.unseen(session, "batch", items, key="id", chunk=chunk):
+            given.append(event["id"])
+            if len(given) == at:
+                db.on(session, back)
+    assert given == [f"e{number}" for number in range(at)]
+
+
+@pytest.mark.parametrize("back", ROLLBACKS)
+@pytest.mark.parametrize("at", [2, 3, 6], ids=["inside a chunk", "at the end of a chunk", "at the end"])
+def test_no_item_is_given_after_a_rollback_of_its_claim(db: Database, back: str, at: int) -> None:
+    read = []
+
+    def source() -> Any:
+        for number in range(6):
+            read.append(number)
+            yield {"id": f"e{number}"}
+
+    with db.session() as held:
+        rolls_back(db, held.session, ROLLBACKS[back], at, source(), 3)
+        if at == 2:
+            assert len(read) == 3
+        held.run(lambda session: session.close())
+        nothing_was_done(db)
+        assert stop_after(db, held.session, 6) == [f"e{number}" for number in range(6)]
+        held.commit()
+    assert len(db.effects()) == 6
+
+
+def test_no_item_is_given_after_a_commit_that_failed_at_the_end_of_a_chunk(db: Database) -> None:
+    with db.session() as held:
+        rolls_back(db, held.session, fail_to_commit, 3, [{"id": f"e{number}"} for number in range(6)], 3)
+    nothing_was_done(db)
+
+
+@pytest.mark.parametrize("of", ["session", "connection"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_no_item_is_given_after_its_claim_was_rolled_back_with_a_savepoint(db: Database, of: str, at: int) -> None:
+    def begin(session: Session) -> Any:
+        effect(session, "before")
+        return session.begin_nested() if of == "session" else session.connection().begin_nested()
+
+    with db.session() as held:
+        savepoint = held.run(begin)
+        items = [{"id": f"e{number}"} for number in range(6)]
+        rolls_back(db, held.session, lambda session: savepoint.rollback(), at, items, 2)
+        held.commit()
+        assert (db.effects(), db.rows()) == (["before"], [])
+        assert stop_after(db, held.session, 6) == [f"e{number}" for number in range(6)]
+
+
+def test_no_chunk_is_claimed_after_the_source_of_the_items_has_rolled_back(db: Database) -> None:
+    with db.session() as held:
+
+        def source() -> Any:
+            yield {"id": "e0"}
+            held.rollback()
+            yield {"id": "e1"}
+
+        async def arriving() -> Any:
+            yield {"id": "e0"}
+            await held.session.rollback()
+            yield {"id": "e1"}
+
+        rolls_back(db, held.session, lambda session: None, 1, arriving() if db.is_async else source(), 1)
+    nothing_was_done(db)
+
+
+def test_what_was_committed_at_the_end_of_a_chunk_stands_when_a_later_one_is_rolled_back(db: Database) -> None:
+    with db.session() as held:
+
+        def end(event: dict[str, str]) -> None:
+            if event["id"] == "e2":
+                held.commit()
+            if event["id"] == "e4":
+                held.rollback()
+
+        with pytest.raises(RetryTransactionError, match="from its first item"):
+            for event in db.idem.unseen(held.session, "batch", [{"id": f"e{n}"} for n in range(6)], key="id", chunk=3):
+                held.run(lambda session, name=event["id"]: effect(session, name))
+                end(event)
+        assert stop_after(db, held.session, 6) == ["e3", "e4", "e5"]
+        held.commit()
+    assert db.effects() == [f"e{number}" for number in range(6)]
+
+
+def test_a_call_that_rolls_back_inside_its_loop_is_told_to_begin_again(db: Database) -> None:
+    rollbacks = [True]
+
+    @db.idem.transactional("unread", key="key")
+    def importing(session: Any, key: str) -> int:
+        count = 0
+        for event in db.idem.unseen(db.given(session), "batch", [{"id": f"e{n}"} for n in range(6)], key="id"):
+            effect(session, event["id"])
+            count += 1
+            if count == 2 and rollbacks and rollbacks.pop():
+                session.rollback()
+        return count
+
+    outcome = importing.outcome("k")
+    assert (outcome.value, outcome.attempts) == (6, 2)
+    assert db.effects() == [f"e{number}" for number in range(6)]
+
+
+# --- what is undone behind the session's back -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["unseen", "claim_many"])
+def test_a_transaction_that_was_undone_behind_the_sessions_back_is_not_committed(db: Database, verb: str) -> None:
+    def undo(session: Session) -> None:
+        session.connection().exec_driver_sql("ROLLBACK")
+        session.connection().exec_driver_sql("BEGIN")
+        effect(session, "after")
+
+    with db.session() as held:
+        if verb == "unseen":
+            assert stop_after(db, held.session, 6) == [f"e{number}" for number in range(6)]
+        else:
+            assert db.idem.claim_many(held.session, "batch", ["e0"]) == [Flag.New]
+        held.run(undo)
+        assert db.idem.claim_many(held.session, "batch", ["another"]) == [Flag.New]
+        with pytest.raises(RetryTransactionError, match="begin again, from the first item"):
+            held.commit()
+        held.rollback()
+        nothing_was_done(db)
+        assert stop_after(db, held.session, 6) == [f"e{number}" for number in range(6)]
+        held.commit()
+    assert len(db.effects()) == 6
+
+
+def test_a_transaction_that_an_error_has_ended_is_not_taken_for_committed(db: Database) -> None:
+    if db.kind != "postgresql":  # elsewhere a statement that fails leaves the transaction as it was
+        return
+
+    def fail(session: Session) -> None:
+        with pytest.raises(sa.exc.DBAPIError):
+            session.connection().exec_driver_sql("SELECT 1 / 0")
+
+    with db.session() as held:
+        assert db.idem.claim_many(held.session, "batch", ["a"]) == [Flag.New]
+        held.run(fail)
+        with pytest.raises(RetryTransactionError):  # the server would answer ROLLBACK, and that is no error
+            held.commit()
+    nothing_was_done(db)
+
+
+def test_a_batch_that_another_of_the_transaction_has_taken_over_is_committed(db: Database) -> None:
+    with db.session() as held:
+        assert db.idem.claim_many(held.session, "batch", ["a"]) == [Flag.New]
+        held.run(lambda session: session.execute(sa.text("UPDATE idemtable SET expires_at = created_at")))
+        assert db.idem.claim_many(held.session, "batch", ["a"]) == [Flag.New]
+        held.commit()
+    assert len(db.rows()) == 1
+
+
 @contextmanager
 def unguarded(monkeypatch: pytest.MonkeyPatch) -> Any:
-    from idemtable.batch import Unread
+    from idemtable.unread import Claims
 
     with monkeypatch.context() as patch:
-        patch.setattr(Unread, "_refuse", lambda self, session: None)
+        patch.setattr(Claims, "refuse_unread", lambda self: None)
         yield
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session
 
-from idemtable import LostClaimError, RetryTransactionError
+from idemtable import Flag, LostClaimError, RetryTransactionError
 from tests.support.backends import db_of
 from tests.support.crowd import WAIT, Beside, meanwhile
 from tests.support.database import INNODB, Database, effect
@@ -222,3 +222,66 @@ def test_a_deadlock_in_a_block_asks_to_enter_it_again(db: Database) -> None:
 
     assert rival.deadlocks == 1
     assert orders(db) == ["k"]
+
+
+@pytest.mark.parametrize("verb", ["unseen", "claim_many"])
+def test_a_batch_whose_keys_a_swallowed_deadlock_has_undone_is_not_committed(innodb: Database, verb: str) -> None:
+    db, names = innodb, [f"e{number}" for number in range(4)]
+
+    def given(mine: Any) -> Any:
+        if verb == "unseen":
+            return db.idem.unseen(mine.session, "batch", names, key=str)
+        flags = db.idem.claim_many(mine.session, "batch", names)
+        return [name for name, flag in zip(names, flags, strict=True) if flag is Flag.New]
+
+    def handle(mine: Any, rival: Rival | None) -> list[str]:
+        done = []
+        for name in given(mine):
+
+            def one(session: Session, name: str = name) -> None:
+                with session.begin_nested():  # what the page says to put round what may fail
+                    effect(session, name)
+                    if rival is not None and name == "e1":
+                        run_into_a_deadlock(db, rival, session)
+
+            try:
+                mine.run(one)
+                done.append(name)
+            except DBAPIError:
+                continue
+        return done
+
+    with rival_of(db) as rival, db.session() as mine:
+        assert handle(mine, rival) == ["e0", "e2", "e3"]
+        with pytest.raises(RetryTransactionError, match="begin again"):
+            mine.commit()
+        mine.rollback()
+        assert (rival.deadlocks, orders(db), db.rows()) == (1, [], [])
+        assert handle(mine, None) == names
+        mine.commit()
+    assert orders(db) == names
+
+
+def test_a_call_in_whose_loop_a_deadlock_was_swallowed_commits_nothing(innodb: Database) -> None:
+    db = innodb
+    with rival_of(db) as rival:
+
+        @db.idem.transactional("order", key="key", wait=WAIT)
+        def importing(session: Session, key: str) -> int:
+            count = 0
+            for name in db.idem.unseen(db.given(session), "batch", ["e0", "e1", "e2"], key=str):
+                try:
+                    with session.begin_nested():
+                        effect(session, name)
+                        if name == "e1" and not rival.deadlocks:
+                            run_into_a_deadlock(db, rival, session)
+                    count += 1
+                except DBAPIError:
+                    continue
+            return count
+
+        with pytest.raises((LostClaimError, RetryTransactionError)):
+            importing("k")
+        assert (rival.deadlocks, orders(db), db.rows()) == (1, [], [])
+        assert importing("k") == 3
+    assert orders(db) == ["e0", "e1", "e2"]

@@ -176,6 +176,18 @@ def test_what_is_expired_remembered_joined_or_one_of_many_is_its_tenants_too(db:
             assert [order.outcome("k", tenant).replayed for _ in range(2)] == [False, True]
 
 
+def test_batches_of_two_tenants_are_committed_by_one_transaction(db: HiredDatabase, engine: Any) -> None:
+    """At COMMIT the session is shown the second one's rows alone."""
+    idem = db.table(engine)
+    with db.session(engine) as mine:
+        for tenant in ("acme", "zeta"):
+            with as_tenant(tenant):
+                mine.run(lambda session: tell(session.connection()))
+                assert list(idem.unseen(mine.session, "rls.batch", ["a", "b"], key=str, tenant=tenant)) == ["a", "b"]
+        mine.commit()
+    assert len(db.rows()) == 4
+
+
 # The other drivers send one statement after the other: what becomes of them is in the tests above.
 @pytest.mark.parametrize("db", ["postgresql18", "postgresql18-async"], indirect=True)
 def test_the_setting_comes_before_the_claim_also_where_claim_and_commit_travel_in_packets(

@@ -1,0 +1,206 @@
+"""What the batches of a session have claimed: given to their loops while it stands, and committed whole or not at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+from weakref import ref
+
+from sqlalchemy import event
+
+from .errors import RetryTransactionError, TransactionError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session, SessionTransaction
+
+    from .repository import Records
+
+_CLAIMS: Final = "idemtable_claims"
+"""Where a session keeps them, in its ``info``."""
+
+
+class Claim:
+    """What one chunk or one call of `claim_many` has claimed.
+
+    Attributes:
+        unread: how many items its loop has not been given yet.
+        is_gone: whether it was rolled back.
+        since: the number of the savepoint that it was made in.
+    """
+
+    __slots__ = ("id", "is_gone", "owner", "records", "scope", "since", "unread")
+
+    def __init__(self, records: Records, scope: str, id: bytes, owner: bytes, unread: int) -> None:
+        self.records, self.scope, self.id, self.owner, self.unread = records, scope, UUID(bytes=id), owner, unread
+        self.is_gone = False
+        self.since = 0
+
+    def check(self) -> None:
+        """Raise RetryTransactionError if it was rolled back: its items would be handled without their keys."""
+        if self.is_gone:
+            raise RetryTransactionError(
+                f"{self.scope}: the claims of this loop were rolled back with their transaction; begin the loop again, "
+                f"from its first item",
+                scope=self.scope,
+            )
+
+
+class Claims:
+    """What the batches of one session have claimed on one connection, until its transaction ends.
+
+    A loop that is left early, by a ``break`` or an exception that somebody swallows, leaves keys behind that are claimed
+    and whose items nobody has handled: committed, they would be *seen* for ever. And a transaction that the database has
+    undone in between, as InnoDB does at a deadlock, would be committed with the items' effects and without the keys. The
+    connection is asked and not the session, for it may be somebody else who commits or rolls back there.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = ref(connection)
+        self._held: list[Claim] = []
+        """What stands in a transaction that is open, the oldest first."""
+        self._leaving: list[Claim] = []
+        """What was let through to COMMIT, until the session has heard how that ended."""
+        self._released = 0
+        """The number of the savepoint that was released last; right after a claim it is the claim's own."""
+        for name, listener in (
+            ("commit", self._commit),
+            ("commit_twophase", self._commit_twophase),
+            ("prepare_twophase", self._prepare_twophase),
+            ("rollback", self._rollback),
+            ("rollback_twophase", self._rollback),
+            ("release_savepoint", self._release_savepoint),
+            ("rollback_savepoint", self._rollback_savepoint),
+        ):
+            event.listen(connection, name, listener)
+
+    @classmethod
+    def of(cls, session: Session, connection: Connection) -> Claims:
+        """Return those of a session on its connection."""
+        found = _of(session)
+        if found is None or found._connection() is not connection:
+            found = session.info[_CLAIMS] = cls(connection)
+            # Once for each session, however often they are put there.
+            event.listen(session, "before_commit", _before_commit)
+            event.listen(session, "after_commit", _after_commit)
+            event.listen(session, "after_soft_rollback", _after_soft_rollback)
+        return found
+
+    def add(self, claim: Claim) -> None:
+        """Hold a claim whose savepoint was just released."""
+        self._leaving = []
+        claim.since = self._released
+        self._held.append(claim)
+
+    def refuse_unread(self) -> None:
+        """Raise TransactionError if a loop has not been given all that was claimed for it."""
+        for claim in self._held:
+            if claim.unread:
+                raise TransactionError(
+                    f"{claim.scope}: items of unseen() are claimed and were not given to the loop yet: committed, they "
+                    f"would be lost. Commit when the loop has come to its end, or roll back; to commit in between, give "
+                    f"unseen() the items of one transaction",
+                    scope=claim.scope,
+                )
+
+    def settle(self, *, committed: bool) -> None:
+        """Hear how the COMMIT ended that was let through."""
+        leaving, self._leaving = self._leaving, []
+        if not committed:
+            _let_go(leaving)
+
+    # --- what the connection tells ----------------------------------------------------------------------------------------
+
+    def _check(self, connection: Connection) -> None:
+        if self._held:
+            self.refuse_unread()
+            self._refuse_undone(connection)
+
+    def _refuse_undone(self, connection: Connection) -> None:
+        # Of the oldest: what was claimed after the transaction was undone stands in the one that began in its place.
+        oldest, cause = self._held[0], None
+        try:
+            found = oldest.records.find(connection, oldest.id)
+            # A later batch may have taken it over.
+            if found is not None and any(found.owner == claim.owner for claim in self._held):
+                return
+            if found is None and oldest.records.dialect.hides_rows(connection):
+                return
+        except Exception as error:  # the transaction is dead; COMMIT would be answered with a ROLLBACK, and no error
+            cause = error
+        raise RetryTransactionError(
+            f"{oldest.scope}: the transaction was undone after its keys had been claimed, as by a deadlock that was "
+            f"swallowed; what came after it is not committed. Roll it back and begin again, from the first item",
+            scope=oldest.scope,
+        ) from cause
+
+    def _commit(self, connection: Connection) -> None:
+        try:
+            self._check(connection)
+        except TransactionError:
+            # SQLAlchemy takes a COMMIT that has raised for one that was sent, and sends no ROLLBACK after it: whoever has
+            # the connection next would commit all of it.
+            self._rollback(connection)
+            try:
+                connection.dialect.do_rollback(connection.connection)
+            except Exception:
+                connection.invalidate()
+            raise
+        self._leaving, self._held = self._held, []
+
+    def _commit_twophase(self, connection: Connection, xid: Any, is_prepared: bool) -> None:
+        if not is_prepared:
+            self._commit(connection)
+
+    def _prepare_twophase(self, connection: Connection, xid: Any) -> None:
+        self._check(connection)
+        self._leaving, self._held = self._held, []
+
+    def _rollback(self, connection: Connection, *twophase: Any) -> None:
+        _let_go(self._held)
+        self._held = []
+
+    def _release_savepoint(self, connection: Connection, name: str, context: Any) -> None:
+        self._released = _number(name)
+
+    def _rollback_savepoint(self, connection: Connection, name: str, context: Any) -> None:
+        begun = _number(name)
+        _let_go([claim for claim in self._held if claim.since > begun])
+        self._held = [claim for claim in self._held if not claim.is_gone]
+
+
+def _number(name: str) -> int:
+    """Return a savepoint's number on its connection, which SQLAlchemy counts up; a name without one is older than all."""
+    number = name.rpartition("_")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _let_go(claims: list[Claim]) -> None:
+    for claim in claims:
+        claim.is_gone = True
+
+
+# --- what the session tells -----------------------------------------------------------------------------------------------
+# The connection hears of a COMMIT too late to leave the transaction as it was, and not at all of how it ended. And while
+# somebody listens to the session's COMMIT a call's own does not travel past SQLAlchemy.
+
+
+def _before_commit(session: Session) -> None:
+    # In a savepoint it may be the end of that one, inside the loop.
+    if not session.in_nested_transaction() and (claims := _of(session)) is not None:
+        claims.refuse_unread()
+
+
+def _after_commit(session: Session) -> None:
+    if (claims := _of(session)) is not None:
+        claims.settle(committed=True)
+
+
+def _after_soft_rollback(session: Session, previous: SessionTransaction) -> None:
+    if previous.parent is None and (claims := _of(session)) is not None:
+        claims.settle(committed=False)
+
+
+def _of(session: Session) -> Claims | None:
+    found: Claims | None = session.info.get(_CLAIMS)
+    return found
