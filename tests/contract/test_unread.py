@@ -145,6 +145,22 @@ def test_a_commit_of_the_connection_under_the_session_is_refused_and_nothing_of_
     assert (db.effects(), db.rows()) == (["later"], [])
 
 
+def test_a_loop_in_a_session_beside_the_calls_own_is_not_committed_with_the_call(sync_db: Database) -> None:
+    db = sync_db
+    with db.other_engine() as engine:
+        sa.event.listen(
+            engine, "begin", lambda connection: None
+        )  # which keeps no COMMIT from travelling with the result
+
+        @db.table(engine).transactional("unread", key="key")
+        def importing(session: Session, key: str) -> None:
+            stop_after(db, Session(session.connection(), join_transaction_mode="control_fully"), 1)
+
+        with pytest.raises(TransactionError, match="not given to the loop"):
+            importing("k")
+    nothing_was_done(db)
+
+
 def test_a_session_that_was_closed_in_between_is_free_again(db: Database) -> None:
     with db.session() as held:
         stop_after(db, held.session, 1)
