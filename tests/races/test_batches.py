@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from idemtable import Flag, InProgressError, RetryTransactionError
 from idemtable.dialects.batches import postgresql
 from idemtable.keys import digest
 from tests.support import PATIENCE
-from tests.support.backends import db_of
+from tests.support.backends import BACKENDS, db_of
 from tests.support.crowd import WAIT, Beside, backend_id, crowd, held, kill_backend, watching
 from tests.support.database import Database, Held, effect
 
@@ -226,6 +227,42 @@ def test_a_lost_connection_asks_for_a_new_transaction(server_db: Database) -> No
         mine.rollback()
         assert claim(db, mine, *KEYS) == [New] * 5
         mine.commit()
+
+
+@pytest.mark.parametrize("db", [name for name in BACKENDS if name.startswith("postgresql")], indirect=True)
+@pytest.mark.parametrize("what", ["new", "expired"])
+def test_on_postgresql_the_wait_of_a_batch_is_for_all_that_hold_its_keys_together(db: Database, what: str) -> None:
+    wait = timedelta(seconds=1)
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND clock_timestamp() - waitstart > :long"
+    with ExitStack() as stack:
+        holders = [stack.enter_context(db.session()) for _ in KEYS]
+        engine = stack.enter_context(db.other_engine())
+        mine = stack.enter_context(db.session(engine))
+
+        def take() -> None:
+            for holder, key in zip(holders, KEYS, strict=True):
+                assert claim(db, holder, key) == [New]
+
+        def take_first(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+            if "FOR UPDATE OF t" in statement:  # what has expired is about to be taken over
+                take()
+
+        if what == "new":
+            take()
+        else:
+            claimed(db, *KEYS)
+            db.expire()
+            sa.event.listen(getattr(engine, "sync_engine", engine), "before_cursor_execute", take_first)
+        other = Beside(lambda: claim(db, mine, *KEYS, wait=wait))
+        for holder in holders:
+            # Each lets go when it was waited for for more than half of the time: the second one does so too late.
+            while not other.over and not db.execute(waits, long=0.6 * wait)[0][0]:
+                pass
+            if other.over:
+                break
+            holder.commit()
+        with pytest.raises(InProgressError):
+            other.result()
 
 
 TIMEOUTS = {

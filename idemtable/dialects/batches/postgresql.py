@@ -24,8 +24,8 @@ _IDS: Final = "string_to_table(CAST(:ids AS text), ',')"
 # one key does it, it would be forgotten with each row that conflicts.
 _BEFORE: Final = """before AS MATERIALIZED (
         SELECT current_setting('lock_timeout') AS timeout, set_config('lock_timeout', CAST(:wait AS text), true),
-            clock_timestamp() + CAST(:wait AS interval) AS until,
-            clock_timestamp() + CAST(:wait AS interval) / 8 AS soon)"""
+            clock_timestamp() + CAST(CAST(:wait AS text) || 'ms' AS interval) AS until,
+            clock_timestamp() + CAST(CAST(:wait AS text) || 'ms' AS interval) / 8 AS soon)"""
 _AFTER: Final = "set_config('lock_timeout', (SELECT timeout FROM before), true)"
 # Once it has waited, each row may only wait for what is left: behind a thousand holders, one after the other, the whole is
 # as long as was said, and an eighth. Not from the first row on: to set it takes a tenth of the statement's time.
@@ -48,9 +48,10 @@ class PostgreSQLBatches(Batches):
             {_AFTER} FROM won"""
     LOOK = f"""SELECT uuid_send(CAST(k.id AS uuid)), {FOUND}
         FROM {_IDS} AS k(id) LEFT JOIN {{table}} AS t ON t.id = CAST(k.id AS uuid) WHERE {OPEN}"""
-    # Locked first, in their order: an UPDATE takes its rows in the order in which a plan comes upon them.
+    # Locked first, in their order: an UPDATE takes its rows in the order in which a plan comes upon them. What is volatile
+    # in the list is computed after the sort, and for each row before it is locked.
     TAKE_OVER = f"""WITH {_BEFORE}, stale AS (
-        SELECT t.id FROM before CROSS JOIN {_IDS} AS k(id) JOIN {{table}} AS t ON t.id = CAST(k.id AS uuid)
+        SELECT t.id, {_STATUS} FROM before CROSS JOIN {_IDS} AS k(id) JOIN {{table}} AS t ON t.id = CAST(k.id AS uuid)
         WHERE t.status IN ({MORTAL}) AND {{expires}} <= {{now}} ORDER BY t.id FOR UPDATE OF t),
         won AS (UPDATE {{table}} AS t SET {TAKEN} FROM stale WHERE t.id = stale.id RETURNING t.id)
         SELECT string_agg(uuid_send(id), CAST('' AS bytea)), {_AFTER} FROM won"""
