@@ -22,7 +22,7 @@ from idemtable import (
     SessionNotUsableError,
     Status,
 )
-from tests.support.database import Database, Effect, effect
+from tests.support.database import INNODB, Database, Effect, effect
 
 New, Seen = Flag.New, Flag.Seen
 
@@ -440,6 +440,23 @@ def test_a_takeover_that_is_rolled_back_leaves_the_expired_record_as_it_was(db: 
         assert db.idem.claim_many(held.session, "batch", ["a", "b", "c"]) == [New] * 3
         held.rollback()
     assert sorted(db.rows()) == before
+
+
+@pytest.mark.parametrize("setting", ["sql_safe_updates = 1", "sql_select_limit = 1"])
+def test_what_has_expired_is_new_whatever_the_session_lets_a_statement_do(server_db: Database, setting: str) -> None:
+    db = server_db
+    if db.kind not in INNODB:
+        return
+    claimed(db, *"abc")
+    db.expire()
+    with db.other_engine(poolclass=sa.NullPool) as engine, db.session(engine) as held:
+        held.run(lambda session: session.execute(sa.text(f"SET SESSION {setting}")))
+        assert db.idem.claim_many(held.session, "batch", ["a", "b", "c", "d"]) == [New] * 4
+        name = setting.split()[0]
+        value = held.run(lambda session: session.execute(sa.text(f"SELECT @@{name}")).scalar())
+        assert value == 1, "it stays the caller's"
+        held.commit()
+    assert claimed(db, *"abcd") == [Seen] * 4
 
 
 def test_an_expired_record_that_was_left_without_a_result_is_not_taken_over(db: Database) -> None:

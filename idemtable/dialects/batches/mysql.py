@@ -48,7 +48,8 @@ class MySQLBatches(Batches):
     CLAIM = f"IGNORE INTO {{table}} ({COLUMNS}) SELECT {_ID}, {VALUES} FROM {ROWS}"
     # As one value: PyMySQL takes longer for ten thousand rows than the server.
     LOST = f"SELECT JSON_ARRAYAGG(k.n) FROM {ROWS} LEFT JOIN {BY_KEY} WHERE t.owner IS NULL OR t.owner <> :owner"
-    LOOK = f"SELECT {_ID}, {FOUND} FROM {ROWS} LEFT JOIN {BY_KEY} WHERE {OPEN}"
+    # With a limit of its own, or the session's sql_select_limit would cut it: what is not looked at is taken for seen.
+    LOOK = f"SELECT {_ID}, {FOUND} FROM {ROWS} LEFT JOIN {BY_KEY} WHERE {OPEN} LIMIT {Batches.most}"
     TAKE_OVER = f"""UPDATE {ROWS} STRAIGHT_JOIN {BY_KEY}
         SET {TAKEN} WHERE t.status IN ({MORTAL}) AND {{expires}} <= {{now}}"""
 
