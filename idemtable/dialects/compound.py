@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from .statement import Statement, fail, is_listened_to
+from .statement import Statement, disbelieve, fail, is_listened_to
 from .words import is_mariadb
 from .written import line
 
@@ -32,6 +32,9 @@ SEVERAL: Final = """{statement};
 IN_TRANSACTION: Final = 1
 """The bit of the server's status that says so."""
 _MULTI_STATEMENTS: Final = 1 << 16
+_ASKED: Final = 4711
+"""Comes back where an answer is the one to what was asked."""
+_LOST: Final = (2013, "the answer on this connection is not the one to COMMIT")
 
 
 class Along:
@@ -49,11 +52,11 @@ class Along:
 
     def _in_block(self, connection: Connection, values: Mapping[str, Any]) -> None:
         self._block(connection, values)
-        _note(connection)
+        _note(connection, self._block)
 
     def _together(self, connection: Connection, values: Mapping[str, Any]) -> None:
-        send_several(connection, self._several, values)
-        _note(connection)
+        send_several(connection, self._several, values, (1, 0, 0))
+        _note(connection, self._several)
 
 
 def takes_several(connection: Connection) -> bool:
@@ -68,10 +71,18 @@ def _is_unheard_pymysql(connection: Connection) -> bool:
     return line(connection) is not None and not is_listened_to(connection)
 
 
-def send_several(connection: Connection, statement: Statement, values: Mapping[str, Any]) -> None:
+def send_several(
+    connection: Connection, statement: Statement, values: Mapping[str, Any], touches: tuple[int, ...]
+) -> None:
     """Run several statements, of which the first that fails keeps the server from doing the others.
 
     Where `takes_several` says so.
+
+    Args:
+        connection: where.
+        statement: all of them.
+        values: of theirs.
+        touches: how many rows each of them touches. Other answers are not theirs.
 
     Raises:
         sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would.
@@ -79,17 +90,19 @@ def send_several(connection: Connection, statement: Statement, values: Mapping[s
     driver, cursor = line(connection), None
     try:
         if (text := statement.text(values)) is not None:
-            driver.query(text)
+            touched = [driver.query(text)]
             while driver._result.has_next:
-                driver.next_result()
-            return
-        cursor = driver.cursor()
-        cursor.execute(statement.sql, values)
-        while cursor.nextset():
-            pass
-        cursor.close()
+                touched.append(driver.next_result())
+        else:
+            cursor = driver.cursor()
+            touched = [cursor.execute(statement.sql, values)]
+            while cursor.nextset():
+                touched.append(cursor.rowcount)
+            cursor.close()
     except BaseException as error:
         fail(connection, error, statement.sql, values, cursor)
+    if tuple(touched) != touches:
+        disbelieve(connection, statement.sql)
 
 
 class Ends:
@@ -110,6 +123,8 @@ class Ends:
 
     def commit(self) -> None:
         self._send("COMMIT")
+        if self._last is None and not _is_over(self._driver):
+            raise self._driver.OperationalError(*_LOST)  # which SQLAlchemy knows as such, and gives the connection up
 
     def rollback(self) -> None:
         self._send("ROLLBACK")
@@ -137,8 +152,23 @@ def watch_end(connection: Connection) -> None:
         pooled.commit, pooled.rollback = ends.commit, ends.rollback
 
 
-def _note(connection: Connection) -> None:
+def _is_over(driver: Any) -> bool:
+    """Say whether the last answer can be that to a COMMIT: it says so itself, or another transaction begins at once."""
+    if not driver.server_status & IN_TRANSACTION:
+        return True
+    driver.query(f"SELECT @@completion_type = 'CHAIN', {_ASKED}")
+    return bool(driver._result.rows == ((1, _ASKED),))
+
+
+def _note(connection: Connection, statement: Statement) -> None:
     pooled: Any = connection.connection
+    driver = pooled.driver_connection
+    try:
+        is_over = _is_over(driver)
+    except BaseException as error:
+        fail(connection, error, statement.sql, None)
+    if not is_over:
+        disbelieve(connection, statement.sql)
     ends = getattr(pooled, "ends", None)
     if ends is not None:  # else SQLAlchemy's COMMIT is sent as well, and does nothing
         ends.note()

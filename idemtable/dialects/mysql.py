@@ -22,7 +22,7 @@ from .definition import Driver
 from .fragments import COLUMNS, LASTING, VALUES
 from .purging import Swept
 from .purging.bites import Bites
-from .statement import Answer, Statement
+from .statement import Answer, Statement, disbelieve
 from .tables.mysql import MySQLTable
 from .words import Fault, Look, asked_level, is_mariadb, is_plain, lent
 from .written import Written
@@ -165,11 +165,12 @@ class MySQL(MySQLTable, Dialect):
     def claim(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         try:
             if is_mariadb(connection):
-                self._claim(connection, values)
+                answer = self._claim(connection, values)
             elif takes_several(connection):
                 self._claim_in_one(connection, values)
+                return True
             else:
-                self._bounded(connection, values, self._claim, self._insert)
+                answer = self._bounded(connection, values, self._claim, self._insert)
         except Exception as error:
             # Whatever its class: an application may turn the database's errors into its own (``handle_error``).
             one: BaseException | None = error
@@ -179,11 +180,13 @@ class MySQL(MySQLTable, Dialect):
                 # No further than to the database's own error: what is behind that was there before.
                 one = None if self.is_driver_error(one) else one.__cause__ or one.__context__
             raise
+        if answer.rowcount != 1:
+            disbelieve(connection, self._insert.sql)
         return True
 
     def _claim_in_one(self, connection: Connection, values: Mapping[str, Any]) -> None:
         try:
-            send_several(connection, self._claim_at_once, values)
+            send_several(connection, self._claim_at_once, values, (0, 1, 0))
         except BaseException:
             with lent(connection, lambda: self._give_wait_back(connection)):  # which it did not come to
                 raise

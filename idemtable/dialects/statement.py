@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -95,6 +96,17 @@ def fail(
     # error: wrap it, ask the dialect whether the connection is lost, invalidate it and all that are older.
     connection._handle_dbapi_exception(error, sql, parameters, cursor, None)
     raise error  # never reached: the line above raises
+
+
+def disbelieve(connection: Connection, sql: str) -> NoReturn:
+    """Give up a connection whose answer cannot be the one to a statement, as one that was lost.
+
+    Where an exception came between another statement and its answer, the next one reads that, and the one after it reads
+    the next one's.
+    """
+    error = RuntimeError("the answer on this connection is not the one to the statement")
+    connection.invalidate(error)
+    raise OperationalError(sql, None, error, connection_invalidated=True)
 
 
 def is_listened_to(connection: Connection) -> bool:

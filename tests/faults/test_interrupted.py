@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from pymysql.constants import COMMAND
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable, LostClaimError, Status
 from idemtable.claim import nesting
-from tests.support.backends import db_of
+from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, Effect, effect
 from tests.support.newest import NEWEST
 
@@ -216,3 +217,72 @@ def test_a_raw_rollback_inside_the_function_commits_nothing_of_what_follows(sync
     if db.kind != "sqlite" and db.url.get_driver_name() != "psycopg2":
         assert db.effects() == []
     assert db.rows() == []
+
+
+# --- an exception that came between what PyMySQL had sent and its answer --------------------------------------------------
+
+
+@pytest.fixture(params=[name for name, (_, driver) in BACKENDS.items() if driver == "mysql+pymysql"])
+def pymysql_db(request: pytest.FixtureRequest) -> Database:
+    return db_of(request.param)
+
+
+UNREAD = {"a row touched": "INSERT INTO effect (name, amount) VALUES ('unread', 1)", "rows": "SELECT 1, 2"}
+
+
+def leave_unread(session: Any, sql: str) -> None:
+    """Do what a signal handler does that raises at the wrong moment: whatever is sent next gets this one's answer."""
+    driver = session.connection().connection.driver_connection
+    driver._execute_command(COMMAND.COM_QUERY, sql)
+    driver._result = None
+
+
+@pytest.mark.parametrize("listened", [False, True])
+@pytest.mark.parametrize("sql", UNREAD.values(), ids=list(UNREAD))
+def test_the_answer_to_another_statement_is_not_taken_for_that_to_a_claim(
+    pymysql_db: Database, sql: str, listened: bool
+) -> None:
+    db = pymysql_db
+    with db.other_engine(pool_size=1, max_overflow=0) as engine:
+        if listened:  # then statements go one by one
+            sa.event.listen(engine, "after_cursor_execute", lambda *_: None)
+
+        @db.table(engine).transactional("order", key="key")
+        def order(session: Any, key: str) -> str:
+            effect(session, key)
+            if key == "interrupted":
+                leave_unread(session, sql)
+                raise LookupError
+            return key
+
+        for key, replayed in (("before", True), ("new", False)):
+            order("before")
+            with pytest.raises(LookupError):
+                order("interrupted")
+            outcome = order.outcome(key)
+            assert (outcome.value, outcome.replayed) == (key, replayed)
+            assert order.outcome(key).attempts == 1, "the connection was given to somebody again"
+    assert db.effects() == ["before", "new"]
+
+
+@pytest.mark.parametrize("listened", [False, True])
+def test_the_answer_to_another_statement_is_not_taken_for_that_to_a_commit(
+    pymysql_db: Database, listened: bool
+) -> None:
+    db, runs = pymysql_db, []
+    with db.other_engine(pool_size=1, max_overflow=0) as engine:
+        if listened:
+            sa.event.listen(engine, "after_cursor_execute", lambda *_: None)
+
+        @db.table(engine).transactional("order", key="key")
+        def order(session: Any, key: str) -> str:
+            runs.append(key)
+            effect(session, key)
+            leave_unread(session, UNREAD["a row touched"])  # and nobody is told
+            return key
+
+        outcome = order.outcome("k")
+        assert (outcome.value, outcome.attempts) == ("k", 2)
+        assert order.outcome("k").replayed
+    assert runs == ["k"]
+    assert db.effects() == ["k", "unread"]
