@@ -28,9 +28,17 @@ class Joined(Transaction):
         try:
             self.session.flush()
         except PendingRollbackError as error:
-            raise SessionNotUsableError(
-                "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"
-            ) from error
+            raise self._unusable() from error
+
+    def _unusable(self) -> SessionNotUsableError:
+        session = self.session
+        if session.in_transaction():
+            why = "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"
+        elif not session.autobegin:
+            why = "the session has no transaction, and autobegin=False: begin one (session.begin()) before the call"
+        else:
+            why = "the session was closed for good (close_resets_only=False): make another one for the call"
+        return SessionNotUsableError(why)
 
     def _begin(self, wait: float | None) -> None:
         assert wait is not None  # of somebody else's transaction nobody knows what it is for
@@ -54,9 +62,7 @@ class Joined(Transaction):
                 "the session has no engine of its own, only binds= for classes: give it bind= too, the claim needs it"
             ) from error
         except (PendingRollbackError, InvalidRequestError) as error:
-            raise SessionNotUsableError(
-                "the session's transaction has failed or ended: roll it back (session.rollback()) before the call"
-            ) from error
+            raise self._unusable() from error
         self._root = self.session.get_transaction()
         dialect.join(self.connection, wait)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -329,6 +330,41 @@ def test_a_joined_call_re_entered_with_its_key_is_refused(db: Database) -> None:
 
 
 # --- sessions that cannot carry a claim ------------------------------------------------------------------------------
+
+
+def each_way(db: Database, order: Any, session: Any) -> Iterator[Callable[[], Any]]:
+    """A joined call, a block and a batch, each to be tried in a session of the caller's."""
+
+    def block() -> None:
+        with db.idem.claim(session, "block", "k"):
+            pass
+
+    yield lambda: order.join(session, "k")
+    yield block
+    yield lambda: db.idem.claim_many(session, "batch", ["k"])
+    yield lambda: list(db.idem.unseen(session, "batch", ["u"], key=str))
+
+
+def test_a_session_that_begins_nothing_by_itself_is_refused_with_the_cure(db: Database, order: Any) -> None:
+    with db.session(autobegin=False) as held:
+        for way in each_way(db, order, held.session):
+            with pytest.raises(SessionNotUsableError, match=r"session\.begin\(\)"):
+                way()
+        held.begin()
+        for way in each_way(db, order, held.session):
+            way()
+        held.commit()
+    assert db.effects() == ["k"]
+    assert len(db.rows()) == 4
+
+
+def test_a_session_that_was_closed_for_good_is_refused_with_the_cure(db: Database, order: Any) -> None:
+    with db.session(close_resets_only=False) as held:
+        held.run(lambda session: session.close())
+        for way in each_way(db, order, held.session):
+            with pytest.raises(SessionNotUsableError, match="make another one"):
+                way()
+    assert db.rows() == []
 
 
 def test_a_session_whose_flush_failed_is_refused_with_the_cure(db: Database, order: Any) -> None:
