@@ -63,8 +63,8 @@ class Batch:
         self._tenant = None if tenant is None else self._asks.tenant(tenant)
         self._last: Claim | None = None
 
-    def _call(self, keys: Sequence[object], before: int = 0) -> tuple[Call, Many, list[bytes]]:
-        texts = checked_keys(keys, f"an item of a batch of {self._asks.scope}", before)
+    def _call(self, keys: Sequence[object], before: int = 0, **cure: str) -> tuple[Call, Many, list[bytes]]:
+        texts = checked_keys(keys, f"an item of a batch of {self._asks.scope}", before, **cure)
         return self._asks.batch(texts, self._tenant)
 
     # --- flags ------------------------------------------------------------------------------------------------------------
@@ -102,13 +102,13 @@ class Batch:
 
     def unseen(self, items: Iterable[T], key: KeyOf, chunk: int) -> Iterator[T]:
         """Give the items that are new; see `IdemTable.unseen`."""
-        read, size = _reader(key), checked_count(chunk, "chunk", _LARGEST)
-        return self._unseen(iter(self._checked(items, "unseen")), read, size)
+        (read, cure), size = _reader(key), checked_count(chunk, "chunk", _LARGEST)
+        return self._unseen(iter(self._checked(items, "unseen")), read, cure, size)
 
-    def _unseen(self, items: Iterator[T], read: Callable[[Any], Any], size: int) -> Iterator[T]:
+    def _unseen(self, items: Iterator[T], read: Callable[[Any], Any], cure: str, size: int) -> Iterator[T]:
         before = 0
         while part := list(islice(items, size)):
-            call, many, ids = self._call(list(map(read, part)), before)
+            call, many, ids = self._call(list(map(read, part)), before, cure=cure)
             self._check()
             Run(self._settings, call).inside(self._session, self._watching(many))
             before += len(part)
@@ -117,15 +117,15 @@ class Batch:
 
     def aunseen(self, items: Iterable[T] | AsyncIterable[T], key: KeyOf, chunk: int) -> AsyncIterator[T]:
         """Give the items that are new; see `IdemTable.unseen`."""
-        read, size = _reader(key), checked_count(chunk, "chunk", _LARGEST)
+        (read, cure), size = _reader(key), checked_count(chunk, "chunk", _LARGEST)
         if not hasattr(items, "__aiter__"):
             items = self._checked(items, "unseen")
-        return self._aunseen(_parts(items, size), read)
+        return self._aunseen(_parts(items, size), read, cure)
 
-    async def _aunseen(self, parts: AsyncIterator[list[T]], read: Callable[[Any], Any]) -> AsyncIterator[T]:
+    async def _aunseen(self, parts: AsyncIterator[list[T]], read: Callable[[Any], Any], cure: str) -> AsyncIterator[T]:
         before = 0
         async for part in parts:
-            call, many, ids = self._call(list(map(read, part)), before)
+            call, many, ids = self._call(list(map(read, part)), before, cure=cure)
             self._check()
             await AsyncRun(self._settings, call).inside(self._session, self._awatching(many))
             before += len(part)
@@ -194,8 +194,8 @@ async def _parts(items: Iterable[T] | AsyncIterable[T], size: int) -> AsyncItera
             yield part
 
 
-def _reader(key: KeyOf) -> Callable[[Any], Any]:
-    """Return what finds the key of an item."""
+def _reader(key: KeyOf) -> tuple[Callable[[Any], Any], str]:
+    """Return what finds the key of an item, and what is to be said where it finds none."""
     if isinstance(key, str):
         path = tuple(key.split("."))
         if not all(path):
@@ -205,9 +205,9 @@ def _reader(key: KeyOf) -> Callable[[Any], Any]:
             found = walk(item, path)
             return None if found is NOTHING else found
 
-        return read
+        return read, f"key={key!r} finds nothing in it, or None; key= takes a callable too"
     if callable(key):
-        return key
+        return key, "what key= calls has returned None"
     raise TypeError(f"key= takes the name of an item's part or a callable, not {key!r}")
 
 

@@ -39,6 +39,9 @@ def _fault(value: object) -> str | None:
     return None
 
 
+_CURE: Final = "pass one, made once by the client and kept across its retries"
+
+
 def checked_key(key: object, where: str = "the call", what: str = "key") -> str:
     """Return the key as text, exactly as given: nothing is trimmed or folded.
 
@@ -52,7 +55,7 @@ def checked_key(key: object, where: str = "the call", what: str = "key") -> str:
         InvalidKeyError: it is not a ``str`` of 1 to 255 bytes without control characters, nor a ``uuid.UUID``.
     """
     if key is None:
-        raise MissingKeyError(f"{where} has no key: pass one, made once by the client and kept across its retries")
+        raise MissingKeyError(f"{where} has no key: {_CURE}")
     if isinstance(key, UUID):
         return str(key)
     if fault := _fault(key):
@@ -60,8 +63,15 @@ def checked_key(key: object, where: str = "the call", what: str = "key") -> str:
     return str.__str__(key)
 
 
-def checked_keys(keys: Sequence[object], where: str, before: int = 0) -> list[str]:
-    """Return many keys as text; see `checked_key`. A note on the error says which it was, counted from `before`."""
+def checked_keys(keys: Sequence[object], where: str, before: int = 0, cure: str = _CURE) -> list[str]:
+    """Return many keys as text; see `checked_key`. A note on the error says which it was, counted from `before`.
+
+    Args:
+        keys: all of them.
+        where: what each was looked for in, for the message.
+        before: how many came before these.
+        cure: what is to be said where there is none.
+    """
     # What most keys are is seen of all at once, in a tenth of the time.
     if {str}.issuperset(map(type, keys)):
         texts: list[str] = list(keys)  # type: ignore[arg-type]
@@ -76,6 +86,8 @@ def checked_keys(keys: Sequence[object], where: str, before: int = 0) -> list[st
     found = []
     for number, key in enumerate(keys, before + 1):
         try:
+            if key is None:
+                raise MissingKeyError(f"{where} has no key: {cure}")
             found.append(checked_key(key, where))
         except KeyRejectedError as error:
             error.add_note(f"It is number {number} of the batch.")

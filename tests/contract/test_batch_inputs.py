@@ -74,11 +74,18 @@ def test_an_item_without_its_key_refuses_its_chunk_and_what_came_before_it_stand
         with db.session() as held:
             loop = iter(db.idem.unseen(held.session, f"batch {number}", [*good, item], key=key, chunk=2))
             assert [next(loop), next(loop)] == good[:2]
-            with pytest.raises(MissingKeyError, match=r"an item of a batch of batch \d has no key") as caught:
+            with pytest.raises(
+                MissingKeyError, match=rf"an item of a batch of batch \d has no key: key='{key}'"
+            ) as caught:
                 next(loop)
             assert caught.value.__notes__ == ["It is number 4 of the batch."]
             held.commit()
         assert {row.key for row in db.rows() if row.scope == f"batch {number}"} == {"x", "y"}
+
+
+def test_an_item_for_which_a_callable_finds_no_key_is_refused_and_the_error_says_so(db: Database) -> None:
+    with untouched(db) as held, pytest.raises(MissingKeyError, match=r"what key= calls has returned None"):
+        list(db.idem.unseen(held.session, "batch", [{"id": "a"}], key=lambda item: item.get("key")))
 
 
 def test_what_a_callable_for_the_key_raises_is_the_callers(db: Database) -> None:
