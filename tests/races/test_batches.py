@@ -156,6 +156,22 @@ def test_keys_that_are_seen_are_not_waited_for(server_db: Database) -> None:
             assert block.replayed
 
 
+def test_a_key_that_a_batch_has_seen_is_forgotten_at_once_on_postgresql_and_after_its_commit_elsewhere(
+    server_db: Database,
+) -> None:
+    db = server_db
+    claimed(db, *KEYS)
+    with db.session() as mine:
+        assert claim(db, mine, *KEYS) == [Seen] * 5
+        other = Beside(lambda: db.idem.forget(SCOPE, KEYS[0]))
+        if db.kind != "postgresql":
+            db.await_waiting(1)
+            assert not other.over
+            mine.commit()
+        assert other.result() is True
+    assert len(db.rows()) == 4
+
+
 def test_a_batch_locks_no_row_but_its_own_keys(server_db: Database) -> None:
     """A plan that reads the whole of a small table with locks would."""
     db = server_db
