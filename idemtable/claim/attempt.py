@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never, final
 
-from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceClosedError, SQLAlchemyError
+from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceClosedError
 
 from ..codecs import exceptions, sealed
 from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TokenError, TransactionError
@@ -327,7 +327,8 @@ class Attempt:
             return step(*args)
         except (InvalidRequestError, ResourceClosedError) as error:
             raise broken_out(self._call.request.scope) from error
-        except SQLAlchemyError as error:
+        except Exception as error:
+            # Whatever its class: an application may turn the database's errors into its own (``handle_error``).
             if self._course.judged(error, self._tx).is_dead:
                 raise broken_out(self._call.request.scope) from error
             raise

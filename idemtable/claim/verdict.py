@@ -222,7 +222,9 @@ def explained(
     """Tell what the errors of the library's own statements inside mean; arguments as of `Verdict.meaning`."""
     try:
         yield
-    except SQLAlchemyError as error:
+    except IdempotencyError:  # an answer of our own has told already
+        raise
+    except Exception as error:  # whatever its class, as of `settle`
         verdict = Verdict(error, dialect or settings.dialect)
         if meaning := verdict.meaning(settings, scope, repeats=repeats):
             raise meaning from error

@@ -20,6 +20,7 @@ from .batches.mysql import MySQLBatches
 from .compound import IN_TRANSACTION, REFUSED, Along, send_several, takes_several, watch_end
 from .definition import Driver
 from .fragments import COLUMNS, LASTING, VALUES
+from .origin import said_by
 from .purging import Swept
 from .purging.bites import Bites
 from .statement import Answer, Statement, disbelieve
@@ -172,13 +173,9 @@ class MySQL(MySQLTable, Dialect):
             else:
                 answer = self._bounded(connection, values, self._claim, self._insert)
         except Exception as error:
-            # Whatever its class: an application may turn the database's errors into its own (``handle_error``).
-            one: BaseException | None = error
-            while one is not None:
-                if self.fault(one) is Fault.DUPLICATE:  # the primary key is the table's only unique index
-                    return False
-                # No further than to the database's own error: what is behind that was there before.
-                one = None if self.is_driver_error(one) else one.__cause__ or one.__context__
+            said = said_by(self.is_driver_error, error)
+            if said is not None and self.fault(said) is Fault.DUPLICATE:  # the primary key is the only unique index
+                return False
             raise
         if answer.rowcount != 1:
             disbelieve(connection, self._insert.sql)
@@ -214,8 +211,9 @@ class MySQL(MySQLTable, Dialect):
             return super().store(connection, values, along)
         try:
             along(connection, values)
-        except DBAPIError as error:
-            if self.code(error.orig or error) in REFUSED:
+        except Exception as error:
+            said = said_by(self.is_driver_error, error)
+            if said is not None and self.code(getattr(said, "orig", None) or said) in REFUSED:
                 return False
             raise
         return True

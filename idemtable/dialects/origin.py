@@ -1,4 +1,4 @@
-"""Which connection an error came from: SQLAlchemy tells its listeners, and the error itself does not say."""
+"""Where an error came from: of which connection SQLAlchemy tells its listeners, and the error itself does not say."""
 
 from __future__ import annotations
 
@@ -61,3 +61,18 @@ def origin_of(error: BaseException) -> Connection | None:
     """Return the connection that raised an error, if it is known and still there."""
     reference = getattr(error, _MARK, None)
     return None if reference is None else reference()
+
+
+def said_by(is_databases: Callable[[BaseException], bool], error: BaseException) -> BaseException | None:
+    """Return the database's own error behind one that an application has made of it (``handle_error``), whatever its class.
+
+    No further than to that: what is behind it was there before.
+
+    Args:
+        is_databases: says so of an error.
+        error: that was raised.
+    """
+    one: BaseException | None = error
+    while one is not None and not is_databases(one):
+        one = one.__cause__ or one.__context__
+    return one

@@ -109,6 +109,42 @@ def test_a_statement_that_fails_and_is_swallowed_ends_as_a_lost_claim_where_it_k
         assert db.idem.get("order", "k").status is Status.COMPLETED
 
 
+class Said(Exception):
+    """What an application makes of all errors of the database."""
+
+
+def say_it_differently(context: Any) -> None:
+    raise Said(type(context.original_exception).__name__) from context.original_exception
+
+
+@pytest.mark.parametrize("how", ["the claim is gone", "an error was swallowed"])
+def test_a_lost_claim_is_one_also_where_the_application_turns_the_databases_errors_into_its_own(
+    db: Database, how: str
+) -> None:
+    db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
+    with db.deleting(), db.other_engine() as engine:
+        idem = db.table(engine)
+        sa.event.listen(getattr(engine, "sync_engine", engine), "handle_error", say_it_differently)
+
+        @idem.transactional("order", key="key")
+        def order(session: Any, key: str) -> None:
+            effect(session, key)
+            if how == "the claim is gone":
+                session.execute(sa.text("DELETE FROM idemtable"))
+            else:
+                with pytest.raises(Said):
+                    session.execute(sa.insert(Unique).values(name="taken"))
+
+        if how == "the claim is gone" or db.kind == "postgresql":
+            with pytest.raises(LostClaimError):
+                order("k")
+            assert (db.effects(), db.rows()) == ([], [])
+        else:  # the statement alone was undone
+            order("k")
+            assert db.effects() == ["k"]
+            assert order.outcome("k").replayed
+
+
 def test_a_swallowed_failure_inside_a_savepoint_of_the_functions_own_is_no_lost_claim(db: Database) -> None:
     db.execute("INSERT INTO unique_business (name) VALUES ('taken')")
 

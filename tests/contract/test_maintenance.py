@@ -287,6 +287,24 @@ def test_a_table_that_is_missing_is_a_schema_error_that_names_the_command(db: Da
     assert db.effects() == ["before"]
 
 
+def test_a_table_that_is_missing_is_a_schema_error_whatever_the_application_makes_of_the_databases_errors(
+    db: Database,
+) -> None:
+    def say_it_differently(context: Any) -> None:
+        raise LookupError from context.original_exception
+
+    with db.other_engine() as engine:
+        idem = db.table(engine, table="nowhere")
+        sa.event.listen(getattr(engine, "sync_engine", engine), "handle_error", say_it_differently)
+
+        @idem.transactional("order", key="key")
+        def order(session: Any, key: str) -> None: ...
+
+        for use in (lambda: order("k"), lambda: idem.get("order", "k"), idem.stats):
+            with pytest.raises(SchemaError, match="idemtable db upgrade --table nowhere"):
+                use()
+
+
 def test_create_all_makes_a_table_that_check_schema_accepts_and_can_be_called_again(db: Database) -> None:
     idem = db.table(table="made_twice")
     try:
