@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypedDict
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .annotations import Names, declared_return, innermost
+from .arguments import Arguments
 from .binding import sync_session, unscoped
 from .claim.call import Asks, Call, Keys
 from .claim.run import AsyncRun, Run
 from .dress import dressed
 from .errors import RetryTransactionError
-from .fingerprint import NEWEST, fingerprint
+from .fingerprint import NEWEST
 from .model import ALL, Outcome, Unset
 from .scopes import SCOPES, owner_of
 from .signature import Fingerprinter, Parameters
@@ -56,12 +54,6 @@ class Options(TypedDict, total=False):
     share_scope: bool
     lookaside: bool
     deferred: bool
-
-
-# No function can change a value of these.
-_FIXED: Final = frozenset(
-    {type(None), bool, int, float, complex, str, bytes, UUID, Decimal, datetime, date, time, timedelta}
-)
 
 
 class Compiled:
@@ -133,66 +125,39 @@ class Compiled:
 
         return work
 
-    def again(
-        self,
-        work: Callable[[Any], Any],
-        call: Call,
-        given: Mapping[str, Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Callable[[Any], Any]:
-        """Return what runs `work` in a later attempt: only with the arguments that it had at first.
+    def runs(
+        self, call: Call, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+        """Return what runs the function in a session: first, and in a later attempt, only with the arguments it had then.
 
         A first attempt that emptied a list would leave the second one nothing to do, and "nothing done" would be stored
         as the answer. Where the payload covers all arguments, its fingerprint is at hand; elsewhere one is taken of what
         can be changed.
         """
+        work = self.work(args, kwargs)
         if self._covers_all:
-            return partial(self._again, work, call, None, given, args, kwargs)
+            return work, partial(self._again, work, partial(self._differ, call, given, args, kwargs))
         if self.settings.attempts == 1 and not self.settings.failover and not call.deferred:
-            return work
-        return partial(self._again, work, call, self._seen(given), given, args, kwargs)
+            return work, work
+        receiver = self.parameters.receiver
+        before = Arguments({name: value for name, value in given.items() if name != receiver} if receiver else given)
+        work = before.noting(work)
+        return work, partial(self._again, work, before.have_changed)
 
-    def _again(
-        self,
-        work: Callable[[Any], Any],
-        call: Call,
-        before: dict[str, bytes] | None,
-        given: Mapping[str, Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        session: Any,
-    ) -> Any:
-        if self._changed(call, before, given, args, kwargs):
+    def _again(self, work: Callable[[Any], Any], have_changed: Callable[[], bool], session: Any) -> Any:
+        if have_changed():
             scope = self.asks.scope
             raise RetryTransactionError(
-                f"{scope}: the database asks to run the function again, and the first run has changed its "
-                f"arguments: nothing was committed. Let the function work on copies of what it changes; this call "
-                f"can be made again with fresh arguments and the same key",
+                f"{scope}: the database asks to run the function again, and the first run has changed its arguments, "
+                f"or read what can be read only once: nothing was committed. Give it lists in place of iterators, and "
+                f"let it work on copies of what it changes; this call can be made again with fresh arguments and the "
+                f"same key",
                 scope=scope,
                 final=True,
             )
         return work(session)
 
-    def _seen(self, given: Mapping[str, Any]) -> dict[str, bytes]:
-        seen = {}
-        for name, value in given.items():
-            if type(value) not in _FIXED and name != self.parameters.receiver:
-                with suppress(Exception):  # of an open file or an ORM object nobody can tell
-                    seen[name] = fingerprint(value)
-        return seen
-
-    def _changed(
-        self,
-        call: Call,
-        before: dict[str, bytes] | None,
-        given: Mapping[str, Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> bool:
-        if before is not None:
-            now = self._seen(given)
-            return any(now.get(name) != seen for name, seen in before.items())
+    def _differ(self, call: Call, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         try:
             return self._print(given, args, kwargs, NEWEST) != call.request.fingerprint
         except Exception:  # it had one before
@@ -220,8 +185,7 @@ def _sync(made: Compiled) -> tuple[Callable[..., Any], ...]:
 
     def outcome(*args: Any, **kwargs: Any) -> Outcome[Any]:
         call, given = made.call(args, kwargs)
-        work = made.work(args, kwargs)
-        return Run(settings, call, level).outcome(work, made.again(work, call, given, args, kwargs))
+        return Run(settings, call, level).outcome(*made.runs(call, given, args, kwargs))
 
     def function(*args: Any, **kwargs: Any) -> Any:
         return outcome(*args, **kwargs).value
@@ -242,8 +206,7 @@ def _async(made: Compiled) -> tuple[Callable[..., Any], ...]:
 
     async def outcome(*args: Any, **kwargs: Any) -> Outcome[Any]:
         call, given = made.call(args, kwargs)
-        work = made.work(args, kwargs)
-        return await AsyncRun(settings, call, level).outcome(work, made.again(work, call, given, args, kwargs))
+        return await AsyncRun(settings, call, level).outcome(*made.runs(call, given, args, kwargs))
 
     async def function(*args: Any, **kwargs: Any) -> Any:
         return (await outcome(*args, **kwargs)).value

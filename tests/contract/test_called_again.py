@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from idemtable import InProgressError, LostClaimError, ResultTooLargeError, RetryTransactionError, Status
 from idemtable.claim import steps
 from idemtable.claim.steps import Moment, Step
+from idemtable.testing import restart_at
 from tests.support.database import Database, effect
 
 
@@ -138,6 +139,76 @@ def test_arguments_that_the_first_attempt_changed_are_never_stored_as_an_answer(
     assert (runs, db.rows(), db.effects()) == ([2], [], [])
     assert book("k", ["cup", "pot"]) == 2
     assert sorted(db.effects()) == ["cup", "pot"]
+
+
+def numbers(count: int) -> Iterator[str]:
+    for number in range(count):
+        yield str(number)
+
+
+ITERATORS = {
+    "generator": lambda: numbers(2),
+    "list's": lambda: iter(["0", "1"]),
+    "in a list": lambda: [numbers(2)],
+    "in a dict": lambda: {"items": numbers(2)},
+}
+FORMS = {
+    "nothing": lambda idem, function: idem.transactional("book", key="key", payload=None)(function),
+    "a path": lambda idem, function: idem.transactional("book", key="key", payload=("shop",))(function),
+    "a callable": lambda idem, function: idem.transactional("book", key="key", payload=lambda key, items: key)(
+        function
+    ),
+    "a message": lambda idem, function: idem.inbox("book").transactional(message_id="key")(function),
+}
+
+
+def booking(db: Database, covers: str, reads: list[bool]) -> Any:
+    """A function that reads its items if it is to; the database asks to run it again as often as that was written down."""
+
+    def book(session: Any, key: str, items: Any, shop: str = "here") -> int:
+        booked = 0
+        if reads.pop(0):
+            while isinstance(items, list | dict):
+                (items,) = items.values() if isinstance(items, dict) else items
+            for item in items:
+                effect(session, item)
+                booked += 1
+        if reads:
+            raise RetryTransactionError("the database asks to begin again")
+        return booked
+
+    return FORMS[covers](db.idem, book)
+
+
+@pytest.mark.parametrize("covers", FORMS)
+@pytest.mark.parametrize("kind", ITERATORS)
+def test_an_iterator_that_the_first_attempt_has_read_is_never_stored_as_an_empty_one(
+    db: Database, kind: str, covers: str
+) -> None:
+    reads = [True, True]
+    book = booking(db, covers, reads)
+    with pytest.raises(RetryTransactionError, match="read only once") as caught:
+        book("k", ITERATORS[kind]())
+    assert caught.value.final
+    assert caught.value.retryable
+    assert (reads, db.rows(), db.effects()) == ([True], [], [])
+    assert book("k", ITERATORS[kind]()) == 2
+    assert db.effects() == ["0", "1"]
+
+
+@pytest.mark.parametrize("kind", ITERATORS)
+def test_an_iterator_of_an_attempt_in_which_the_function_did_not_run_is_as_good_as_new(db: Database, kind: str) -> None:
+    book = booking(db, "nothing", [True])
+    with restart_at("claimed"):
+        outcome = book.outcome("k", ITERATORS[kind]())
+    assert (outcome.value, outcome.attempts) == (2, 2)
+    assert db.effects() == ["0", "1"]
+
+
+def test_a_generator_that_has_not_begun_is_as_good_as_new(db: Database) -> None:
+    book = booking(db, "nothing", [False, True])
+    assert book.outcome("k", numbers(2)).attempts == 2
+    assert db.effects() == ["0", "1"]
 
 
 def test_a_joined_call_says_how_it_came_about(db: Database) -> None:
