@@ -70,6 +70,8 @@ def examine(bind: Bind, *, table: str = "idemtable", schema: str | None = None) 
 
     def look(connection: sa.Connection) -> list[Finding]:
         catalogue = named(connection.dialect.name).catalogue
+        if (unread := catalogue.unread(connection)) is not None:
+            return [unread, *_pool(engine, None)]
         return [
             *_of_schema(connection, table, schema),
             *catalogue.examine(connection, table, schema),

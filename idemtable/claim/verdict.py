@@ -153,6 +153,8 @@ class Verdict:
             scope: of the call.
             repeats: whether whoever asks can begin again. If not, the caller is told to.
         """
+        if why := self._dialect.misread(self.error):
+            return SessionNotUsableError(f"{scope}: {why}", scope=scope)
         faults = self.faults
         if Fault.NO_TABLE in faults:
             return SchemaError(

@@ -336,6 +336,10 @@ class Dialect(Definition):
             return Fault.UNKNOWN
         return self.numbered(error)
 
+    def misread(self, error: BaseException) -> str | None:
+        """Say why the driver could not read what it was sent, with the cure; ``None`` for any other error."""
+        return None
+
     def is_standby(self, connection: Connection) -> bool:
         """Say whether a connection's server only follows another one, where no error has told that already."""
         return False

@@ -12,6 +12,7 @@ from uuid import UUID
 from ..model import Status
 from .base import Dialect
 from .batches.postgresql import PostgreSQLBatches
+from .datestyle import CURE, unread
 from .deferred import Deferred, listen
 from .definition import Driver
 from .fragments import COLUMNS, LASTING
@@ -284,6 +285,18 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         if (info := getattr(driver, "info", None)) is not None:  # psycopg, psycopg2
             return bool(info.parameter_status("in_hot_standby") == "on")
         return getattr(driver.get_settings(), "in_hot_standby", None) == "on"  # asyncpg
+
+    def unusable(self, connection: Connection) -> str | None:
+        why = super().unusable(connection)
+        return unread(connection) if why is None and self._packs else why
+
+    def unlockable(self, connection: Connection) -> str | None:
+        return super().unusable(connection)  # a lock reads no times
+
+    def misread(self, error: BaseException) -> str | None:
+        # Where the style was changed since the connection was looked at. NotImplementedError, or the driver's DataError.
+        said = str(getattr(error, "orig", None) or error)
+        return f"{said}: {CURE}" if said.startswith("can't parse timestamp") else None
 
     @classmethod
     def code(cls, error: BaseException) -> Any:

@@ -324,6 +324,17 @@ def test_the_traps_of_an_engine_are_found(patient: Patient, monkeypatch: pytest.
     assert "examine(engine)" in str(found(patient.url, Level.NOTE)["pool_pre_ping"].cure)
 
 
+@on_postgresql
+def test_times_that_psycopg_cannot_read_are_found_and_nothing_is_asked_behind_them(patient: Patient) -> None:
+    patient.execute(f"ALTER DATABASE {sa.make_url(patient.url).database} SET datestyle = 'SQL'")
+    findings = found(patient.url)
+    assert set(findings) == {"datestyle"}
+    assert "datestyle = 'ISO'" in str(findings["datestyle"].cure)
+    other = sa.make_url(patient.url).set(drivername="postgresql+psycopg2")
+    assert found(other) == {}, "which sets it by itself"
+    assert found(patient.engine(connect_args={"options": "-c datestyle=ISO"})) == {}
+
+
 @on_innodb
 def test_the_autocommit_of_a_driver_is_found_in_the_url(patient: Patient) -> None:
     assert set(found(f"{patient.url}&autocommit=true")) == {"autocommit"}

@@ -38,6 +38,11 @@ class Catalogue:
         return []
 
     @classmethod
+    def unread(cls, connection: Connection) -> Finding | None:
+        """Say why the driver cannot read the answers here, if it cannot: then nothing else is asked."""
+        return None
+
+    @classmethod
     def isolation(cls, level: str) -> Finding | None:
         """Judge an isolation level that own transactions would run at; ``None`` where there is but one."""
         return None

@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from ...model import Finding
+from ..datestyle import CURE, unread_style
 from . import CHARSET, CONNECTIONS, Catalogue
 from .asking import ISOLATION, LEVELS, RUN_TWICE, asked, first, good, mend, note, quoted, rights
 
@@ -61,6 +62,16 @@ class PostgreSQLCatalogue(Catalogue):
             *_of_table(connection, quoted(connection, table, schema)),
             *_of_transactions(connection),
         ]
+
+    @classmethod
+    def unread(cls, connection: Connection) -> Finding | None:
+        """Look at the DateStyle."""
+        if (
+            not hasattr(connection.connection.driver_connection, "pgconn")
+            or (style := unread_style(connection)) is None
+        ):
+            return None
+        return mend("datestyle", f"{style}: psycopg reads times in ISO's alone, and calls are refused", CURE)
 
     @classmethod
     def isolation(cls, level: str) -> Finding:
