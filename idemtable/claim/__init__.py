@@ -8,6 +8,7 @@
 `attempt`             one transaction of one call: settle, let the business run, store, commit; or give back
 `returned`            what its business may return in place of a value
 `settle`              its beginning: claim, or find out what stands in the way, and answer from it
+`late`                the claim that was to come with the function's first statement, where there was none
 `kinds`               what is claimed: a key, a token, a token in a store. *Takes, decides, keeps, gives back*
 `many`                one more of them: many keys at once, for which nothing runs
 `transaction`         where, and what a claim needs of it:
