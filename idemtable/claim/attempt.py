@@ -247,7 +247,9 @@ class Attempt:
         except Exception:
             self._abandon()
             raise
-        is_lost = self._abandon() is not None or self._is_left_over()
+        # By the call around it: whatever the driver says of that, and in whatever class, it is what came of it.
+        was_cut = not self._tx.owned and self._tx.is_cut
+        is_lost = self._abandon() is not None or was_cut or self._is_left_over()
         if verdict.is_lost or verdict.is_elsewhere:
             self._tx.let_go()
         if verdict.is_elsewhere and self._repeats:
