@@ -74,8 +74,7 @@ class Batch:
         if not (given := list(self._checked(keys, "claim_many"))):
             return []
         call, many, ids = self._call(given)
-        Run(self._settings, call).inside(self._session, self._watching(many))
-        self._hold(call, many)
+        Run(self._settings, call).inside(self._session, self._holding(call, many, gives=False))
         return _flags(ids, many)
 
     async def aclaim_many(self, keys: Iterable[object]) -> list[Flag]:
@@ -83,8 +82,7 @@ class Batch:
         if not (given := list(self._checked(keys, "claim_many"))):
             return []
         call, many, ids = self._call(given)
-        await AsyncRun(self._settings, call).inside(self._session, self._awatching(many))
-        self._hold(call, many)
+        await AsyncRun(self._settings, call).inside(self._session, self._aholding(call, many, gives=False))
         return _flags(ids, many)
 
     def _checked(self, given: Any, verb: str) -> Iterable[Any]:
@@ -110,9 +108,9 @@ class Batch:
         while part := list(islice(items, size)):
             call, many, ids = self._call(list(map(read, part)), before, cure=cure)
             self._check()
-            Run(self._settings, call).inside(self._session, self._watching(many))
+            Run(self._settings, call).inside(self._session, self._holding(call, many, gives=True))
             before += len(part)
-            yield from self._given(part, ids, call, many)
+            yield from self._given(part, ids, many)
         self._check()
 
     def aunseen(self, items: Iterable[T] | AsyncIterable[T], key: KeyOf, chunk: int) -> AsyncIterator[T]:
@@ -127,20 +125,19 @@ class Batch:
         async for part in parts:
             call, many, ids = self._call(list(map(read, part)), before, cure=cure)
             self._check()
-            await AsyncRun(self._settings, call).inside(self._session, self._awatching(many))
+            await AsyncRun(self._settings, call).inside(self._session, self._aholding(call, many, gives=True))
             before += len(part)
-            for item in self._given(part, ids, call, many):
+            for item in self._given(part, ids, many):
                 yield item
         self._check()
 
-    def _given(self, part: list[T], ids: list[bytes], call: Call, many: Many) -> Iterator[T]:
-        new = [item for item, is_new in zip(part, _firsts(ids, many), strict=True) if is_new]
-        self._hold(call, many, len(new))
-        for item in new:
-            assert self._last is not None
-            self._last.unread -= 1
-            yield item
-            self._check()
+    def _given(self, part: list[T], ids: list[bytes], many: Many) -> Iterator[T]:
+        for item, is_new in zip(part, _firsts(ids, many), strict=True):
+            if is_new:
+                assert self._last is not None
+                self._last.unread -= 1
+                yield item
+                self._check()
 
     def _check(self) -> None:
         """Raise if what the loop was given last has been rolled back; the source of the items may have done it too."""
@@ -149,33 +146,35 @@ class Batch:
 
     # --- what becomes of the claims ---------------------------------------------------------------------------------------
 
-    def _watching(self, many: Many) -> Callable[[Any], Unkept]:
+    def _holding(self, call: Call, many: Many, *, gives: bool) -> Callable[[Any], Unkept]:
         """Return what runs once the keys are claimed: the caller does the work, and no result of it is kept.
 
         It is still inside the savepoint of the claim, whose release tells which one that was.
+
+        Args:
+            call: which it was.
+            many: the keys.
+            gives: whether a loop is to be given an item for each of them that is new.
         """
 
-        def watch(session: Any) -> Unkept:
+        def hold(session: Any) -> Unkept:
             if many.new:
-                Claims.of(self._sync, many.connection)
+                connection, request = self._sync.connection(), call.request
+                records = self._settings.place.records_of(connection, self._sync)
+                unread = len(many.new) if gives else 0
+                self._last = Claim(records, request.scope, next(iter(many.new)), request.owner, unread)
+                Claims.of(self._sync, connection).add(self._last)
             return Unkept(None)
 
-        return watch
+        return hold
 
-    def _awatching(self, many: Many) -> Callable[[Any], Awaitable[Unkept]]:
-        watch = self._watching(many)
+    def _aholding(self, call: Call, many: Many, *, gives: bool) -> Callable[[Any], Awaitable[Unkept]]:
+        hold = self._holding(call, many, gives=gives)
 
-        async def awatch(session: Any) -> Unkept:
-            return watch(session)
+        async def ahold(session: Any) -> Unkept:
+            return hold(session)
 
-        return awatch
-
-    def _hold(self, call: Call, many: Many, unread: int = 0) -> None:
-        """Have the caller's transaction keep what was claimed in it."""
-        if many.new:
-            id, request = next(iter(many.new)), call.request
-            self._last = Claim(many.records, request.scope, id, request.owner, unread)
-            Claims.of(self._sync, many.connection).add(self._last)
+        return ahold
 
 
 async def _parts(items: Iterable[T] | AsyncIterable[T], size: int) -> AsyncIterator[list[T]]:

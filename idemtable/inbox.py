@@ -6,11 +6,10 @@ acknowledged after that: whatever happens in between, the next delivery is a rep
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from .claim.call import Keys
 from .decorated import AsyncDecorator, Decorator
-from .errors import MissingKeyError
 from .keys import checked_key, checked_scope
 from .transactional import Options, Spec, decorate_keys
 
@@ -18,18 +17,17 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 
-def checked_message_id(key: object, where: str = "the call", what: str = "message id") -> str:
+_CURE: Final = "let the producer set one, the same each time that it sends the message"
+
+
+def checked_message_id(key: object, where: str = "the call", what: str = "message id", cure: str = _CURE) -> str:
     """Return the id of a message as text.
 
     Raises:
         MissingKeyError: it is ``None``: a producer that leaves it out has every delivery done.
         InvalidKeyError: as for a key.
     """
-    if key is None:
-        raise MissingKeyError(
-            f"{where} has no {what}: let the producer set one, the same each time that it sends the message"
-        )
-    return checked_key(key, where, what)
+    return checked_key(key, where, what, cure)
 
 
 class Messages(Keys):

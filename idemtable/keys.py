@@ -42,20 +42,21 @@ def _fault(value: object) -> str | None:
 _CURE: Final = "pass one, made once by the client and kept across its retries"
 
 
-def checked_key(key: object, where: str = "the call", what: str = "key") -> str:
+def checked_key(key: object, where: str = "the call", what: str = "key", cure: str = _CURE) -> str:
     """Return the key as text, exactly as given: nothing is trimmed or folded.
 
     Args:
         key: the key.
         where: what it was looked for in, for the message.
         what: what the program calls it, for the message.
+        cure: what is to be said where there is none.
 
     Raises:
         MissingKeyError: `key` is ``None``.
         InvalidKeyError: it is not a ``str`` of 1 to 255 bytes without control characters, nor a ``uuid.UUID``.
     """
     if key is None:
-        raise MissingKeyError(f"{where} has no key: {_CURE}")
+        raise MissingKeyError(f"{where} has no {what}: {cure}")
     if isinstance(key, UUID):
         return str(key)
     if fault := _fault(key):
@@ -86,9 +87,7 @@ def checked_keys(keys: Sequence[object], where: str, before: int = 0, cure: str 
     found = []
     for number, key in enumerate(keys, before + 1):
         try:
-            if key is None:
-                raise MissingKeyError(f"{where} has no key: {cure}")
-            found.append(checked_key(key, where))
+            found.append(checked_key(key, where, cure=cure))
         except KeyRejectedError as error:
             error.add_note(f"It is number {number} of the batch.")
             raise

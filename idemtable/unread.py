@@ -26,7 +26,7 @@ class Claim:
     Attributes:
         unread: how many items its loop has not been given yet.
         is_gone: whether it was rolled back.
-        since: the number of the savepoint that it was made in.
+        since: the number of the savepoint that it was made in; ``None`` while it is in there.
     """
 
     __slots__ = ("id", "is_gone", "owner", "records", "scope", "since", "unread")
@@ -34,7 +34,7 @@ class Claim:
     def __init__(self, records: Records, scope: str, id: bytes, owner: bytes, unread: int) -> None:
         self.records, self.scope, self.id, self.owner, self.unread = records, scope, UUID(bytes=id), owner, unread
         self.is_gone = False
-        self.since = 0
+        self.since: int | None = None
 
     def check(self) -> None:
         """Raise RetryTransactionError if it was rolled back: its items would be handled without their keys."""
@@ -61,8 +61,6 @@ class Claims:
         """What stands in a transaction that is open, the oldest first."""
         self._leaving: list[Claim] = []
         """What was let through to COMMIT, until the session has heard how that ended."""
-        self._released = 0
-        """The number of the savepoint that was released last; right after a claim it is the claim's own."""
         for name, listener in (
             ("commit", self._commit),
             ("commit_twophase", self._commit_twophase),
@@ -87,9 +85,8 @@ class Claims:
         return found
 
     def add(self, claim: Claim) -> None:
-        """Hold a claim whose savepoint was just released."""
+        """Hold a claim, in whose savepoint the session still is."""
         self._leaving = []
-        claim.since = self._released
         self._held.append(claim)
 
     def refuse_unread(self) -> None:
@@ -161,11 +158,12 @@ class Claims:
         self._held = []
 
     def _release_savepoint(self, connection: Connection, name: str, context: Any) -> None:
-        self._released = _number(name)
+        if self._held and (last := self._held[-1]).since is None:  # none was begun inside it
+            last.since = _number(name)
 
     def _rollback_savepoint(self, connection: Connection, name: str, context: Any) -> None:
         begun = _number(name)
-        _let_go([claim for claim in self._held if claim.since > begun])
+        _let_go([claim for claim in self._held if claim.since is None or claim.since > begun])
         self._held = [claim for claim in self._held if not claim.is_gone]
 
 

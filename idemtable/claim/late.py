@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .settle import meant
+from .settle import refuse
 from .verdict import begin_again, broken_out
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ def take(course: Course, tx: Transaction, checked: Checked, *, repeats: bool) ->
     try:
         taken = checked(deferred.take)
     except Exception as error:
-        if meaning := meant(course, tx, error, repeats=repeats):
-            raise meaning from error
-        raise
+        refuse(course, tx, error, repeats=repeats)
     if not taken:
         raise begin_again(scope)
 

@@ -12,10 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
-    from sqlalchemy import Connection
-
     from ..model import Request
-    from ..repository import Records
     from .transaction import Transaction
 
 
@@ -33,16 +30,12 @@ class Many(Kind):
         self._keys, self._kept = keys, kept
         self.new: set[bytes] = set()
         """The ids that nobody had, once they were taken."""
-        self.connection: Connection
-        self.records: Records
-        """Where they were taken, and in which words."""
 
     def holds(self, request: Request, id: UUID) -> bool:
         return id.bytes in self._keys
 
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
         until = time.monotonic() + wait
-        self.connection, self.records = tx.connection, tx.records
         # Two batches that share keys take them in the same order, or each would wait for what the other has.
         ids, size = sorted(self._keys), tx.records.most
         for start in range(0, len(ids), size):

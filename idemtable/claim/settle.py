@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ..codecs import exceptions, opened
 from ..dialects.words import Look
-from ..errors import IdempotencyError, ResultUnreadableError
+from ..errors import ResultUnreadableError
 from ..model import Answer, Outcome, Replay, Reraise, Settled, TakeOver, Won, tell_outcome
 from . import steps
 from .kinds import LOOKS, too_fast
@@ -40,9 +40,7 @@ def settle(course: Course, tx: Transaction, tell: Callable[[Step], None], *, rep
     try:
         return _settle(course, tx, tell)
     except Exception as error:
-        if meaning := meant(course, tx, error, repeats=repeats):
-            raise meaning from error
-        raise
+        refuse(course, tx, error, repeats=repeats)
 
 
 def reopen(course: Course, tx: Transaction, *, repeats: bool) -> None:
@@ -54,26 +52,25 @@ def reopen(course: Course, tx: Transaction, *, repeats: bool) -> None:
     try:
         tx.restart(_nothing, course.remaining())
     except Exception as error:
-        if meaning := meant(course, tx, error, repeats=repeats):
-            raise meaning from error
-        raise
+        refuse(course, tx, error, repeats=repeats)
 
 
 def _nothing() -> None:
     """Be the first statement of a transaction in which nothing is claimed."""
 
 
-def meant(course: Course, tx: Transaction, error: Exception, *, repeats: bool) -> IdempotencyError | None:
-    """Return what an error of a claim tells the caller; ``None``: what it says itself.
+def refuse(course: Course, tx: Transaction, error: Exception, *, repeats: bool) -> NoReturn:
+    """Raise what an error of a claim tells the caller, or the error, if it says that itself; while it is being handled.
 
     Whatever its class: an application may turn the database's errors into its own (``handle_error``).
     """
-    if meaning := course.judged(error, tx).meaning(course.settings, course.call.request.scope, repeats=repeats):
-        return meaning
+    scope = course.call.request.scope
+    if meaning := course.judged(error, tx).meaning(course.settings, scope, repeats=repeats):
+        raise meaning from error
     if tx.is_cut and not repeats:
         # The call around this one has given the connection up meanwhile, and the driver says whatever occurs to it.
-        return begin_again(course.call.request.scope)
-    return None
+        raise begin_again(scope) from error
+    raise error
 
 
 def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled:

@@ -294,7 +294,7 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         return super().unusable(connection)  # a lock reads no times
 
     def misread(self, error: BaseException) -> str | None:
-        # Where the style was changed since the connection was looked at. NotImplementedError, or the driver's DataError.
+        # Where the style was changed since the connection was looked at. By its words: psycopg has two classes for it.
         said = str(getattr(error, "orig", None) or error)
         return f"{said}: {CURE}" if said.startswith("can't parse timestamp") else None
 
