@@ -30,16 +30,21 @@ def nothing_was_done(db: Database) -> None:
     assert (db.effects(), db.rows()) == ([], [])
 
 
+def they_come_again(db: Database, held: Any) -> None:
+    """Roll back: nothing was done, and all the events are new."""
+    held.rollback()
+    nothing_was_done(db)
+    assert stop_after(db, held.session, 6) == [f"e{number}" for number in range(6)]
+    held.commit()
+    assert len(db.effects()) == 6
+
+
 def test_a_commit_after_a_loop_that_was_left_early_is_refused_and_the_items_come_again(db: Database) -> None:
     with db.session() as held:
         stop_after(db, held.session, 2)
         with pytest.raises(TransactionError, match="not given to the loop"):
             held.commit()
-        held.rollback()
-        nothing_was_done(db)
-        assert stop_after(db, held.session, 6) == [f"e{number}" for number in range(6)]
-        held.commit()
-    assert len(db.effects()) == 6
+        they_come_again(db, held)
 
 
 def test_a_commit_in_the_middle_of_the_loop_is_refused(db: Database) -> None:
@@ -121,11 +126,7 @@ def test_a_commit_after_a_loop_that_was_left_early_is_refused_where_a_savepoint_
         stop_after(db, held.session, 1)
         with pytest.raises(TransactionError, match="not given to the loop"):
             held.run(lambda session: root.commit())
-        held.rollback()
-        nothing_was_done(db)
-        assert stop_after(db, held.session, 6) == [f"e{number}" for number in range(6)]
-        held.commit()
-    assert len(db.effects()) == 6
+        they_come_again(db, held)
 
 
 def test_a_commit_of_the_connection_under_the_session_is_refused_and_nothing_of_it_is_committed_later(
@@ -355,11 +356,7 @@ def test_a_transaction_that_was_undone_behind_the_sessions_back_is_not_committed
         assert db.idem.claim_many(held.session, "batch", ["another"]) == [Flag.New]
         with pytest.raises(RetryTransactionError, match="begin again, from the first item"):
             held.commit()
-        held.rollback()
-        nothing_was_done(db)
-        assert stop_after(db, held.session, 6) == [f"e{number}" for number in range(6)]
-        held.commit()
-    assert len(db.effects()) == 6
+        they_come_again(db, held)
 
 
 def test_a_transaction_that_an_error_has_ended_is_not_taken_for_committed(db: Database) -> None:

@@ -90,14 +90,22 @@ def test_when_the_first_redemption_fails_the_next_one_runs(server_db: Database) 
     assert sorted(outcome.replayed for outcome in outcomes) == [False] + [True] * (waiting - 1)
 
 
-def test_a_redemption_waits_no_longer_than_it_may(server_db: Database) -> None:
-    db = server_db
-    tokens, gate = desk(db), Gate(db)
+def paying(tokens: Any, gate: Gate) -> Any:
+    """Redeem a token, and hold it until the gate opens."""
 
     @tokens.transactional(token="token", share_scope=True)
     def slow(session: Any, token: str) -> int:
         gate.wait()
         return effect(session, "paid")
+
+    return slow
+
+
+def test_a_redemption_waits_no_longer_than_it_may(server_db: Database) -> None:
+    db = server_db
+    tokens, gate = desk(db), Gate(db)
+
+    slow = paying(tokens, gate)
 
     @tokens.transactional(token="token", wait=timedelta(seconds=1), share_scope=True)
     def hasty(session: Any, token: str) -> int:
@@ -122,10 +130,7 @@ def test_a_joined_redemption_waits_no_longer_than_it_may_whatever_its_level(serv
     db = server_db
     tokens, gate = desk(db), Gate(db)
 
-    @tokens.transactional(token="token", share_scope=True)
-    def slow(session: Any, token: str) -> int:
-        gate.wait()
-        return effect(session, "paid")
+    slow = paying(tokens, gate)
 
     @tokens.transactional(token="token", wait=timedelta(), share_scope=True)
     def hasty(session: Any, token: str) -> int:
