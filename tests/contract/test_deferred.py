@@ -361,6 +361,31 @@ def test_a_function_that_fails_because_its_work_was_done_is_answered_with_what_t
     assert [row.key for row in db.rows()] == ["k"]
 
 
+def test_a_function_that_ends_its_transaction_and_fails_before_all_else_has_its_own_error(deferring: Database) -> None:
+    db = deferring
+
+    def work(session: Session, key: str) -> None:
+        session.rollback()
+        raise LookupError(key)
+
+    order = order_of(db, work, deferred=True)
+    with pytest.raises(LookupError):
+        order("k")
+    assert db.rows() == []
+
+
+def test_what_interrupts_a_function_before_its_first_statement_is_raised_at_once() -> None:
+    db = db_of("postgresql18")
+    with trouble(db, "held") as (idem, _):
+
+        @idem.transactional("late.held", key="key", share_scope=True, deferred=True, wait=timedelta())
+        def order(session: Any, key: str, amount: int = 1) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            order("k")
+
+
 def test_a_replay_shows_the_function_nothing_of_the_row(deferring: Database, caplog: pytest.LogCaptureFixture) -> None:
     db, shown = deferring, list[str]()
 

@@ -10,7 +10,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from idemtable import Flag, RetryTransactionError, TransactionError
+from idemtable import Flag, RetryTransactionError, SessionNotUsableError, TransactionError
+from idemtable.claim.joined import Joined
+from tests.support.backends import db_of
 from tests.support.database import Database, Effect, effect
 
 
@@ -317,6 +319,70 @@ def test_what_was_committed_at_the_end_of_a_chunk_stands_when_a_later_one_is_rol
         assert stop_after(db, held.session, 6) == ["e3", "e4", "e5"]
         held.commit()
     assert db.effects() == [f"e{number}" for number in range(6)]
+
+
+def test_a_rollback_behind_the_commit_of_a_chunk_does_not_end_the_loop(db: Database) -> None:
+    items = [{"id": f"e{number}"} for number in range(6)]
+    with db.session() as held:
+        for number, event in enumerate(db.idem.unseen(held.session, "batch", items, key="id", chunk=3)):
+            held.run(lambda session, name=event["id"]: effect(session, name))
+            if number == 2:
+                held.commit()
+                held.run(lambda session: session.execute(sa.text("SELECT 1")))
+                held.rollback()
+        held.commit()
+    assert len(db.effects()) == len(db.rows()) == 6
+
+
+def begun_in_two_phases(engine: sa.Engine, way: str) -> tuple[Session, Callable[[], object]]:
+    """A session in a transaction of two phases, with a savepoint open, and what commits it."""
+    if way == "session":
+        session = Session(engine, twophase=True)
+        session.execute(sa.text("SELECT 1"))
+        session.begin_nested()
+        root = session.get_transaction()
+        assert root is not None
+        return session, root.commit
+    connection = engine.connect()
+    whole = connection.begin_twophase()
+    return Session(connection), whole.commit
+
+
+@pytest.mark.parametrize("way", ["session", "connection"])
+def test_a_loop_that_was_left_early_is_committed_in_no_two_phases(way: str) -> None:
+    db = db_of("mariadb")  # where they need no setting of the server
+    session, commit = begun_in_two_phases(db.engine, way)
+    with session:
+        stop_after(db, session, 1)
+        with pytest.raises(TransactionError, match="not given to the loop"):
+            commit()
+    if way == "connection":
+        session.get_bind().close()
+    nothing_was_done(db)
+
+
+def test_no_item_is_given_after_a_rollback_of_two_phases() -> None:
+    db = db_of("mariadb")
+    with Session(db.engine, twophase=True) as session:
+        events = db.idem.unseen(session, "batch", [{"id": "a"}, {"id": "b"}], key="id")
+        next(events)
+        session.rollback()
+        with pytest.raises(RetryTransactionError, match="from its first item"):
+            next(events)
+    nothing_was_done(db)
+
+
+def test_a_batch_that_was_refused_when_it_had_its_keys_is_not_missed_at_commit(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with db.session() as held:
+        monkeypatch.setattr(Joined, "second_connection", lambda transaction: "it has two")
+        with pytest.raises(SessionNotUsableError, match="it has two"):
+            db.idem.claim_many(held.session, "batch", ["a"])
+        monkeypatch.undo()
+        held.run(lambda session: effect(session, "kept"))
+        held.commit()
+    assert (db.effects(), db.rows()) == (["kept"], [])
 
 
 def test_a_call_that_rolls_back_inside_its_loop_is_told_to_begin_again(db: Database) -> None:
