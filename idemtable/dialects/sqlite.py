@@ -187,7 +187,6 @@ class SQLite(SQLiteTable, Dialect):
         sqlite3.SQLITE_BUSY: Fault.BUSY,
         sqlite3.SQLITE_LOCKED: Fault.BUSY,
         sqlite3.SQLITE_BUSY_SNAPSHOT: Fault.RESTART,  # read first, and somebody else has written since
-        sqlite3.SQLITE_BUSY_RECOVERY: Fault.RESTART,
         sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: Fault.DUPLICATE,
         sqlite3.SQLITE_READONLY: Fault.READ_ONLY,
         # Our statements never change, so "SQL logic error" from one of them means the table.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 import idemtable
-from idemtable import InProgressError, SessionNotUsableError
+from idemtable import InProgressError, RowLockedError, SessionNotUsableError
 from tests.support import PATIENCE
 from tests.support.backends import BACKENDS, db_of
 from tests.support.crowd import Beside, until
@@ -214,8 +216,6 @@ def test_a_busy_timeout_that_the_application_has_changed_since_is_not_taken_for_
 
 
 def test_an_engine_in_pythons_other_transaction_mode_is_refused_with_the_cure(sqlite_db: Database) -> None:
-    import sys
-
     if sys.version_info < (3, 12):
         # The argument does not exist before; the driver itself refuses it.
         with sqlite_db.other_engine(connect_args={"autocommit": False}) as engine:
@@ -363,6 +363,64 @@ def test_a_first_run_that_has_looked_aside_is_told_that_another_one_writes(sqlit
         with taken(sqlite_db, engine, 0), pytest.raises(InProgressError, match=BUSY):
             order("k")
         assert not order.outcome("k").replayed
+
+
+RECOVER = """
+import fcntl, sys
+
+with open(sys.argv[1], "r+b") as shared:
+    fcntl.lockf(shared, fcntl.LOCK_SH, 1, 128)  # somebody has it open
+    fcntl.lockf(shared, fcntl.LOCK_EX, 3, 120)  # and writes, checkpoints and recovers
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+"""What the first to open a database does with its log, at the bytes of SQLite's file format for the -shm file."""
+
+
+@contextmanager
+def recovering(db: Database) -> Iterator[None]:
+    """Have another process read the log back meanwhile, as the first to open a database does."""
+    shared = Path(f"{db.sync_url.database}-shm")
+    shared.write_bytes(bytes(32_768))
+    command = [sys.executable, "-c", RECOVER, str(shared)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        raw = sqlite3.connect(str(db.sync_url.database), timeout=0)
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            raw.execute("BEGIN IMMEDIATE")
+        assert caught.value.sqlite_errorname == "SQLITE_BUSY_RECOVERY"
+        yield
+        raw.close()  # not before: the last one to close it takes the file away
+        other.communicate()  # which lets go
+
+
+def test_whoever_meets_another_one_opening_the_database_is_told_that_it_is_busy(
+    sqlite_db: Database, tmp_path: Path
+) -> None:
+    """Nothing of its transaction is gone: it has waited as long as it may, as for any other lock."""
+    db = Database(sqlite_db.backend, sa.make_url(f"sqlite:///{tmp_path / 'own.db'}"), sqlite_db.url.drivername)
+    runs: list[int] = []
+
+    @db.idem.transactional("order", key="key", wait=timedelta())
+    def order(session: Any, key: str) -> int:
+        runs.append(1)
+        return effect(session, key)
+
+    try:
+        db.dispose(db.engine)
+        with recovering(db):
+            with pytest.raises(InProgressError, match=BUSY):
+                order("k")
+            with db.session() as held, pytest.raises(InProgressError, match=BUSY):
+                order.join(held.session, "k")
+            with db.session() as held, pytest.raises(RowLockedError, match="this name"):
+                db.idem.lock_name(held.session, "payout:7", wait=timedelta())
+            db.dispose(db.engine)
+        assert not order.outcome("k").replayed
+        assert (db.effects(), runs) == (["k"], [1])
+    finally:
+        db.close()
 
 
 @pytest.fixture
