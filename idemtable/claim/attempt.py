@@ -223,6 +223,7 @@ class Attempt:
 
         Raises:
             RetryTransactionError: for what would restart the transaction, where nobody here can.
+            BaseException: what interrupted the call, where the error was raised over it.
             TransactionError: COMMIT failed, and calling again would not tell whether it arrived.
         """
         self.is_over = True
@@ -255,6 +256,8 @@ class Attempt:
         if verdict.is_elsewhere and self._repeats:
             self._tx.turn_away()
         scope = self._call.request.scope
+        if isinstance(error, Exception) and (interruption := verdict.interruption) is not None:
+            raise interruption
         if is_lost and isinstance(error, Exception) and not isinstance(error, RetryTransactionError):
             # The savepoint is gone, and with it all that the caller had done: whoever handles the error would commit what
             # comes after it without what came before. And where the call around this one has ended first, the driver says

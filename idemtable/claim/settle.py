@@ -62,10 +62,13 @@ def _nothing() -> None:
 def refuse(course: Course, tx: Transaction, error: Exception, *, repeats: bool) -> NoReturn:
     """Raise what an error of a claim tells the caller, or the error, if it says that itself; while it is being handled.
 
-    Whatever its class: an application may turn the database's errors into its own (``handle_error``).
+    Whatever its class: an application may turn the database's errors into its own (``handle_error``). What interrupted the
+    claim goes before both.
     """
-    scope = course.call.request.scope
-    if meaning := course.judged(error, tx).meaning(course.settings, scope, repeats=repeats):
+    scope, verdict = course.call.request.scope, course.judged(error, tx)
+    if (interruption := verdict.interruption) is not None:
+        raise interruption
+    if meaning := verdict.meaning(course.settings, scope, repeats=repeats):
         raise meaning from error
     if tx.is_cut and not repeats:
         # The call around this one has given the connection up meanwhile, and the driver says whatever occurs to it.

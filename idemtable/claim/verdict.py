@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -88,6 +89,17 @@ class Verdict:
         """Whether the transaction has ended or must end, also where a business exception was raised over it."""
         # An answer of our own has told already what the database's error behind it means.
         return not isinstance(self.error, IdempotencyError) and not _GONE.isdisjoint(self.faults)
+
+    @property
+    def interruption(self) -> BaseException | None:
+        """What interrupted the call where the database's error has taken its place.
+
+        SQLAlchemy raises an error over a cancellation where it cannot roll back, as on a connection that was given up under
+        it. Whoever is to end is told so, and runs nothing again.
+        """
+        if not self.is_databases:  # one of the business's own, made of it with intent
+            return None
+        return next(filter(_interrupts, chain(self.error, self._handled)), None)
 
     @property
     def restarts(self) -> bool:
@@ -177,6 +189,16 @@ class Verdict:
         if not repeats and not faults.isdisjoint(_GONE):
             return begin_again(scope)
         return None
+
+
+def _interrupts(error: BaseException) -> bool:
+    """Say whether an error ends whoever runs; a cancellation only while the task is asked to, and not after a time-out."""
+    if not isinstance(error, asyncio.CancelledError):
+        return not isinstance(error, Exception)
+    with suppress(RuntimeError):  # no loop is running
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return False
 
 
 def chain(error: BaseException | None, handled: BaseException | None = None) -> Iterator[BaseException]:

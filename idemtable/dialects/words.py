@@ -103,7 +103,8 @@ AS_IT_IS: Final = nullcontext()
 def lent(connection: Connection, put_back: Callable[[], object]) -> Iterator[None]:
     """Change a setting of the session inside, and put it back however that ends.
 
-    What is being raised goes on, whatever becomes of the setting; and nobody may find ours on a connection of the pool.
+    What is being raised goes on, whatever becomes of the setting, unless that is interrupted; and nobody may find ours on a
+    connection of the pool.
     """
     try:
         yield
@@ -111,9 +112,11 @@ def lent(connection: Connection, put_back: Callable[[], object]) -> Iterator[Non
         if not connection.invalidated:
             try:
                 put_back()
-            except BaseException:
+            except BaseException as error:
                 with suppress(Exception):
                     connection.invalidate()
+                if not isinstance(error, Exception):
+                    raise
         raise
     try:
         put_back()

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from pymysql.constants import COMMAND
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.util import await_only
 
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable, LostClaimError, Status
@@ -176,6 +177,151 @@ def test_an_interruption_inside_a_joined_call_undoes_only_the_call(sync_db: Data
         mine.commit()
     assert db.effects() == ["mine"]
     assert db.rows() == []
+
+
+# --- the database's error takes the place of what interrupted -------------------------------------------------------------
+
+
+def raise_over() -> None:
+    """Raise over what is being handled, as SQLAlchemy does where it cannot roll back any more."""
+    raise sa.exc.OperationalError("ROLLBACK", {}, Exception("the connection is lost"), connection_invalidated=True)
+
+
+@pytest.mark.parametrize("way", ["call", "block", "join", "claim"])
+def test_an_interruption_over_which_the_database_raises_is_raised_and_nothing_runs_again(
+    sync_db: Database, way: str
+) -> None:
+    db, runs = sync_db, []
+
+    @db.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        runs.append(key)
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise_over()
+
+    with db.session() as mine:
+        with pytest.raises(KeyboardInterrupt):
+            if way == "call":
+                order("k")
+            elif way == "join":
+                order.join(mine.session, "k")
+            else:
+                idem = db.idem
+                with (
+                    idem.claim(mine.session, "order", "k")
+                    if way == "claim"
+                    else idem.transaction("order", "k") as claim
+                ):
+                    order.__wrapped__(claim.session, "k")
+        mine.rollback()
+    assert (runs, db.effects(), db.rows()) == (["k"], [], [])
+
+
+@pytest.mark.parametrize("way", ["call", "block", "join", "claim"])
+def test_a_task_is_cancelled_also_where_the_database_raises_over_that(db: Database, way: str) -> None:
+    runs = []
+
+    async def main() -> None:
+        begun = asyncio.Event()
+        engine = create_async_engine(db.url)
+        idem = AsyncIdemTable(engine)
+
+        async def business(session: AsyncSession, key: str) -> None:
+            runs.append(key)
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise_over()
+
+        order = idem.transactional("order", key="key")(business)
+
+        async def call() -> None:
+            async with AsyncSession(engine) as mine:
+                if way == "call":
+                    await order("k")
+                elif way == "join":
+                    await order.join(mine, "k")
+                elif way == "block":
+                    async with idem.transaction("order", "k") as claim:
+                        await business(claim.session, "k")
+                else:
+                    async with idem.claim(mine, "order", "k") as claim:
+                        await business(claim.session, "k")
+
+        task = asyncio.create_task(call())
+        await begun.wait()
+        task.cancel()
+        (answer,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(answer, asyncio.CancelledError), answer
+        await others_done()
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert (runs, db.effects(), db.rows()) == (["k"], [], [])
+
+
+@pytest.mark.parametrize("way", ["call", "join"])
+def test_a_task_is_cancelled_also_where_the_database_raises_over_that_while_it_claims(db: Database, way: str) -> None:
+    hits = []
+
+    async def main() -> None:
+        engine = create_async_engine(db.url)
+
+        @AsyncIdemTable(engine).transactional("order", key="key")
+        async def order(session: AsyncSession, key: str) -> str:
+            return key
+
+        def interrupt(*_: Any) -> None:
+            hits.append(way)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            try:
+                await_only(asyncio.sleep(0))
+            except asyncio.CancelledError:
+                raise_over()
+
+        async def call() -> None:
+            async with AsyncSession(engine) as mine:
+                await (order("k") if way == "call" else order.join(mine, "k"))
+
+        sa.event.listen(engine.sync_engine, "begin" if way == "call" else "savepoint", interrupt)
+        (answer,) = await asyncio.gather(asyncio.create_task(call()), return_exceptions=True)
+        assert isinstance(answer, asyncio.CancelledError), answer
+        await others_done()
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert (hits, db.rows()) == ([way], [])
+
+
+def test_a_time_out_inside_the_function_over_which_the_database_raises_cancels_nobody(db: Database) -> None:
+    """The task was asked to end, and is not any more: what is left is the error, after which the call begins again."""
+    runs = []
+
+    async def main() -> str:
+        engine = create_async_engine(db.url)
+
+        @AsyncIdemTable(engine).transactional("order", key="key")
+        async def order(session: AsyncSession, key: str) -> str:
+            runs.append(key)
+            if len(runs) == 1:
+                async with asyncio.timeout(0):
+                    try:
+                        await asyncio.Event().wait()
+                    except asyncio.CancelledError:
+                        raise_over()
+            return "ran"
+
+        answer = await order("k")
+        await engine.dispose()
+        return answer
+
+    assert asyncio.run(main()) == "ran"
+    assert (runs, len(db.rows())) == (["k", "k"], 1)
 
 
 @pytest.mark.parametrize("way", ["call", "join"])
