@@ -30,12 +30,13 @@ from idemtable.claim import nesting
 from idemtable.claim.steps import Moment, Step
 from tests.support.backends import db_of
 from tests.support.database import Database
-from tests.support.doors import Declined, Tasks, Threads, in_threads, on_a_loop
+from tests.support.doors import HANG, Declined, Tasks, Threads, in_threads, on_a_loop
 
 ROUNDS = 8
 """For each database: about a second."""
 BRIEF = timedelta(milliseconds=60)
-PATIENT = timedelta(seconds=8)
+PATIENT = timedelta(seconds=2)
+"""So long waits one for another, and one after the other: on SQLite each call beside a call waits for the whole of it."""
 
 
 @dataclass
@@ -213,7 +214,7 @@ class TaskRound(Round):
     async def run(self) -> None:
         for _ in range(self.chance.randint(1, 2)):
             self.start(None, 0)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 0.9 * HANG  # before all that is going on is cancelled
         while pending := [task for task in self.started if not task.done()]:
             await asyncio.wait(pending, timeout=0.3)
             if self.chance.random() < 0.3:
@@ -268,7 +269,7 @@ class ThreadRound(Round):
         if self.chance.random() < 0.5:
             time.sleep(self.chance.random() * 0.01)
         if self.chance.random() < 0.03:
-            self.over.wait(10)
+            self.over.wait(HANG)
 
     def body(self, session: Any, key: str, depth: int) -> str:
         self.threads.leave(session, f"{key}!")
@@ -328,7 +329,7 @@ class ThreadRound(Round):
             time.sleep(0.01)
             if time.monotonic() > begun + 0.3:
                 self.over.set()
-            assert time.monotonic() < begun + 10, "a thread hangs"
+            assert time.monotonic() < begun + HANG, "a thread hangs"
         for one in self.started:
             one.result()
         self.started.clear()
