@@ -84,6 +84,7 @@ REMEMBERED = [
 def calls(db: Database) -> dict[str, Any]:
     """Three functions that have each stored a result or an exception once, and what ran since."""
     runs: list[str] = []
+    db.dispose(db.engine)  # one connection for all that follows, and none that an earlier test has killed in the pool
 
     @db.idem.transactional("security.typed", key="key")
     def typed(session: Any, key: str) -> Receipt:
