@@ -92,13 +92,13 @@ class Verdict:
 
     @property
     def interruption(self) -> BaseException | None:
-        """What interrupted the call where the database's error has taken its place.
+        """What interrupted the call where the database's error has taken its place, or a guard's answer to that.
 
         SQLAlchemy raises an error over a cancellation where it cannot roll back, as on a connection that was given up under
         it. Whoever is to end is told so, and runs nothing again.
         """
-        if not self.is_databases:  # one of the business's own, made of it with intent
-            return None
+        if not self.is_databases and not isinstance(self.error, RetryTransactionError):
+            return None  # one of the business's own, made of it with intent
         return next(filter(_interrupts, chain(self.error, self._handled)), None)
 
     @property

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.util import await_only
 
 import idemtable
-from idemtable import AsyncIdemTable, IdemTable, LostClaimError, Status
+from idemtable import AsyncIdemTable, IdemTable, LostClaimError, RetryTransactionError, Status
 from idemtable.claim import nesting
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, Effect, effect
@@ -182,9 +182,14 @@ def test_an_interruption_inside_a_joined_call_undoes_only_the_call(sync_db: Data
 # --- the database's error takes the place of what interrupted -------------------------------------------------------------
 
 
-def raise_over() -> None:
-    """Raise over what is being handled, as SQLAlchemy does where it cannot roll back any more."""
-    raise sa.exc.OperationalError("ROLLBACK", {}, Exception("the connection is lost"), connection_invalidated=True)
+def raise_over(whose: str = "SQLAlchemy") -> None:
+    """Raise over what is being handled, as SQLAlchemy does where it cannot roll back any more, and a guard over that."""
+    try:
+        raise sa.exc.OperationalError("ROLLBACK", {}, Exception("the connection is lost"), connection_invalidated=True)
+    except sa.exc.OperationalError as error:
+        if whose == "guard":
+            raise RetryTransactionError("it cannot go on") from error
+        raise
 
 
 @pytest.mark.parametrize("way", ["call", "block", "join", "claim"])
@@ -219,8 +224,9 @@ def test_an_interruption_over_which_the_database_raises_is_raised_and_nothing_ru
     assert (runs, db.effects(), db.rows()) == (["k"], [], [])
 
 
+@pytest.mark.parametrize("whose", ["SQLAlchemy", "guard"])
 @pytest.mark.parametrize("way", ["call", "block", "join", "claim"])
-def test_a_task_is_cancelled_also_where_the_database_raises_over_that(db: Database, way: str) -> None:
+def test_a_task_is_cancelled_also_where_the_database_raises_over_that(db: Database, way: str, whose: str) -> None:
     runs = []
 
     async def main() -> None:
@@ -234,7 +240,7 @@ def test_a_task_is_cancelled_also_where_the_database_raises_over_that(db: Databa
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                raise_over()
+                raise_over(whose)
 
         order = idem.transactional("order", key="key")(business)
 
