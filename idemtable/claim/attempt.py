@@ -124,7 +124,13 @@ class Attempt:
                 assert_never(decision)
         if stays or self._answer is None:
             self._frame = nesting.made(
-                course.place.nest, call.request, tx.session, self._joinable, owned=tx.owned, holder=self._holder
+                course.place.nest,
+                call.request,
+                tx.session,
+                self._joinable,
+                owned=tx.owned,
+                holder=self._holder,
+                held=tx.held if stays else None,
             )
             nesting.push(self._frame)
         if self._answer is None:

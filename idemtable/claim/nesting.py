@@ -72,17 +72,20 @@ class Frame:
     door: Door
     holder: Holder | None
     """Of the block, where the call is one; functions need none."""
+    held: Callable[[], bool] | None
+    """Whether a block's transaction still is there. Nothing says that whoever has ended it leaves the block too, and what
+    came in later would be committed by nobody; a function ends, and is told."""
     loop: asyncio.AbstractEventLoop | None
     process: object
 
     @property
     def is_over(self) -> bool:
-        """Whether the call has ended."""
-        return self.door.is_over
+        """Whether the call has ended, or what it was in."""
+        return self.door.is_over or (self.held is not None and not self.held())
 
     def is_around(self) -> bool:
         """Say whether code that runs here and now is inside this call."""
-        if not self.door.is_open or self.process is not _process:
+        if not self.door.is_open or self.process is not _process or (self.held is not None and not self.held()):
             return False
         return self.holder is None or _is_running(self.holder.frame)
 
@@ -125,6 +128,7 @@ def made(
     *,
     owned: bool,
     holder: Holder | None = None,
+    held: Callable[[], bool] | None = None,
 ) -> Frame:
     """Return the frame of a call that is to be entered, with a door that is open.
 
@@ -135,6 +139,7 @@ def made(
         joinable: what calls inside get.
         owned: whether the session ends with it.
         holder: of a block.
+        held: says whether the transaction of a block still is there.
     """
     door = Door()
     if owned:
@@ -143,7 +148,8 @@ def made(
     outer = _innermost.get()
     if outer is not None:
         outer = _live(outer)
-    return Frame(nest, request.id, session, joinable, outer, door, holder, asyncio._get_running_loop(), _process)
+    loop = asyncio._get_running_loop()
+    return Frame(nest, request.id, session, joinable, outer, door, holder, held, loop, _process)
 
 
 def push(frame: Frame) -> None:
@@ -166,7 +172,7 @@ def pop(frame: Frame) -> None:
     """Leave a call."""
     frame.door.is_over = True
     frame.door.close()
-    frame.holder = None
+    frame.holder = frame.held = None
     # Not by the token of `set`: a block may be left in another context than it was entered in (a test's fixture).
     _innermost.set(_live(_innermost.get()))
 

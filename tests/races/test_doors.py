@@ -885,6 +885,20 @@ def test_an_exit_stack_holds_a_block_as_a_with_statement_does(db: Database) -> N
     assert (db.effects(), db.rows()) == ([], [])
 
 
+def test_a_block_that_is_forgotten_takes_nobody_in_once_its_transaction_is_over(db: Database) -> None:
+    async def work(tasks: Tasks) -> Any:
+        inner, stack = tasks.function("inner"), contextlib.AsyncExitStack()
+        async with AsyncSession(tasks.engine) as session:
+            await stack.enter_async_context(tasks.idem.claim(session, "messages", "a"))
+            await inner("inside")
+            await session.rollback()
+            assert await inner("k") == "k"
+            assert (await inner.outcome("k")).replayed
+
+    on_a_loop(db, work)
+    assert db.effects() == ["k"]
+
+
 def test_a_block_in_an_asynccontextmanager_is_joined_by_no_code_but_its_own(server_db: Database) -> None:
     """It is held by a generator, and nothing tells whose code a ``with`` is that somebody else wrote."""
 

@@ -656,3 +656,43 @@ def test_a_context_that_outlives_its_call_keeps_no_call_alive(db: Database) -> N
 
     assert in_threads(db, work) == ("a", None)
     assert db.effects() == ["k", "a"]
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["left too late", "never left"])
+@pytest.mark.parametrize("end", ["rollback", "close", "commit", "a savepoint's rollback"])
+def test_a_block_that_is_forgotten_takes_nobody_in_once_its_transaction_is_over(
+    db: Database, end: str, left: bool
+) -> None:
+    """As in a consumer whose error path ends the session and no block: what came in would be committed by nobody."""
+
+    def forget(threads: Threads, key: str) -> tuple[contextlib.ExitStack, Session]:
+        inner, session, stack = threads.function("inner"), Session(threads.engine), contextlib.ExitStack()
+        session.connection()
+        savepoint = session.begin_nested()
+        stack.enter_context(threads.idem.claim(session, "messages", key))
+        assert inner(f"inside {key}") == f"inside {key}"
+        frame = nesting._innermost.get()
+        assert frame is not None
+        assert frame.is_around()
+        if end.startswith("a savepoint"):
+            savepoint.rollback()
+            assert not frame.is_around()
+            session.close()
+        else:
+            getattr(session, end)()
+        return stack, session
+
+    def work(threads: Threads) -> None:
+        first, second = forget(threads, "a"), forget(threads, "b")
+        outer = threads.function("outer")
+        assert outer("k") == "k"
+        assert outer.outcome("k").replayed
+        assert db.effects() == [*(["inside a", "inside b"] if end == "commit" else []), "k"]
+        assert nesting._innermost.get() is None
+        for stack, session in (second, first):
+            if left:
+                with pytest.raises(LostClaimError):
+                    stack.close()
+            session.close()
+
+    in_threads(db, work)
