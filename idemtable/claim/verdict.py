@@ -106,6 +106,8 @@ class Verdict:
         """Whether beginning the transaction again may turn this error into an answer."""
         if isinstance(self.error, RetryTransactionError):
             return not self.error.final
+        if isinstance(self.error, BaseExceptionGroup) and self.error.subgroup(_asks_again):
+            return True
         # Not for a lock that was not to be had: it was waited for already, and waiting as long again, eight times over, is
         # nobody's wish. Where it was the function's own it is the function's answer.
         return self.is_gone
@@ -191,6 +193,10 @@ class Verdict:
         return None
 
 
+def _asks_again(error: BaseException) -> bool:
+    return isinstance(error, RetryTransactionError) and not error.final
+
+
 def _interrupts(error: BaseException) -> bool:
     """Say whether an error ends whoever runs; a cancellation only while the task is asked to, and not after a time-out."""
     if not isinstance(error, asyncio.CancelledError):
@@ -205,7 +211,7 @@ def chain(error: BaseException | None, handled: BaseException | None = None) -> 
     """Yield an error and all that led to it, but for what was `handled` before the call began.
 
     ``__context__`` too: after a deadlock MySQL has forgotten the savepoint, and what reaches the caller is 1305, with
-    the 1213 behind it.
+    the 1213 behind it. And the errors of a group: an ``asyncio.TaskGroup`` makes one of whatever its tasks raise.
     """
     seen = set() if handled is None else {id(one) for one in chain(handled)}
     rest = [error]
@@ -218,6 +224,8 @@ def chain(error: BaseException | None, handled: BaseException | None = None) -> 
         # An answer of our own has told already what the database's error behind it means.
         if one is error or not isinstance(one, IdempotencyError) or isinstance(one, RetryTransactionError):
             rest += [one.__cause__, one.__context__, getattr(one, "orig", None)]
+        if isinstance(one, BaseExceptionGroup):
+            rest += one.exceptions
 
 
 def begin_again(scope: str, **facts: Any) -> RetryTransactionError:

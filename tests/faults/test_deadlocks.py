@@ -102,6 +102,29 @@ def test_a_deadlock_inside_the_function_is_never_remembered_and_run_again(db: Da
     assert orders(db) == ["k"]
 
 
+@pytest.mark.parametrize("remember", [(), (Exception,)], ids=repr)
+def test_a_deadlock_in_a_group_of_errors_is_run_again(db: Database, remember: Any) -> None:
+    """As an ``asyncio.TaskGroup`` raises it."""
+    with rival_of(db) as rival:
+
+        @db.idem.transactional("order", key="key", wait=WAIT, remember=remember)
+        def order(session: Any, key: str) -> str:
+            effect(session, key)
+            found: list[Exception] = [LookupError("of another task")]
+            if not rival.deadlocks:
+                try:
+                    run_into_a_deadlock(db, rival, session)
+                except DBAPIError as error:
+                    found.append(error)
+                raise ExceptionGroup("unhandled errors in a TaskGroup", [ExceptionGroup("inner", found)])
+            return "ran"
+
+        first = order.outcome("k")
+
+    assert rival.deadlocks == 1
+    assert (first.value, first.attempts, orders(db)) == ("ran", 2, ["k"])
+
+
 @pytest.mark.parametrize("remember", [(), (LookupError,), (Exception,)], ids=repr)
 def test_a_deadlock_that_the_function_swallows_commits_nothing(db: Database, remember: Any) -> None:
     with rival_of(db) as rival:

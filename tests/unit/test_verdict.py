@@ -137,6 +137,15 @@ def test_psycopgs_broken_connection_without_a_code_is_lost() -> None:
     assert not Verdict(IntegrityError("", {}, psycopg.errors.UniqueViolation()), dialect).is_lost
 
 
+def test_a_group_of_errors_means_what_any_of_them_means() -> None:
+    dialect = DIALECTS["mysql"]
+    assert not restarts(ExceptionGroup("tasks", [LookupError(), ValueError()]), dialect)
+    assert restarts(ExceptionGroup("tasks", [LookupError(), wrapped("mysql", 1213)]), dialect)
+    assert restarts(ExceptionGroup("tasks", [ExceptionGroup("", [RetryTransactionError("begin again")])]), dialect)
+    assert not restarts(ExceptionGroup("tasks", [RetryTransactionError("by hand", final=True)]), dialect)
+    assert not restarts(ExceptionGroup("tasks", [InProgressError("busy")]), dialect)
+
+
 def test_an_answer_of_the_library_never_restarts_but_a_joined_calls_request_does() -> None:
     dialect = DIALECTS["postgresql"]
     busy = InProgressError("busy")
