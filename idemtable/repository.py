@@ -162,6 +162,8 @@ class Records:
             tenant, scope, key, status, fingerprint, codec, None if result is None else len(result), created, completed,
             expires,
         )  # fmt: skip
+        if isinstance(result, str):  # written by hand, where SQLite takes text for bytes
+            result = result.encode()
         return Stored(record, bytes(owner), None if result is None else bytes(result), self._time(now), bool(settled))
 
     def _record(

@@ -31,6 +31,8 @@ class Results:
             decoded = self._carrier.decode(data)
         except Exception as error:
             raise self._refused(value, f"{type(error).__name__}: {error}") from error
+        if not isinstance(data, bytes):  # some drivers store a text all the same, and no replay can read it
+            raise self._refused(value, f"the codec {self.codec!r} has made a {type(data).__name__} of it, not bytes")
         if len(data) > self._limit:
             raise ResultTooLargeError(
                 f"the result of {self._scope} has {len(data)} bytes, more than the {self._limit} allowed: return less "

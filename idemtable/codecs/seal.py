@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from ..errors import ResultUnreadableError
+from ..errors import ResultNotSerializableError, ResultUnreadableError
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -48,8 +48,19 @@ class Seal(Protocol):
 
 
 def sealed(seal: Seal, data: bytes, request: Request, codec: str, status: Status) -> bytes:
-    """Return the bytes that go into the request's row."""
-    return seal.seal(data, SealContext(request.id, request.tenant, request.scope, codec, status))
+    """Return the bytes that go into the request's row.
+
+    Raises:
+        ResultNotSerializableError: the seal has made no bytes of them.
+    """
+    made = seal.seal(data, SealContext(request.id, request.tenant, request.scope, codec, status))
+    if isinstance(made, bytes):
+        return made
+    raise ResultNotSerializableError(
+        f"{request.scope}: {type(seal).__name__}.seal() has returned a {type(made).__name__}, which no replay could open: "
+        f"return bytes; the effect was rolled back",
+        scope=request.scope,
+    )
 
 
 def opened(seal: Seal, stored: Stored, request: Request) -> bytes | None:

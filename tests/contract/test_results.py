@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NamedTuple, Optional
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -363,6 +364,39 @@ def test_a_codec_of_ones_own_stores_and_reads_and_its_name_is_in_the_row(db: Dat
     assert bytes(db.rows()[0].result) == b'}7 :"di"{'
     with pytest.raises(TypeError, match="complex"):
         idem.transactional("order", key="key", returns=complex)(lambda session, key: 1j)
+
+
+class Textual:
+    """A codec whose author took a text for bytes: ``json.loads`` takes both."""
+
+    name = "textual"
+
+    def carrier(self, returns: Any) -> Any:
+        return SimpleNamespace(encode=json.dumps, decode=json.loads)
+
+
+def test_a_codec_that_makes_no_bytes_is_refused_on_the_first_call(db: Database) -> None:
+    @db.table(codec=Textual()).transactional("order", key="key")
+    def order(session: Any, key: str) -> dict[str, str]:
+        effect(session, key)
+        return {"drink": "tea"}
+
+    with pytest.raises(ResultNotSerializableError, match="'textual' has made a str of it, not bytes"):
+        order("k")
+    assert (db.effects(), db.rows()) == ([], [])
+
+
+def test_a_result_that_somebody_wrote_as_text_is_read(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> dict[str, str]:
+        effect(session, key)
+        return {"drink": "tea"}
+
+    order("k")
+    as_bytes = "convert_to(:text, 'UTF8')" if db.kind == "postgresql" else ":text"
+    db.execute(f"UPDATE idemtable SET result = {as_bytes}", text='{"drink": "milk"}')
+    assert order("k") == {"drink": "milk"}
+    assert db.effects() == ["k"]
 
 
 def test_a_row_of_another_known_codec_is_read_with_that_codec(db: Database) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from idemtable import IdemTable, ResultUnreadableError
+from idemtable import IdemTable, ResultNotSerializableError, ResultUnreadableError
 from idemtable.codecs import JSON, SealContext
 from tests.support.database import INNODB, Database, effect
 
@@ -85,6 +85,19 @@ def test_a_result_moved_into_another_row_does_not_open_and_does_not_run_again(db
         give("b", "acme")
     assert db.effects() == ["a", "b"]
     assert give("a", "acme") == {"said": SECRET}
+
+
+@pytest.mark.parametrize("made", [None, "text", bytearray(b"bytes")], ids=["nothing", "str", "bytearray"])
+def test_a_seal_that_makes_no_bytes_is_refused_on_the_first_call(db: Database, made: Any) -> None:
+    class Broken(Mask):
+        def seal(self, data: bytes, context: SealContext) -> bytes:
+            return made  # type: ignore[no-any-return]
+
+    give, refuse = functions(db, seal=Broken())
+    for call in (lambda: give("k", "acme"), lambda: refuse("k")):
+        with pytest.raises(ResultNotSerializableError, match=rf"Broken.seal\(\) has returned a {type(made).__name__}"):
+            call()
+    assert (db.effects(), db.rows()) == ([], [])
 
 
 def test_without_the_seal_the_row_stays_and_nothing_runs(db: Database) -> None:
