@@ -23,9 +23,9 @@ from ..model import Request as Wish
 from ..settings import checked_count, checked_ttl, checked_wait
 from ..tokens.base import BaseTokens
 from .field import Syntax, key_of
-from .form import field_of
+from .form import UnreadableFormError, field_of
 from .messages import RESPONSES, Request, Response
-from .problems import DOCS, QUOTA, Refused, answer
+from .problems import DOCS, FORM, QUOTA, Refused, answer
 from .waiters import Waiters
 
 if TYPE_CHECKING:
@@ -188,9 +188,10 @@ class Rules:
 
         Raises:
             KeyRejectedError: key or tenant are not usable, or there is no key and one is required.
+            Refused: with the response to a form in which nobody can find a token.
         """
         printed = partial(fingerprint, self._payload(request))
-        if self._tokens is not None and (token := _token_of(request)) is not None:
+        if self._tokens is not None and (token := self._token_of(request)) is not None:
             asks: Any = self._tokens.asks(RESPONSES, self._times["wait"])
             return asks.call(asks.key(token), self._whose(tenant), printed)  # type: ignore[no-any-return]
         if key is None:
@@ -230,6 +231,14 @@ class Rules:
         if len(scope.encode(errors="replace")) <= MAX_BYTES and scope.isprintable():
             return scope
         return f"{request.method} sha256:{sha256(request.path.encode(errors='surrogatepass')).hexdigest()}"
+
+    def _token_of(self, request: Request) -> str | None:
+        if lines := request.headers.lines(TOKEN_HEADER):
+            return lines[0] if len(lines) == 1 else ""
+        try:
+            return field_of(request, TOKEN_FIELD)
+        except UnreadableFormError as error:
+            raise Refused(answer(FORM, str(error), self.docs)) from None
 
     def _payload(self, request: Request) -> Any:
         # Method, path and query whatever the scope is: /orders/2/pay must never get the answer of /orders/1/pay.
@@ -289,10 +298,3 @@ class Rules:
 
 def _is_good(response: Response) -> bool:
     return response.status < 400
-
-
-def _token_of(request: Request) -> str | None:
-    lines = request.headers.lines(TOKEN_HEADER)
-    if lines:
-        return lines[0] if len(lines) == 1 else ""
-    return field_of(request, TOKEN_FIELD)

@@ -53,6 +53,7 @@ class Problem:
 
 KEY_MISSING: Final = Problem("key-missing", 400, "The request needs an idempotency key")
 INCOMPLETE: Final = Problem("request-incomplete", 400, "The request's body is not complete")
+FORM: Final = Problem("form-unreadable", 400, "The request's form cannot be read")
 TOO_LARGE: Final = Problem("request-too-large", 413, "The request's body is too large")
 NOT_KEPT: Final = Problem("result-not-kept", 409, "The request was completed, and its response was not kept")
 UNAVAILABLE: Final = Problem("database-unavailable", 503, "The database cannot be reached")
@@ -120,7 +121,7 @@ _BY_ERROR: Final[tuple[tuple[type[IdempotencyError], Problem], ...]] = (
 )
 PROBLEMS: Final = tuple(
     dict.fromkeys(
-        [*(problem for _, problem in _BY_ERROR), INCOMPLETE, TOO_LARGE, NOT_KEPT, QUOTA, UNAVAILABLE, INTERNAL]
+        [*(problem for _, problem in _BY_ERROR), INCOMPLETE, FORM, TOO_LARGE, NOT_KEPT, QUOTA, UNAVAILABLE, INTERNAL]
     )
 )
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI, Request
 from sqlalchemy.exc import InvalidRequestError
 
-from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware, WSGIIdempotencyMiddleware, keep
+from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware, WSGIIdempotencyMiddleware, form, keep
 from tests.support import PATIENCE
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, effect
@@ -169,27 +169,82 @@ _PART = "--{0}\r\nContent-Disposition: form-data; name={1}\r\n\r\n{{}}\r\n--{0}-
 
 
 @pytest.mark.parametrize(
-    ("kind", "form"),
+    ("kind", "text"),
     [
         ("application/x-www-form-urlencoded", "n=\u00e9&token={}"),
         ("application/x-www-form-urlencoded", "x=1&" * 1100 + "token={}"),
         ("multipart/form-data; boundary=a=b", _PART.format("a=b", '"token"')),
         ("multipart/form-data; boundary=a:b", _PART.format("a:b", "token")),
+        ('multipart/form-data; Boundary = "a b";', _PART.format("a b", '"token"; x="a;b\\""')),
+        ("multipart/form-data; boundary=b", _PART.format("b", '"token"').replace("; name=", ";\tNAME = ")),
+        ("multipart/form-data; boundary=b", _PART.format("b", "token").replace("Content-D", "A: b\r\ncontent-d")),
+        ("multipart/form-data; boundary=b", "\r\n" + _PART.format("b", "token") + "and more"),
+        ("application/x-www-form-urlencoded", "%74oke%6E={}"),
     ],
 )
-def test_a_token_in_an_odd_form_is_found(plain_db: Database, kind: str, form: str) -> None:
+def test_a_token_in_an_odd_form_is_found(plain_db: Database, kind: str, text: str) -> None:
     tokens = desk(plain_db)
     shop = WsgiSite(plain_db, lambda visit: str(effect(visit.session, "order")).encode(), tokens=tokens)
-    body, sent = form.format(tokens.issue()).encode(), [("Content-Type", kind)]
+    body, sent = text.format(tokens.issue()).encode(), [("Content-Type", kind)]
     assert [shop.post(body=body, headers=sent).replayed for _ in range(2)] == [False, True]
 
 
-def test_a_token_that_cannot_be_read_out_of_its_form_is_a_bad_one(plain_db: Database) -> None:
-    tokens = desk(plain_db)
-    shop = WsgiSite(plain_db, order, tokens=tokens)
-    body = f'--b\r\nContent-Disposition form-data; name="token"\r\n\r\n{tokens.issue()}\r\n--b--\r\n'.encode()
-    assert shop.post(body=body, headers=[("Content-Type", "multipart/form-data; boundary=b")]).status == 403
+def _form(*parts: str, boundary: str = "b") -> bytes:
+    return ("".join(f"--{boundary}\r\n{part}\r\n" for part in parts) + f"--{boundary}--\r\n").encode()
+
+
+_FIELD = "Content-Disposition: form-data; name={0}\r\n\r\ntea"
+_MOST = form.MOST_FIELDS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _form("Content-Disposition form-data; name=token\r\n\r\ntea"),
+        _form("Content-Disposition: form-data; name*=utf-8''tok%65n\r\n\r\ntea"),
+        _form("Content-Disposition: form-data; name=item; name=token\r\n\r\ntea"),
+        _form("Content-Disposition: form-data;\r\n name=token\r\n\r\ntea"),
+        _form(_FIELD.format("item") + "\n--b\n" + _FIELD.format("token").replace("\r", "")),
+        _form(_FIELD.format("token"))[:-6],
+        b"--" + _form(_FIELD.format("token")),
+        _form(_FIELD.format("token"), boundary="c"),
+        _form(f"X: {'x' * 8192}\r\n{_FIELD.format('token')}"),
+        _form(*[_FIELD.format("item")] * (_MOST + 1)),
+        b'name="token"' + b"\n--b\n" * 50_000 + b"--b--",
+    ],
+    ids=["colon", "charset", "twice", "folded", "line", "end", "mid-line", "boundary", "head", "fields", "many"],
+)
+def test_a_form_in_which_nobody_can_find_the_token_is_refused_and_never_run(plain_db: Database, body: bytes) -> None:
+    shop = WsgiSite(plain_db, order, tokens=desk(plain_db))
+    answer = shop.post(body=body, headers=[("Content-Type", "multipart/form-data; boundary=b")])
+    assert (answer.status, answer.problem) == (400, "form-unreadable")
     assert plain_db.effects() == []
+
+
+def test_a_form_of_more_fields_than_are_looked_through_is_refused(site: Build) -> None:
+    tokens = desk(site(order).db)
+    shop = site(order, tokens=getattr(tokens, "inner", tokens))
+    for count, refusal in {_MOST: (403, "token-invalid"), _MOST + 1: (400, "form-unreadable")}.items():
+        forms = {
+            "application/x-www-form-urlencoded": b"item=tea&" * (count - 1) + b"token=x",
+            "multipart/form-data; boundary=b": _form(*[_FIELD.format("item")] * (count - 1), _FIELD.format("token")),
+        }
+        for kind, body in forms.items():
+            answer = shop.post(body=body, headers=[("Content-Type", kind)])
+            assert (answer.status, answer.problem) == refusal
+    assert shop.db.effects() == []
+
+
+def test_a_form_without_a_token_runs_and_one_with_two_or_with_a_file_for_one_does_not(plain_db: Database) -> None:
+    shop = WsgiSite(plain_db, order, tokens=(tokens := desk(plain_db)))
+    sent = [("Content-Type", "multipart/form-data; boundary=b")]
+    token = f'Content-Disposition: form-data; name="token"{{}}\r\n\r\n{tokens.issue()}'
+    file = 'Content-Disposition: form-data; name="tokens"; filename="a\\"b; name=c.txt"\r\n\r\ntea'
+    assert shop.post(body=_form(file, _FIELD.format("item")), headers=sent).status == 200
+    for bad in (_form(token.format(""), token.format("")), _form(token.format("; filename=a"))):
+        assert shop.post(body=bad, headers=sent).problem == "token-invalid"
+    assert shop.post(body=_form(file, token.format("")), headers=sent).status == 200
+    assert plain_db.effects() == ["order"] * 2
 
 
 def test_paths_that_are_no_utf8_stay_apart(plain_db: Database) -> None:
