@@ -23,7 +23,7 @@ from ..model import Request as Wish
 from ..settings import checked_count, checked_ttl, checked_wait
 from ..tokens.base import BaseTokens
 from .field import Syntax, key_of
-from .form import UnreadableFormError, field_of
+from .form import UnreadableFormError, content_of, field_of
 from .messages import RESPONSES, Request, Response
 from .problems import DOCS, FORM, QUOTA, Refused, answer
 from .waiters import Waiters
@@ -250,7 +250,7 @@ class Rules:
                 return (*where, json.loads(request.body))
             except (ValueError, RecursionError):  # then its bytes must be the same
                 pass
-        return (*where, request.headers.get("content-type"), request.body)
+        return (*where, *content_of(request))
 
     # --- what is kept of its answer ---------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ may find a token there, and the request would run each time it is sent.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def field_of(request: Request, name: str) -> str | None:
         UnreadableFormError: nobody can say whether the form has the field.
     """
     kind = request.headers.get("content-type", "")
-    match kind.partition(";")[0].strip().lower():
+    match _word(kind):
         case "application/x-www-form-urlencoded":
             found = _urlencoded(request.body, name)
         case "multipart/form-data":
@@ -53,6 +54,24 @@ def field_of(request: Request, name: str) -> str | None:
     if not found:
         return None
     return found[0] if len(found) == 1 else ""
+
+
+def content_of(request: Request) -> tuple[Any, Any]:
+    """Return what two requests must have in common to be one: the type of the body, and its bytes.
+
+    Of a body of several parts these, and not what stands between them: browsers draw another boundary each time they send
+    a form. Lists, which no type and no bytes are taken for.
+    """
+    kind = request.headers.get("content-type")
+    if kind is not None and (what := _word(kind)).startswith("multipart/"):
+        with suppress(UnreadableFormError):  # then all of its bytes must be the same
+            others = _parameters(kind)
+            return [what, {name: others[name] for name in others if name != "boundary"}], _cut(request.body, kind)
+    return kind, request.body
+
+
+def _word(kind: str) -> str:
+    return kind.partition(";")[0].strip().lower()
 
 
 def _urlencoded(body: bytes, name: str) -> list[str]:

@@ -193,7 +193,14 @@ def _form(*parts: str, boundary: str = "b") -> bytes:
     return ("".join(f"--{boundary}\r\n{part}\r\n" for part in parts) + f"--{boundary}--\r\n").encode()
 
 
-_FIELD = "Content-Disposition: form-data; name={0}\r\n\r\ntea"
+def _field(name: str, value: str = "tea") -> str:
+    return f"Content-Disposition: form-data; name={name}\r\n\r\n{value}"
+
+
+def _sent(boundary: str, *fields: str, kind: str = "multipart/form-data; boundary={}") -> dict[str, Any]:
+    return {"body": _form(*fields, boundary=boundary), "headers": [("Content-Type", kind.format(boundary))]}
+
+
 _MOST = form.MOST_FIELDS
 
 
@@ -204,12 +211,12 @@ _MOST = form.MOST_FIELDS
         _form("Content-Disposition: form-data; name*=utf-8''tok%65n\r\n\r\ntea"),
         _form("Content-Disposition: form-data; name=item; name=token\r\n\r\ntea"),
         _form("Content-Disposition: form-data;\r\n name=token\r\n\r\ntea"),
-        _form(_FIELD.format("item") + "\n--b\n" + _FIELD.format("token").replace("\r", "")),
-        _form(_FIELD.format("token"))[:-6],
-        b"--" + _form(_FIELD.format("token")),
-        _form(_FIELD.format("token"), boundary="c"),
-        _form(f"X: {'x' * 8192}\r\n{_FIELD.format('token')}"),
-        _form(*[_FIELD.format("item")] * (_MOST + 1)),
+        _form(_field("item") + "\n--b\n" + _field("token").replace("\r", "")),
+        _form(_field("token"))[:-6],
+        b"--" + _form(_field("token")),
+        _form(_field("token"), boundary="c"),
+        _form(f"X: {'x' * 8192}\r\n{_field('token')}"),
+        _form(*[_field("item")] * (_MOST + 1)),
         b'name="token"' + b"\n--b\n" * 50_000 + b"--b--",
     ],
     ids=["colon", "charset", "twice", "folded", "line", "end", "mid-line", "boundary", "head", "fields", "many"],
@@ -227,7 +234,7 @@ def test_a_form_of_more_fields_than_are_looked_through_is_refused(site: Build) -
     for count, refusal in {_MOST: (403, "token-invalid"), _MOST + 1: (400, "form-unreadable")}.items():
         forms = {
             "application/x-www-form-urlencoded": b"item=tea&" * (count - 1) + b"token=x",
-            "multipart/form-data; boundary=b": _form(*[_FIELD.format("item")] * (count - 1), _FIELD.format("token")),
+            "multipart/form-data; boundary=b": _form(*[_field("item")] * (count - 1), _field("token")),
         }
         for kind, body in forms.items():
             answer = shop.post(body=body, headers=[("Content-Type", kind)])
@@ -240,11 +247,64 @@ def test_a_form_without_a_token_runs_and_one_with_two_or_with_a_file_for_one_doe
     sent = [("Content-Type", "multipart/form-data; boundary=b")]
     token = f'Content-Disposition: form-data; name="token"{{}}\r\n\r\n{tokens.issue()}'
     file = 'Content-Disposition: form-data; name="tokens"; filename="a\\"b; name=c.txt"\r\n\r\ntea'
-    assert shop.post(body=_form(file, _FIELD.format("item")), headers=sent).status == 200
+    assert shop.post(body=_form(file, _field("item")), headers=sent).status == 200
     for bad in (_form(token.format(""), token.format("")), _form(token.format("; filename=a"))):
         assert shop.post(body=bad, headers=sent).problem == "token-invalid"
     assert shop.post(body=_form(file, token.format("")), headers=sent).status == 200
     assert plain_db.effects() == ["order"] * 2
+
+
+def test_a_double_click_on_a_multipart_form_is_a_replay(site: Build) -> None:
+    tokens = desk(site(order).db)
+    shop = site(order, tokens=getattr(tokens, "inner", tokens))
+    token = _field("token", tokens.issue())
+    first, second, other = (
+        shop.post(**_sent(boundary, token, _field("item", item)))
+        for boundary, item in (("----Web1", "tea"), ("----Web2", "tea"), ("----Web3", "coffee"))
+    )
+    assert (first.status, second.replayed, second.body) == (200, True, first.body)
+    assert (other.status, other.problem) == (403, "token-invalid")
+    assert len(shop.db.effects()) == 1
+
+
+def test_a_multipart_form_with_a_key_is_one_request_whatever_its_boundary(site: Build) -> None:
+    shop = site(order)
+    parts = [_field("item"), _field("note", "with\r\n--c\r\nmilk")]
+    assert shop.post(key="k-1", **_sent("b", *parts)).status == 200
+    assert shop.post(key="k-1", **_sent("bb", *parts)).replayed
+    assert len(shop.db.effects()) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        _sent("b", _field("item", "coffee")),
+        _sent("b", _field("goods", "tea")),
+        _sent("b", _field("item"), _field("item")),
+        _sent("b", _field("item", "tea\r\n")),
+        _sent("b", _field("item", "tea\r\n--b")),
+        _sent("c", _field("item", f"tea\r\n--b\r\n{_field('item')}")),
+        _sent("b", _field("item"), kind="multipart/mixed; boundary=b"),
+        _sent("b", _field("item"), kind="multipart/form-data; boundary=b; a=b"),
+        _sent("c", _field("item"), kind="multipart/form-data; boundary=b"),
+        {"body": _sent("b", _field("item"))["body"]},
+        {**_sent("b"), "body": b""},
+    ],
+)
+def test_another_multipart_form_is_another_request(site: Build, other: dict[str, Any]) -> None:
+    shop = site(order)
+    assert shop.post(key="k-1", **_sent("b", _field("item"))).status == 200
+    assert shop.post(key="k-1", **other).problem == "key-reused"
+    assert len(shop.db.effects()) == 1
+
+
+def test_a_body_of_parts_that_cannot_be_told_apart_is_compared_by_its_bytes(site: Build) -> None:
+    shop = site(order)
+    first, other = _sent("b", _field("item", "tea\n--b\n")), _sent("c", _field("item", "tea\n--b\n"))
+    assert shop.post(key="k-1", **first).status == 200
+    assert shop.post(key="k-1", **first).replayed
+    assert shop.post(key="k-1", **other).problem == "key-reused"
+    assert len(shop.db.effects()) == 1
 
 
 def test_paths_that_are_no_utf8_stay_apart(plain_db: Database) -> None:
