@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _RENEW: Final = f"""
     UPDATE {{table}} SET status = {Status.LOCK.code}, expires_at = {{later}} WHERE id = :id AND owner = :owner"""
 
+# A role that serves requests may not delete.
+_EXPIRE: Final = "UPDATE {table} SET expires_at = created_at WHERE id = :id AND owner = :owner"
+
 _FORGET: Final = "DELETE FROM {table} WHERE id = :id"
 
 _EXPIRED: Final = f"{{expires}} <= {{now}} AND status IN ({MORTAL})"
@@ -53,6 +56,7 @@ class Records:
         self.dialect = dialect
         self._table, self._schema = table, schema
         self._forget = dialect.statement(_FORGET)
+        self._expire = dialect.statement(_EXPIRE)
         self._renew = dialect.statement(_RENEW)
         self._issue_one = dialect.issue(1)
         self._batches = dialect.batches(dialect)
@@ -222,6 +226,10 @@ class Records:
             "result": result,
         }
         return self.dialect.store(connection, values, along)
+
+    def expire(self, connection: Connection, request: Request) -> None:
+        """Have the row of a claim count as absent, once an outcome is in it."""
+        self._expire(connection, {"id": self.dialect.id(request.id), "owner": request.owner})
 
     def forget(self, connection: Connection, id: UUID) -> bool:
         """Delete the row of an id; say whether there was one."""

@@ -196,6 +196,8 @@ class Attempt:
             raise SessionNotUsableError(f"{call.request.scope}: {why}", scope=call.request.scope)
         if isinstance(value, Unkept):
             codec, data, decoded = UNKEPT, b"", value.value
+            if value.frees and call.kind.returns:
+                self._checked(tx.records.expire, tx.connection, call.request)
         else:
             codec, (data, decoded) = call.results.codec, call.results.pack(value)
         self._commit(call.kind.status, codec, data)

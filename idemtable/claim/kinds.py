@@ -38,6 +38,8 @@ class Kind(ABC):
     """Whether its last statement can have COMMIT behind it."""
     settles: ClassVar[bool] = True
     """Whether calling again tells whether a COMMIT without an answer arrived: the row is there or it is not."""
+    returns: ClassVar[bool] = False
+    """Whether it can be had again once its row has expired."""
     noun: ClassVar[str]
     cure: ClassVar[str]
     unsettled: ClassVar[str] = ""
@@ -128,6 +130,7 @@ class Key(Kind):
     """A key that the client made: whoever inserts its row has it."""
 
     status = Status.COMPLETED
+    returns = True
     noun, cure = "key", "forget the key"
 
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:

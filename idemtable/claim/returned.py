@@ -15,9 +15,11 @@ class RollBack:
 
 @dataclass(frozen=True, slots=True)
 class Unkept:
-    """What a business returns whose effect is to be committed and whose answer is not to be kept, for its size.
+    """What a business returns whose effect is to be committed and whose answer is not to be kept, as for its size.
 
     The caller gets the value. A later call with the key runs nothing, and has no answer to give.
     """
 
     value: Any
+    frees: bool = False
+    """Whether the key is free again: a later call with it runs. A token is spent all the same."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .asgi import IdempotencyMiddleware
 from .exchange import KEPT_HEADERS, SINGLE_TENANT
 from .messages import Request, Response
-from .wishes import keep
+from .wishes import keep, keep_nothing
 from .wsgi import WSGIIdempotencyMiddleware
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "Response",
     "WSGIIdempotencyMiddleware",
     "keep",
+    "keep_nothing",
 ]

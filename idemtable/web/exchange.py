@@ -254,18 +254,19 @@ class Rules:
 
     # --- what is kept of its answer ---------------------------------------------------------------------------------------
 
-    def judged(self, call: Call, response: Response, *, keep: bool) -> Any:
+    def judged(self, call: Call, response: Response, *, keep: bool, frees: bool) -> Any:
         """Return what the engine is to make of a response: keep it, commit without it, or roll back.
 
         Args:
             call: of the request.
             response: as the application gave it.
             keep: whether the application has said that it is to be kept.
+            frees: whether it has said that nothing is.
         """
         if not keep and not self._store(response):
             return RollBack(response)
-        if call.kind is UNCLAIMED:
-            return Unkept(response)
+        if frees or call.kind is UNCLAIMED:
+            return Unkept(response, frees)
         kept = [(name.lower(), value) for name, value in response.headers if name.lower() in self._kept]
         stored = Response(response.status, kept, response.body)
         size = len(response.body) + sum(len(name) + len(value) for name, value in kept)

@@ -30,6 +30,7 @@ from ..tokens import AsyncTokens
 from .asgi import IdempotencyMiddleware
 from .field import PATTERNS, Syntax
 from .problems import DOCS, refusal
+from .wishes import keep_nothing
 
 if TYPE_CHECKING:
     from ..tokens import Tokens
@@ -63,6 +64,8 @@ def token_router(
 ) -> APIRouter:
     """Return a router that issues tokens: ``POST /tokens`` answers ``{"token": "…"}``.
 
+    Nothing of the answer is kept: with the same key the request gets another token.
+
     Args:
         tokens: what `IdemTable.tokens` returned.
         subject: whom a token is for: a dependency of FastAPI's, or a function of the request. It must say what the
@@ -84,7 +87,7 @@ def token_router(
         async def issue_async(request: FastAPIRequest, found: Any = whose) -> Any:
             """Issue a one-time token."""
             try:
-                return {"token": await tokens.issue(checked(found), inside(request))}
+                return keep_nothing({"token": await tokens.issue(checked(found), inside(request))})
             except IdempotencyError as error:
                 return _refused(error)
 
@@ -94,7 +97,7 @@ def token_router(
         def issue(request: FastAPIRequest, found: Any = whose) -> Any:
             """Issue a one-time token."""
             try:
-                return {"token": tokens.issue(checked(found), inside(request))}
+                return keep_nothing({"token": tokens.issue(checked(found), inside(request))})
             except IdempotencyError as error:
                 return _refused(error)
 

@@ -30,6 +30,7 @@ from ..errors import IdempotencyError
 from ..keys import checked_tenant
 from .exchange import Options
 from .problems import DOCS, refusal
+from .wishes import keep_nothing
 from .wsgi import WSGIIdempotencyMiddleware
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def token_blueprint(
 ) -> Blueprint:
     """Return a blueprint that issues tokens: ``POST /tokens`` answers ``{"token": "…"}``.
 
+    Nothing of the answer is kept: with the same key the request gets another token.
+
     Args:
         tokens: what `IdemTable.tokens` returned.
         subject: whom a token is for: a function of the request, or of nothing. It must say what the middleware's
@@ -107,7 +110,7 @@ def token_blueprint(
             owner = None if subject is None else checked_tenant(_asked(subject))
             # The request that issues may be protected too: on SQLite a second transaction would wait for the first.
             session = request.environ.get("idemtable.session") if tokens.in_table else None
-            return {"token": tokens.issue(owner, session)}
+            return keep_nothing({"token": tokens.issue(owner, session)})
         except IdempotencyError as error:
             answer = refusal(error, DOCS)
             return FlaskResponse(answer.body, answer.status, answer.headers)

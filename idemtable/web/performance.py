@@ -30,7 +30,7 @@ class BasePerformance:
 
     def _judged(self, response: Response, wishes: Wishes) -> Any:
         """Return what the engine is to make of a response; raise what the database has asked behind it."""
-        outcome = self._rules.judged(self.call, response, keep=wishes.keep)
+        outcome = self._rules.judged(self.call, response, keep=wishes.keep, frees=wishes.frees)
         if (error := wishes.error) is not None and self._rules.asks_again(outcome, error):
             self._behind = error
             raise error

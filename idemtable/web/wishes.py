@@ -16,11 +16,11 @@ ResponseT = TypeVar("ResponseT")
 class Wishes:
     """What the application has asked for while it answers one request."""
 
-    __slots__ = ("_outer", "error", "keep")
+    __slots__ = ("_outer", "error", "frees", "keep")
 
     def __init__(self, outer: Wishes | None = None) -> None:
         self._outer = outer
-        self.keep = False
+        self.keep = self.frees = False
         self.error: Exception | None = None
         """The last error that the database has given it."""
 
@@ -29,6 +29,12 @@ class Wishes:
         self.keep = True
         if self._outer is not None:
             self._outer.keep_it()
+
+    def free_it(self) -> None:
+        """Have nothing kept, by whatever middleware stands around."""
+        self.frees = True
+        if self._outer is not None:
+            self._outer.free_it()
 
 
 answering: ContextVar[Wishes | None] = ContextVar("idemtable_answering", default=None)
@@ -46,6 +52,22 @@ def keep(response: ResponseT) -> ResponseT:
     """
     if (wishes := answering.get()) is not None:
         wishes.keep_it()
+    return response
+
+
+def keep_nothing(response: ResponseT) -> ResponseT:
+    """Have the writes of the present request committed, its response stored nowhere, and its key free again.
+
+    For a response with a secret in it, as a new token is. Sent again with its key, the request runs again.
+
+    Args:
+        response: what is to be returned. Outside of a protected request nothing comes of it.
+
+    Returns:
+        The response.
+    """
+    if (wishes := answering.get()) is not None:
+        wishes.free_it()
     return response
 
 

@@ -61,6 +61,21 @@ def test_an_effect_may_be_committed_whose_result_is_not_kept(db: Database) -> No
     assert bytes(db.rows()[0].result) == b""
 
 
+def test_an_effect_may_be_committed_and_its_key_be_free_again_with_nothing_kept(db: Database) -> None:
+    def secret(session: Any) -> Any:
+        effect(session, "k")
+        return Unkept("a password", frees=True)
+
+    for times in (1, 2):
+        outcome = answered(db, "k", secret)
+        assert (outcome.value, outcome.replayed, outcome.attempts) == ("a password", False, 1)
+        assert db.effects() == ["k"] * times
+        assert [bytes(row.result) for row in db.rows()] == [b""]
+    assert answered(db, "k", lambda session: "done").value == "done"
+    assert answered(db, "k", secret).value == "done"
+    assert db.effects() == ["k"] * 2
+
+
 def breaks(session: Any) -> Any:
     effect(session, "k")
     raise ValueError("no")

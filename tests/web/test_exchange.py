@@ -11,7 +11,7 @@ from sqlalchemy.orm import sessionmaker
 from idemtable import IdemTable
 from idemtable.claim import steps
 from idemtable.claim.steps import Step
-from idemtable.web import keep
+from idemtable.web import keep, keep_nothing
 from tests.support.database import effect
 from tests.support.tokens import desk
 from tests.support.web import Visit, WsgiSite
@@ -109,6 +109,30 @@ def test_keep_stores_a_refusal_and_commits_what_was_written(site: Build) -> None
     assert (first.status, first.replayed) == (402, False)
     assert (second.status, second.replayed, second.body) == (402, True, b"declined")
     assert shop.db.effects() == ["declined"]
+
+
+def test_keep_nothing_commits_what_was_written_stores_nothing_and_frees_the_key(site: Build) -> None:
+    def secret(visit: Visit) -> Any:
+        return keep_nothing(keep((201, [("Content-Type", "text/plain")], order(visit))))
+
+    shop = site(secret, required=True)
+    first, second = (shop.post(key="k-1", body=b"tea") for _ in range(2))
+    assert (first.status, second.status, second.replayed) == (201, 201, False)
+    assert first.body != second.body
+    assert [bytes(row.result) for row in shop.db.rows()] == [b""]
+    assert shop.db.effects() == ["tea", "tea"]
+
+
+def test_what_is_kept_nowhere_needs_no_key_and_spends_a_token(site: Build) -> None:
+    db = site(order).db
+    tokens = desk(db)
+    shop = site(lambda visit: keep_nothing(order(visit)), tokens=getattr(tokens, "inner", tokens))
+    assert shop.post(body=b"tea").status == 200
+    spent = [("X-Idempotency-Token", tokens.issue())]
+    answers = [shop.post(body=b"tea", headers=spent) for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 409]
+    assert answers[1].problem == "result-not-kept"
+    assert db.effects() == ["tea", "tea"]
 
 
 def test_a_request_without_a_key_commits_the_same_way_each_time(site: Build) -> None:

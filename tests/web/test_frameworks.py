@@ -165,6 +165,28 @@ def test_a_router_issues_tokens_that_the_middleware_redeems(plain_db: Database) 
     assert plain_db.effects() == ["tea"]
 
 
+def keeps_no_token(db: Database, *issued: str) -> bool:
+    """Say whether tokens are two, and stand nowhere in the table."""
+    dump = b"".join(bytes(row.result or b"") for row in db.rows())
+    return len(set(issued)) == 2 and not any(token.encode() in dump for token in issued)
+
+
+def test_a_token_that_fastapi_issues_for_a_key_is_stored_nowhere_and_the_next_is_another(any_db: Database) -> None:
+    app = fastapi_app(any_db, required=True)
+    (middleware,) = app.user_middleware
+    tokens = middleware.args[0].tokens("checkout", ttl=timedelta(minutes=30))
+    middleware.kwargs["tokens"] = tokens
+    app.include_router(token_router(tokens))
+    with TestClient(app) as client:
+        first, second = (client.post("/tokens", headers=KEY) for _ in range(2))
+        assert (first.status_code, second.status_code) == (200, 200)
+        issued = [answer.json()["token"] for answer in (first, second)]
+        assert keeps_no_token(any_db, *issued)
+        buys = [client.post("/orders", json={"item": "tea"}, headers={"X-Idempotency-Token": one}) for one in issued]
+    assert [one.status_code for one in buys] == [201, 201]
+    assert any_db.effects() == ["tea", "tea"]
+
+
 def test_openapi_tells_of_the_header_and_the_refusals_where_requests_are_protected(plain_db: Database) -> None:
     app = fastapi_app(plain_db, required=True)
 
@@ -286,6 +308,19 @@ def test_a_blueprint_issues_tokens_that_the_middleware_redeems(plain_db: Databas
     assert [one.status_code for one in answers] == [201, 201]
     assert client.post("/orders", data={"token": "no-such-token"}).status_code == 403
     assert plain_db.effects() == ["tea"]
+
+
+def test_a_token_that_flask_issues_for_a_key_is_stored_nowhere_and_the_next_is_another(plain_db: Database) -> None:
+    tokens = plain_db.idem.tokens("checkout", ttl=timedelta(minutes=30))
+    app = flask_app(plain_db, tokens=tokens, required=True)
+    app.register_blueprint(idemtable.web.flask.token_blueprint(tokens))
+    client = app.test_client()
+    first, second = (client.post("/tokens", headers=KEY) for _ in range(2))
+    assert (first.status_code, second.status_code) == (200, 200)
+    issued = [answer.json["token"] for answer in (first, second)]
+    assert keeps_no_token(plain_db, *issued)
+    assert [client.post("/orders", data={"token": one}).status_code for one in issued] == [201, 201]
+    assert plain_db.effects() == ["tea", "tea"]
 
 
 def test_a_body_that_ends_before_its_end_is_never_taken_for_a_request(plain_db: Database) -> None:
