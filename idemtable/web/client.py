@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Collection
+from contextlib import aclosing, closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -66,9 +67,7 @@ class _Transport:
             request.headers[self._header] = f'"{uuid4()}"'
         return True
 
-    def _policy(self, request: Any) -> dict[str, Any]:
-        # Of the library that the request is from: httpx and what comes after it have errors of these names each.
-        library = sys.modules[type(request).__module__.partition(".")[0]]
+    def _policy(self, library: Any) -> dict[str, Any]:
         never = (library.UnsupportedProtocol, library.LocalProtocolError)
 
         def is_lost(error: BaseException) -> bool:
@@ -93,6 +92,11 @@ class _Transport:
         return min(self._longest, _FIRST_PAUSE * 2.0**state.attempt_number * random.uniform(0.5, 1.0))  # noqa: S311
 
 
+def _library(request: Any) -> Any:
+    """Return the library that a request is from: httpx and what comes after it have classes of the same names each."""
+    return sys.modules[type(request).__module__.partition(".")[0]]
+
+
 def _seconds(value: str | None) -> float | None:
     """Return the seconds of a ``Retry-After``, which may be a date; ``None`` for none."""
     if value is None:
@@ -112,6 +116,9 @@ class IdempotencyTransport(_Transport, BaseTransport):
     It is sent again where the connection was lost, with a growing pause, and where the server answers 409, 429 or 503
     with a ``Retry-After``, after so many seconds. What comes after the last attempt is the answer, or is raised.
 
+    A connection may be lost in the midst of an answer: each answer to a request with a key is read to its end before the
+    client has it, also by ``client.stream()``. What has no end is for a client without this transport.
+
     Args:
         inner: the transport that does the sending, such as ``httpx.HTTPTransport()``.
         options: ``header``, ``methods``, ``attempts`` (5), ``longest_wait`` (seconds, 30).
@@ -122,14 +129,17 @@ class IdempotencyTransport(_Transport, BaseTransport):
         if not self._is_protected(request):
             return self._inner.handle_request(request)
         request.read()  # a stream could be sent only once
+        library = _library(request)
 
         def attempt() -> Any:
             response = self._inner.handle_request(request)
-            if self._is_later(response):
-                response.read()  # or its connection could not be used again
+            if not response.is_stream_consumed:
+                # Not by read(): whoever gets the response must find it unread, to stream it and to learn the time it took.
+                with closing(response.stream) as stream:
+                    response.stream = library.ByteStream(b"".join(stream))
             return response
 
-        return tenacity.Retrying(**self._policy(request))(attempt)
+        return tenacity.Retrying(**self._policy(library))(attempt)
 
     def close(self) -> None:
         """Close the inner transport."""
@@ -151,14 +161,16 @@ class AsyncIdempotencyTransport(_Transport, AsyncBaseTransport):
         if not self._is_protected(request):
             return await self._inner.handle_async_request(request)
         await request.aread()
+        library = _library(request)
 
         async def attempt() -> Any:
             response = await self._inner.handle_async_request(request)
-            if self._is_later(response):
-                await response.aread()
+            if not response.is_stream_consumed:
+                async with aclosing(response.stream) as stream:
+                    response.stream = library.ByteStream(b"".join([part async for part in stream]))
             return response
 
-        return await tenacity.AsyncRetrying(**self._policy(request))(attempt)
+        return await tenacity.AsyncRetrying(**self._policy(library))(attempt)
 
     async def aclose(self) -> None:
         """Close the inner transport."""

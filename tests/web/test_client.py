@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import httpx as httpx_before
 import httpx2 as httpx
 import pytest
 import tenacity
@@ -90,6 +91,122 @@ def test_what_comes_after_the_last_attempt_is_the_answer(naps: list[float]) -> N
     with pytest.raises(httpx.ReadError, match="gone"):
         client.post("https://shop/orders")
     assert len(requests) == 2
+
+
+class Line:
+    """A transport of either colour, of one of the libraries: each answer is a status, headers, and the pieces of its body.
+
+    A piece may be an exception, which is raised there.
+    """
+
+    def __init__(self, library: Any, answers: list[tuple[int, dict[str, str], list[Any]]]) -> None:
+        self._library, self._answers = library, answers
+        self.requests: list[Any] = []
+        self.closed = 0
+
+    def handle_request(self, request: Any) -> Any:
+        self.requests.append(request)
+        status, headers, pieces = self._answers[len(self.requests) - 1]
+        line = self
+
+        class Body(self._library.SyncByteStream, self._library.AsyncByteStream):  # type: ignore[name-defined,misc]
+            def __iter__(self) -> Any:
+                for piece in pieces:
+                    if isinstance(piece, Exception):
+                        raise piece
+                    yield piece
+
+            async def __aiter__(self) -> Any:
+                for piece in self:
+                    yield piece
+
+            def close(self) -> None:
+                line.closed += 1
+
+            async def aclose(self) -> None:
+                self.close()
+
+        return self._library.Response(status, headers=headers, stream=Body())
+
+    async def handle_async_request(self, request: Any) -> Any:
+        return self.handle_request(request)
+
+    def close(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+    def ask(self, colour: str, send: Callable[[Any], Any], asend: Callable[[Any], Any], **options: Any) -> Any:
+        """Give what comes of a client of this line, in the colour."""
+        if colour == "sync":
+            return send(self._library.Client(transport=IdempotencyTransport(self, **options)))
+        client = self._library.AsyncClient(transport=AsyncIdempotencyTransport(self, **options))
+        return asyncio.run(_without_pauses(lambda: asend(client), asyncio.sleep))
+
+
+def lost_of(library: Any) -> list[tuple[int, dict[str, str], list[Any]]]:
+    """Two answers that are lost on the way, and one that comes."""
+    return [
+        (201, {}, [b"half of ", library.ReadError("cut")]),
+        (201, {}, [library.RemoteProtocolError("cut")]),
+        (201, {}, [b"the ", b"whole"]),
+    ]
+
+
+both_libraries = pytest.mark.parametrize("library", [httpx_before, httpx], ids=lambda library: library.__name__)
+both_colours = pytest.mark.parametrize("colour", ["sync", "async"])
+
+
+@both_libraries
+@both_colours
+def test_a_request_is_sent_again_where_the_connection_is_lost_in_the_midst_of_the_answer(
+    naps: list[float], library: Any, colour: str
+) -> None:
+    line = Line(library, lost_of(library))
+
+    async def asend(client: Any) -> Any:
+        return await client.post("https://shop/orders", json={"item": "tea"})
+
+    response = line.ask(colour, lambda client: client.post("https://shop/orders", json={"item": "tea"}), asend)
+    assert (response.status_code, response.text) == (201, "the whole")
+    assert len({request.headers["Idempotency-Key"] for request in line.requests}) == 1
+    assert (len(line.requests), line.closed) == (3, 3)
+
+
+@both_libraries
+@both_colours
+def test_who_streams_an_answer_reads_it_after_all_attempts(naps: list[float], library: Any, colour: str) -> None:
+    line = Line(library, lost_of(library))
+
+    def send(client: Any) -> bytes:
+        with client.stream("POST", "https://shop/orders") as response:
+            return b"".join(response.iter_raw())
+
+    async def asend(client: Any) -> bytes:
+        async with client.stream("POST", "https://shop/orders") as response:
+            return b"".join([part async for part in response.aiter_raw()])
+
+    assert line.ask(colour, send, asend) == b"the whole"
+    assert len(line.requests) == 3
+
+
+@both_libraries
+@both_colours
+def test_the_last_answer_of_a_busy_server_is_as_any_other(naps: list[float], library: Any, colour: str) -> None:
+    busy = (503, {"Retry-After": "0"}, [b"later"])
+
+    def send(client: Any) -> tuple[bytes, Any]:
+        with client.stream("POST", "https://shop/orders") as streamed:
+            return b"".join(streamed.iter_raw()), client.post("https://shop/orders")
+
+    async def asend(client: Any) -> tuple[bytes, Any]:
+        async with client.stream("POST", "https://shop/orders") as streamed:
+            raw = b"".join([part async for part in streamed.aiter_raw()])
+        return raw, await client.post("https://shop/orders")
+
+    line = Line(library, [busy] * 4)
+    raw, response = line.ask(colour, send, asend, attempts=2)
+    assert (raw, response.status_code, response.text) == (b"later", 503, "later")
+    assert response.elapsed.total_seconds() >= 0
+    assert (len(line.requests), line.closed) == (4, 4)
 
 
 def test_other_methods_are_sent_as_they_are(naps: list[float]) -> None:
