@@ -94,7 +94,12 @@ class _Transport:
 
 def _library(request: Any) -> Any:
     """Return the library that a request is from: httpx and what comes after it have classes of the same names each."""
-    return sys.modules[type(request).__module__.partition(".")[0]]
+    # From the base on: a subclass is of a module of somebody's own.
+    for base in reversed(type(request).__mro__):
+        library = sys.modules.get(base.__module__.partition(".")[0])
+        if getattr(library, "Request", None) is base:
+            return library
+    raise TypeError(f"the transport takes requests of httpx's class or of a subclass of it, not {request!r}")
 
 
 def _seconds(value: str | None) -> float | None:

@@ -209,6 +209,19 @@ def test_the_last_answer_of_a_busy_server_is_as_any_other(naps: list[float], lib
     assert (len(line.requests), line.closed) == (4, 4)
 
 
+@both_libraries
+def test_a_request_of_a_class_of_the_programs_own_is_sent_again(naps: list[float], library: Any) -> None:
+    class Marked:
+        pass
+
+    class Request(library.Request, Marked):  # type: ignore[name-defined,misc]
+        pass
+
+    line = Line(library, lost_of(library))
+    client = library.Client(transport=IdempotencyTransport(line))
+    assert client.send(Request("POST", "https://shop/orders")).text == "the whole"
+
+
 def test_other_methods_are_sent_as_they_are(naps: list[float]) -> None:
     client, requests = client_of([httpx.ReadError("gone")])
     with pytest.raises(httpx.ReadError):
