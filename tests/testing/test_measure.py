@@ -36,6 +36,8 @@ ACCOUNT = sa.Table(
     sa.Column("balance", sa.Numeric(12, 2)),
     sa.Column("events", sa.JSON),
     sa.Column("paid_until", sa.DateTime),
+    sa.Column("leased_until", sa.DateTime),
+    sa.Column("notes", sa.Text),
     sa.Column("changed_at", sa.DateTime),
 )
 DRAWN = itertools.cycle((1, 1, 1, 1, 2))
@@ -63,12 +65,14 @@ def book(session: Session, key: str) -> None:
     found = session.execute(ACCOUNT.select().with_for_update()).first()
     if found is None:
         start = datetime(2030, 1, 31, tzinfo=None)
-        session.execute(ACCOUNT.insert().values(id=1, balance=1000, events=[], paid_until=start, changed_at=now()))
+        times = {"paid_until": start, "leased_until": start, "changed_at": now()}
+        session.execute(ACCOUNT.insert().values(id=1, balance=1000, events=[], notes="", **times))
         found = session.execute(ACCOUNT.select()).one()
     values = {"what": f"order {key}", "amount": -10, "drawn": next(DRAWN), "at": now(), "second": time.time()}
     session.execute(LEDGER.insert().values(values))
     later = found.paid_until + timedelta(days=30)
     changed = {"balance": found.balance - 10, "events": [*found.events, key], "paid_until": later, "changed_at": now()}
+    changed |= {"leased_until": found.leased_until + timedelta(minutes=2), "notes": f"{found.notes}{key}, "}
     session.execute(ACCOUNT.update().values(changed))
     session.execute(HEAP.update().values(count=HEAP.c.count + 1))
 
@@ -81,11 +85,13 @@ TWICE: dict[str, Callable[[Any], dict[str, Any]]] = {
     "balance": lambda found: {"balance": found.balance - 10},
     "events": lambda found: {"events": [*found.events, "again"]},
     "paid_until": lambda found: {"paid_until": found.paid_until + timedelta(days=30)},
+    "leased_until": lambda found: {"leased_until": found.leased_until + timedelta(minutes=2)},
+    "notes": lambda found: {"notes": f"{found.notes}again, "},
 }
 
 
 @pytest.mark.parametrize("column", TWICE)
-def test_a_number_a_list_and_a_term_that_change_twice_are_caught(column: str) -> None:
+def test_a_number_a_list_a_text_and_a_term_that_change_twice_are_caught(column: str) -> None:
     from tests.support.backends import db_of
 
     books = Shop(db_of("sqlite"))
@@ -185,8 +191,25 @@ def test_the_time_of_the_last_change_changes_nothing_and_need_not_change(
         ([{f"{i}": i for i in range(n)} for n in range(9)], 2),
         ([datetime(2030, 1, 1) + timedelta(days=30 * n) for n in range(9)], 2),
         ([(datetime(2030, 1, 1) + timedelta(days=30 * n)).isoformat(" ") for n in range(9)], 2),
+        ([datetime(2030, 1, 1) + timedelta(seconds=40 * n) for n in range(9)], 2),
+        ([(datetime(2030, 1, 1) - timedelta(minutes=2 * n)).isoformat(" ") for n in range(9)], 2),
+        ([1_700_000_000 + 40 * n for n in range(9)], 2),
+        (["a, " * n for n in range(9)], 2),
+        (["".join(f"{m}" for m in range(n, -1, -1)) for n in range(9)], 2),
     ],
-    ids=["int", "float", "json text", "json", "datetime", "datetime text"],
+    ids=[
+        "int",
+        "float",
+        "json text",
+        "json",
+        "datetime",
+        "datetime text",
+        "lease",
+        "shorter lease",
+        "epoch",
+        "text",
+        "first",
+    ],
 )
 def test_a_step_is_the_same_each_time_and_two_steps_are_another(values: Any, twice: Any) -> None:
     calls = [changed({"id": 1, "v": a}, {"id": 1, "v": b}) for a, b in itertools.pairwise(values)]
@@ -194,6 +217,29 @@ def test_a_step_is_the_same_each_time_and_two_steps_are_another(values: Any, twi
     assert measure.differences(calls[4]) == []
     said = measure.differences(changed({"id": 1, "v": values[4]}, {"id": 1, "v": values[6]}))
     assert said[0] == "table t: changed otherwise than by one call, in v"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["x1", "q7", "a0", "zz", "b4", "k9"],
+        [f"2030-01-01T12:00:0{n}Z" for n in range(6)],
+        [f"order {7 * n}" for n in range(6)],
+        ["new", "paid", "sent", "back", "lost", "gone"],
+    ],
+    ids=["random", "time", "numbered", "status"],
+)
+def test_a_text_in_the_place_of_another_one_is_no_difference(values: list[str]) -> None:
+    calls = [changed({"id": 1, "v": a}, {"id": 1, "v": b}) for a, b in itertools.pairwise(values)]
+    assert measured(*calls[:2]).differences(calls[4]) == []
+
+
+def test_the_time_of_the_last_change_may_be_another_one_after_a_slow_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    moments = [datetime(2030, 1, 1) + timedelta(seconds=20 * n) for n in (0, 1, 2, 4)]
+    calls = [changed({"id": 1, "at": a}, {"id": 1, "at": b}) for a, b in itertools.pairwise(moments)]
+    assert measured(*calls[:2]).differences(calls[2]) == []
 
 
 def test_many_rows_are_told_in_few_words() -> None:
