@@ -79,13 +79,14 @@ class State:
 
 
 def _where_it_is(look: Callable[[sa.Connection, str, str | None], T]) -> Callable[..., T]:
-    """Let a function see the table where the connection's ``schema_translate_map`` has put it."""
+    """Let a function see the table where the connection's ``schema_translate_map`` has put it, as it is spelled there."""
 
     @wraps(look)
     def wrapper(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> T:
         check_names(table, schema)
         with untranslated(connection, schema) as translated:
-            return look(connection, table, translated)
+            spelled = named(connection.dialect.name).spelled(connection, table, translated)
+            return look(connection, spelled, translated)
 
     return wrapper
 
@@ -184,8 +185,8 @@ def upgrade(
         raise ValueError(f"frm must be 0 to {to}, the step the database is at, not {frm!r}")
     if create_schema and schema is None:
         raise ValueError("create_schema needs the schema's name")
-    with _in_revision(schema) as translated:
-        _upgrade(to, frm, table, translated, create_schema)
+    with _in_revision(table, schema) as where:
+        _upgrade(to, frm, *where, create_schema)
 
 
 def _upgrade(to: int, frm: int | None, table: str, schema: str | None, create_schema: bool) -> None:
@@ -229,8 +230,8 @@ def downgrade(*, frm: int, to: int, table: str = "idemtable", schema: str | None
     check_names(table, schema)
     if not 0 <= to < frm <= STEP:
         raise ValueError(f"steps go down from {STEP} to 0; frm={frm!r}, to={to!r} is not possible")
-    with _in_revision(schema) as translated:
-        _downgrade(frm, to, table, translated)
+    with _in_revision(table, schema) as where:
+        _downgrade(frm, to, *where)
 
 
 def _downgrade(frm: int, to: int, table: str, schema: str | None) -> None:
@@ -246,14 +247,15 @@ def _downgrade(frm: int, to: int, table: str, schema: str | None) -> None:
 
 
 @contextmanager
-def _in_revision(schema: str | None) -> Iterator[str | None]:
+def _in_revision(table: str, schema: str | None) -> Iterator[tuple[str, str | None]]:
     from alembic import op
 
     if op.get_context().as_sql:
-        yield schema
+        yield table, schema
     else:
-        with untranslated(op.get_bind(), schema) as translated:
-            yield translated
+        bind = op.get_bind()
+        with untranslated(bind, schema) as translated:
+            yield named(bind.dialect.name).spelled(bind, table, translated), translated
 
 
 def _step(number: int) -> Any:

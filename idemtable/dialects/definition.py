@@ -131,6 +131,11 @@ class Definition(ABC):
         """Return the schemas that an application's own tables may be in; ``None`` is the connection's."""
         return [name for name in inspector.get_schema_names() if name != "information_schema"]
 
+    @classmethod
+    def spelled(cls, connection: Connection, table: str, schema: str | None) -> str:
+        """Return the name of a table as the database has it, where it finds the table under another spelling too."""
+        return table
+
     deleting: ClassVar[str] = "forget or tokens.revoke"
     """The verbs of an application that delete rows of the table."""
 

@@ -36,6 +36,26 @@ def test_the_longest_name_works(engine: sa.Engine) -> None:
     assert steps.downgrade(engine, table=name) == (1,)
 
 
+def test_a_table_is_found_under_the_spelling_under_which_its_statements_find_it(engine: sa.Engine) -> None:
+    """SQLite ignores capitals; elsewhere another spelling is another table."""
+    steps.upgrade(engine, table="Keys")
+    if engine.dialect.name != "sqlite":
+        assert "the table keys is missing" in steps.check(engine, table="keys")[0]
+        return
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM keys").scalar() == 0
+    assert steps.check(engine, table="keys") == []
+    assert steps.upgrade(engine, table="keys") == ()
+    with engine.begin() as connection:
+        schema.create_all(connection, "KEYS")
+        connection.exec_driver_sql("DROP INDEX ix_Keys_expires_at")
+    assert "the table Keys: ix_Keys_expires_at is missing" in steps.check(engine, table="keys")[0]
+    assert steps.upgrade(engine, table="keys") == (1,)
+    assert steps.check(engine, table="Keys") == []
+    assert steps.downgrade(engine, table="keys") == (1,)
+    assert tables(engine) == set()
+
+
 def test_steps_that_cannot_be_are_refused(engine: sa.Engine) -> None:
     for call in (
         lambda: steps.upgrade(engine, to=0),

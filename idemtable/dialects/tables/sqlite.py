@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy import inspect
+
 from ..catalogue.sqlite import SQLiteCatalogue
 from ..definition import Definition
 from ..words import lent
@@ -32,6 +34,14 @@ class SQLiteTable(Definition):
     catalogue = SQLiteCatalogue
     options = {"with_rowid": False}
     many_programs = ("PRAGMA journal_mode=WAL",)  # one writer at a time either way, but readers do not stop it
+
+    @classmethod
+    def spelled(cls, connection: Connection, table: str, schema: str | None) -> str:
+        # Statements and pragmas ignore capitals; the names of indexes and SQLAlchemy's look at a primary key do not.
+        inspector = inspect(connection)
+        if not inspector.has_table(table, schema=schema):
+            return table
+        return next((name for name in inspector.get_table_names(schema) if name.lower() == table.lower()), table)
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 
