@@ -157,6 +157,7 @@ def create_all(connection: sa.Connection, table: str = "idemtable", schema: str 
 
     Raises ``SchemaError`` when a table is there that is not as it should be.
     """
+    named(connection.dialect.name).check_schema(schema, connection, create=False)
     found = recognised(connection, table, schema)
     own = sa.MetaData()
     version = version_table(own, table, schema)
@@ -192,14 +193,16 @@ def upgrade(
 def _upgrade(to: int, frm: int | None, table: str, schema: str | None, create_schema: bool) -> None:
     from alembic import op
 
-    if op.get_context().as_sql:
+    context = op.get_context()
+    bind = None if context.as_sql else op.get_bind()
+    named(context.dialect.name).check_schema(schema, bind, create_schema)
+    if bind is None:
         if frm is None and to > 1:
             raise ValueError(f"an offline upgrade(to={to}) needs frm=, the step the database is at")
         if create_schema and schema is not None:
             op.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
         _climb(frm or 0, to, 0, table, schema)
         return
-    bind = op.get_bind()
     # Not IF NOT EXISTS: PostgreSQL asks for the right to create even when the schema is there.
     if create_schema and schema is not None and schema not in sa.inspect(bind).get_schema_names():
         op.execute(sa.schema.CreateSchema(schema))

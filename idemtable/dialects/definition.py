@@ -132,6 +132,14 @@ class Definition(ABC):
         return [name for name in inspector.get_schema_names() if name != "information_schema"]
 
     @classmethod
+    def check_schema(cls, schema: str | None, connection: Connection | None, create: bool) -> None:
+        """Look whether the table can be made in a schema, without a connection for a script.
+
+        Raises:
+            ValueError: neither it nor the database can make one.
+        """
+
+    @classmethod
     def spelled(cls, connection: Connection, table: str, schema: str | None) -> str:
         """Return the name of a table as the database has it, where it finds the table under another spelling too."""
         return table

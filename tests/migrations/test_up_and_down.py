@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from idemtable import schema
+from idemtable import IdemTable, schema
 from idemtable import upgrade as steps
 from tests.support.migrations import (
     ASYNC,
@@ -75,8 +75,15 @@ def test_other_names_live_beside_the_default_ones(engine: sa.Engine) -> None:
 
 def test_a_schema_is_created_when_asked(engine: sa.Engine) -> None:
     if engine.dialect.name == "sqlite":  # has attached files instead
-        with pytest.raises(sa.exc.OperationalError, match="SCHEMA"):
-            steps.upgrade(engine, schema="idem", create_schema=True)
+        for call in (
+            lambda: steps.upgrade(engine, schema="idem", create_schema=True),
+            lambda: steps.upgrade(engine, schema="idem"),
+            lambda: steps.sql("sqlite", schema="idem", create_schema=True),
+            IdemTable(engine, schema="idem").create_all,
+        ):
+            with pytest.raises(ValueError, match=r"schema idem: its schemas are files .* Leave the schema out"):
+                call()
+        assert tables(engine) == set()
         return
     name = f"idem_{uuid4().hex[:8]}"
     problems = steps.check(engine, schema=name)

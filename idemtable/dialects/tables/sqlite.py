@@ -36,6 +36,15 @@ class SQLiteTable(Definition):
     many_programs = ("PRAGMA journal_mode=WAL",)  # one writer at a time either way, but readers do not stop it
 
     @classmethod
+    def check_schema(cls, schema: str | None, connection: Connection | None, create: bool) -> None:
+        is_there = not create if connection is None else schema in inspect(connection).get_schema_names()
+        if schema is not None and not is_there:
+            raise ValueError(
+                f"SQLite cannot create the schema {schema}: its schemas are files that a connection has attached. Leave "
+                f"the schema out, and give the URL of the file; or, in a program, attach it under that name on connect"
+            )
+
+    @classmethod
     def spelled(cls, connection: Connection, table: str, schema: str | None) -> str:
         # Statements and pragmas ignore capitals; the names of indexes and SQLAlchemy's look at a primary key do not.
         inspector = inspect(connection)
