@@ -61,6 +61,11 @@ def revision(
     up, down = _calls(frm, to, table, schema, create_schema)
     text: dict[str, Any] = {"imports": "from idemtable import schema", "upgrades": up, "downgrades": down}
     text |= {"head": _head(project, head), "config": config}
+    if len(project.version_locations or ()) > 1 and not project.get_heads():
+        raise ValueError(
+            "the project has several version_locations and no revision yet that tells which of them to go on in: write a "
+            "first one by `alembic revision --version-path`. `idemtable db revision --print` prints the revision instead"
+        )
     try:
         script = project.generate_revision(uuid.uuid4().hex[-12:], f"idemtable step {to or STEP}", **text)
     except CommandError as error:

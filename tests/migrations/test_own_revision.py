@@ -90,6 +90,24 @@ def test_revision_without_a_project_says_so(tmp_path: Path) -> None:
         steps.revision(directory=tmp_path)
 
 
+def test_revision_says_what_to_do_where_nothing_tells_which_folder_is_its_own(tmp_path: Path) -> None:
+    (tmp_path / "env.py").touch()
+    (tmp_path / "alembic.ini").write_text(
+        "[alembic]\nscript_location = %(here)s\npath_separator = newline\nversion_locations = %(here)s/a\n  %(here)s/b\n"
+    )
+    (tmp_path / "script.py.mako").write_text(
+        "revision = ${repr(up_revision)}\ndown_revision = ${repr(down_revision)}\n"
+    )
+    with pytest.raises(
+        ValueError, match=r"by `alembic revision --version-path`\. `idemtable db revision --print` prints"
+    ):
+        steps.revision(directory=tmp_path)
+    assert list(tmp_path.rglob("*.py")) == [tmp_path / "env.py"]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "first.py").write_text('revision = "aaaa"\ndown_revision = None\n')
+    assert steps.revision(directory=tmp_path).parent == tmp_path / "b"
+
+
 def test_revision_finds_a_project_in_pyproject(tmp_path: Path) -> None:
     command.init(Config(tmp_path / "alembic.ini"), str(tmp_path / "migrations"))
     (tmp_path / "alembic.ini").unlink()
