@@ -191,7 +191,11 @@ class Rules:
             Refused: with the response to a form in which nobody can find a token.
         """
         printed = partial(fingerprint, self._payload(request))
-        if self._tokens is not None and (token := self._token_of(request)) is not None:
+        try:
+            token = None if self._tokens is None else _token_of(request)
+        except UnreadableFormError as error:
+            raise Refused(answer(FORM, str(error), self.docs)) from None
+        if self._tokens is not None and token is not None:
             asks: Any = self._tokens.asks(RESPONSES, self._times["wait"])
             return asks.call(asks.key(token), self._whose(tenant), printed)  # type: ignore[no-any-return]
         if key is None:
@@ -231,14 +235,6 @@ class Rules:
         if len(scope.encode(errors="replace")) <= MAX_BYTES and scope.isprintable():
             return scope
         return f"{request.method} sha256:{sha256(request.path.encode(errors='surrogatepass')).hexdigest()}"
-
-    def _token_of(self, request: Request) -> str | None:
-        if lines := request.headers.lines(TOKEN_HEADER):
-            return lines[0] if len(lines) == 1 else ""
-        try:
-            return field_of(request, TOKEN_FIELD)
-        except UnreadableFormError as error:
-            raise Refused(answer(FORM, str(error), self.docs)) from None
 
     def _payload(self, request: Request) -> Any:
         # Method, path and query whatever the scope is: /orders/2/pay must never get the answer of /orders/1/pay.
@@ -299,3 +295,10 @@ class Rules:
 
 def _is_good(response: Response) -> bool:
     return response.status < 400
+
+
+def _token_of(request: Request) -> str | None:
+    lines = request.headers.lines(TOKEN_HEADER)
+    if lines:
+        return lines[0] if len(lines) == 1 else ""
+    return field_of(request, TOKEN_FIELD)
