@@ -174,8 +174,8 @@ class _Performance(BasePerformance):
     def __init__(
         self, app: App, scope: MutableMapping[str, Any], body: bytes, line: Line, rules: Rules, call: Call
     ) -> None:
-        super().__init__(rules, call)
-        self._app, self._scope, self._body, self._line = app, scope, body, line
+        super().__init__(rules, call, scope)
+        self._app, self._body, self._line = app, body, line
         self._is_interrupted = False
         self.stage: Stage | None = None
         """The last attempt."""
@@ -195,7 +195,7 @@ class _Performance(BasePerformance):
         if self._is_interrupted:
             raise asyncio.CancelledError
         self._begin()
-        stage = self.stage = Stage(self._app, self._scope, self._body, self._line, session)
+        stage = self.stage = Stage(self._app, self._around, self._body, self._line, session)
         try:
             response = await stage.response()
             if self._line.is_gone.is_set():

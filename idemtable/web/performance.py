@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from .before import Before
 from .problems import AWAY, away
 from .wishes import listen
 
@@ -15,11 +17,18 @@ if TYPE_CHECKING:
 
 
 class BasePerformance:
-    """The application at work on one request, in as many attempts as the database asks for."""
+    """The application at work on one request, in as many attempts as the database asks for.
 
-    def __init__(self, rules: Rules, call: Call) -> None:
+    Args:
+        rules: of the middleware.
+        call: what the request asks of the engine.
+        around: its scope or environ, which each attempt finds as the first one did.
+    """
+
+    def __init__(self, rules: Rules, call: Call, around: MutableMapping[str, Any]) -> None:
         listen(rules.settings.place.engine)
-        self._rules, self.call = rules, call
+        self._rules, self.call, self._around = rules, call, around
+        self._before: Before | None = None
         self.raised: BaseException | None = None
         """What the application has raised in the last attempt."""
         self._behind: Exception | None = None
@@ -27,6 +36,11 @@ class BasePerformance:
 
     def _begin(self) -> None:
         self.raised = self._behind = None
+        if self._before is None:
+            # What an ASGI server keeps in the state is there for all requests.
+            self._before = Before(self._around, shared="state")
+        else:
+            self._before.restore()
 
     def _judged(self, response: Response, wishes: Wishes) -> Any:
         """Return what the engine is to make of a response; raise what the database has asked behind it."""
@@ -44,6 +58,8 @@ class BasePerformance:
         """
         if self._behind is not None and self._behind in (error, error.__cause__):
             return None
+        if self._before is not None:
+            self._before.restore()  # or a visitor whose order was undone would be told so, and find an empty cart
         if isinstance(error, AWAY) and error is not self.raised:
             return away(error, self._rules.docs)
         raise error

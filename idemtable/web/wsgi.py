@@ -102,8 +102,8 @@ class WSGIIdempotencyMiddleware:
 
 class _Performance(BasePerformance):
     def __init__(self, app: App, environ: Environ, body: bytes, rules: Rules, call: Call) -> None:
-        super().__init__(rules, call)
-        self._app, self._environ, self._body = app, environ, body
+        super().__init__(rules, call, environ)
+        self._app, self._body = app, body
         self.status = ""
         self.headers: list[tuple[str, str]] = []
         self.body = b""
@@ -117,7 +117,7 @@ class _Performance(BasePerformance):
         self.status, self.headers = "", []
         wishes = Wishes(answering.get())
         environ = {
-            **self._environ,
+            **self._around,
             "wsgi.input": io.BytesIO(self._body),
             "CONTENT_LENGTH": str(len(self._body)),
             "idemtable.session": session,

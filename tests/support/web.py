@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -59,6 +59,8 @@ class Visit:
     path: str
     query: str
     body: bytes
+    around: Any = None
+    """The scope or environ."""
 
 
 Reply = tuple[int, Pairs, bytes]
@@ -95,8 +97,8 @@ class Site:
     def _build(self, options: dict[str, Any]) -> None:
         raise NotImplementedError
 
-    def _answer(self, session: Any, method: str, path: str, query: str, body: bytes) -> Reply:
-        answer = self._handler(Visit(session, method, path, query, body))
+    def _answer(self, session: Any, *visit: Any) -> Reply:
+        answer = self._handler(Visit(session, *visit))
         return (200, [("Content-Type", "text/plain")], answer) if isinstance(answer, bytes) else answer
 
     def post(self, path: str = "/orders", body: bytes = b"{}", key: str | None = None, **more: Any) -> Answer:
@@ -148,7 +150,7 @@ class AsgiSite(Site):
             if not message.get("more_body"):
                 break
         session = scope.get("state", {}).get("session")
-        visit = (scope["method"], scope["path"], scope["query_string"].decode(), body)
+        visit = (scope["method"], scope["path"], scope["query_string"].decode(), body, scope)
         if session is None or not self.db.is_async:
             if self.threads:
                 status, headers, content = await asyncio.to_thread(self._answer, session, *visit)
@@ -176,8 +178,9 @@ class AsgiSite(Site):
         chunks: Sequence[bytes] | None = None,
         gone: asyncio.Event | None = None,
         app: Any = None,
+        around: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Send a request. `gone`: the client hangs up when it is set."""
+        """Send a request. `gone`: the client hangs up when it is set. `around`: what middlewares outside have made."""
         parts = [body] if chunks is None else list(chunks)
         self.parts_read = 0
         over = asyncio.Event()
@@ -208,6 +211,7 @@ class AsgiSite(Site):
             "path": path,
             "query_string": query.encode(),
             "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers],
+            **(around or {}),
         }
         await (app or self.app)(scope, receive, send)
         return answer
@@ -226,7 +230,7 @@ class WsgiSite(Site):
 
     def _application(self, environ: Any, start_response: Any) -> Any:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        visit = (environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"], body)
+        visit = (environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"], body, environ)
         status, headers, content = self._answer(environ.get("idemtable.session"), *visit)
         start_response(f"{status} Whatever", list(headers))
         site = self
@@ -241,7 +245,15 @@ class WsgiSite(Site):
         return Parts([content])
 
     def send(
-        self, method: str, path: str, headers: Pairs = (), body: bytes = b"", *, query: str = "", app: Any = None
+        self,
+        method: str,
+        path: str,
+        headers: Pairs = (),
+        body: bytes = b"",
+        *,
+        query: str = "",
+        app: Any = None,
+        around: Mapping[str, Any] | None = None,
     ) -> Answer:
         environ: dict[str, Any] = {
             "REQUEST_METHOD": method,
@@ -250,6 +262,7 @@ class WsgiSite(Site):
             "QUERY_STRING": query,
             "wsgi.input": io.BytesIO(body),
             "CONTENT_LENGTH": str(len(body)),
+            **(around or {}),
         }
         for name, value in headers:
             name = name.upper().replace("-", "_")

@@ -11,6 +11,7 @@ from sqlalchemy.orm import sessionmaker
 from idemtable import IdemTable
 from idemtable.claim import steps
 from idemtable.claim.steps import Step
+from idemtable.errors import RowLockedError
 from idemtable.web import keep, keep_nothing
 from tests.support.database import effect
 from tests.support.tokens import desk
@@ -303,6 +304,100 @@ def test_where_the_database_asks_to_begin_again_the_handler_does_with_the_same_b
     assert shop.post(key="k-1", body=b"tea").body == b"done"
     assert bodies == [b"tea", b"tea"]
     assert len(shop.db.effects()) == 1
+
+
+class Cart(dict[str, Any]):
+    """A session that knows whether it was changed, as frameworks have them."""
+
+    modified = False
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.modified = True
+        super().__setitem__(name, value)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        self.modified = True
+        return super().pop(name, *default)
+
+
+class LazyCart:
+    """One that is read when it is asked for something."""
+
+    def __init__(self, stored: dict[str, Any]) -> None:
+        self._stored, self._cart = stored, None
+
+    def _loaded(self) -> Cart:
+        if self._cart is None:
+            self._cart = Cart(self._stored)
+        return self._cart
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loaded(), name)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._loaded()[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._loaded()[name] = value
+
+
+@pytest.mark.parametrize("kind", [Cart, LazyCart])
+def test_each_attempt_finds_the_session_of_the_visitor_as_the_first_one_did(site: Build, kind: Any) -> None:
+    def checkout(visit: Visit) -> bytes:
+        cart = visit.around["shop.session" if "shop.session" in visit.around else "session"]
+        runs.append((cart.modified, len(visit.around["marks"])))
+        cart["items"].append("bag")
+        visit.around["marks"].add("seen")
+        for item in cart.pop("items"):
+            effect(visit.session, item)
+        cart["paid"] = True
+        if len(runs) == 1:
+            raise OperationalError("UPDATE", None, Exception("gone"), connection_invalidated=True)
+        return b"done"
+
+    for name in ("session", "shop.session"):
+        runs: list[Any] = []
+        session, marks = kind({"items": ["tea"]}), set[str]()
+        shop = site(checkout)
+        assert shop.post(key=name, around={name: session, "marks": marks}).body == b"done"
+        assert runs == [(False, 0), (False, 0)]
+        assert dict(session.items()) == {"paid": True}
+        assert session.modified
+        assert marks == {"seen"}
+    assert shop.db.effects() == ["tea", "bag"] * 2
+
+
+def test_a_session_keeps_what_a_refusal_of_the_handlers_has_changed_and_nothing_of_one_by_the_library(
+    site: Build,
+) -> None:
+    def checkout(visit: Visit) -> Any:
+        visit.around["session"].pop("items")
+        visit.around["session"]["told"] = "no tea"
+        if visit.body == b"guarded":
+            raise RowLockedError("the row is locked")
+        return 409, [], b"sold out"
+
+    shop, session = site(checkout), Cart(items=["tea"])
+    answer = shop.post(key="k-1", body=b"guarded", around={"session": session})
+    assert (answer.status, answer.problem) == (409, "conflict")
+    assert (session, session.modified) == ({"items": ["tea"]}, False)
+    assert shop.post(key="k-2", around={"session": session}).status == 409
+    assert (session, session.modified) == ({"told": "no tea"}, True)
+    assert shop.db.effects() == []
+
+
+def test_what_all_requests_share_is_not_put_back_by_one_that_runs_again(site: Build) -> None:
+    def handler(visit: Visit) -> bytes:
+        runs.append(1)
+        if len(runs) == 1:
+            shared["of another request"] = 1
+            raise OperationalError("UPDATE", None, Exception("gone"), connection_invalidated=True)
+        return b"done"
+
+    runs: list[int] = []
+    shared: dict[str, Any] = {}
+    assert site(handler).post(key="k-1", around={"state": {"shared": shared}}).body == b"done"
+    assert (len(runs), shared) == (2, {"of another request": 1})
 
 
 def test_a_failing_commit_is_never_answered_with_success(site: Build) -> None:

@@ -14,7 +14,9 @@ from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from fastapi.testclient import TestClient
 from flask import Flask, g
 from pydantic import BaseModel
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
+from starlette.middleware.sessions import SessionMiddleware
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 import idemtable.web.flask
@@ -123,6 +125,34 @@ def test_a_background_task_runs_after_the_commit_and_on_its_own(plain_db: Databa
         assert client.post("/orders", headers=KEY).headers["Idempotent-Replayed"] == "true"
     assert seen == [["tea"]]
     assert plain_db.effects() == ["tea", "mail"]
+
+
+def test_a_cart_in_the_session_of_starlettes_is_bought_by_the_attempt_that_commits(any_db: Database) -> None:
+    app, runs = fastapi_app(any_db), []
+    app.add_middleware(SessionMiddleware, secret_key="for the test")
+
+    @app.get("/fill")
+    def fill(request: Request) -> None:
+        request.session["cart"] = ["tea"]
+
+    @app.post("/checkout")
+    async def checkout(request: Request, work: Annotated[Any, Depends(session)]) -> int:
+        runs.append(cart := request.session.pop("cart", []))
+        for item in cart:
+            if any_db.is_async:
+                await work.run_sync(effect, item)
+            else:
+                effect(work, item)
+        if len(runs) == 1:
+            raise OperationalError("UPDATE", None, Exception("gone"), connection_invalidated=True)
+        return len(cart)
+
+    with TestClient(app) as client:
+        client.get("/fill")
+        assert client.post("/checkout", headers=KEY).json() == 1
+        assert client.post("/checkout", headers={"Idempotency-Key": "k-2"}).json() == 0
+    assert runs == [["tea"], ["tea"], []]
+    assert any_db.effects() == ["tea"]
 
 
 def test_duplicates_at_once_are_one_order(plain_db: Database) -> None:
