@@ -18,7 +18,7 @@ import io
 from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 try:
     from flask import Blueprint, Flask, g, request
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 __all__ = ["init_app", "token_blueprint"]
 
 
+_ASKING: Final = "idemtable.asking"
+"""In the environ of a request context that the tenant is asked in, and nothing else."""
+
+
 def init_app(app: Flask, idem: IdemTable, *, tenant: Any, **options: Unpack[Options]) -> None:
     """Protect an application's requests.
 
@@ -51,7 +55,8 @@ def init_app(app: Flask, idem: IdemTable, *, tenant: Any, **options: Unpack[Opti
         app: the application.
         idem: the table.
         tenant: for whom a request is: a callable that is given the `Request`, inside the application's request context
-            (``flask.session`` and ``flask.request`` are there); or `SINGLE_TENANT`.
+            (``flask.session`` and ``flask.request`` are there), without functions of ``before_request`` or
+            ``teardown_request``; or `SINGLE_TENANT`.
         options: those of `IdempotencyMiddleware`.
 
     Raises:
@@ -59,7 +64,7 @@ def init_app(app: Flask, idem: IdemTable, *, tenant: Any, **options: Unpack[Opti
     """
 
     def tenant_inside(asking: Request) -> Any:
-        environ = {**(asking.environ or {}), "wsgi.input": io.BytesIO(asking.body)}
+        environ = {**(asking.environ or {}), "wsgi.input": io.BytesIO(asking.body), _ASKING: True}
         with app.request_context(environ):
             return tenant(asking)
 
@@ -83,7 +88,16 @@ def init_app(app: Flask, idem: IdemTable, *, tenant: Any, **options: Unpack[Opti
         if (session := request.environ.get("idemtable.session")) is not None:
             g.session = session
 
+    tear_down = app.do_teardown_request
+
+    def do_teardown_request(*args: Any, **kwargs: Any) -> None:
+        # They belong to a request whose before_request functions have run. Those of the application context do run: they
+        # give back what the callable has taken, such as Flask-SQLAlchemy's session.
+        if _ASKING not in request.environ:
+            tear_down(*args, **kwargs)
+
     app.wsgi_app = wsgi_app  # type: ignore[method-assign]
+    app.do_teardown_request = do_teardown_request  # type: ignore[method-assign]
     app.before_request_funcs.setdefault(None, []).insert(0, hand_over)
     app.extensions["idemtable"] = own
 

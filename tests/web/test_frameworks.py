@@ -328,6 +328,50 @@ def test_the_tenant_of_a_flask_application_may_come_from_its_session(plain_db: D
     assert len(plain_db.effects()) == 2
 
 
+@pytest.mark.parametrize("kind", ["result", "error"])
+def test_to_ask_flasks_tenant_tears_no_request_down(plain_db: Database, kind: str) -> None:
+    import flask
+
+    def tenant(request: Any) -> str:
+        told.append("asked")
+        assert flask.request.path == "/orders"
+        assert flask.current_app._get_current_object() is app  # type: ignore[attr-defined]
+        if kind == "error":
+            raise LookupError("no such user")
+        return str(flask.session.get("user", "guest"))
+
+    app, told = flask_app(plain_db, tenant=tenant), list[str]()
+    app.secret_key = "for the test"
+
+    @app.before_request
+    def begin() -> None:
+        g.begun = True
+        told.append("begun")
+
+    @app.teardown_request
+    def end(error: BaseException | None) -> None:
+        told.append("ended" if g.begun else "never begun")
+
+    @app.teardown_appcontext
+    def give_back(error: BaseException | None) -> None:
+        told.append("given back")
+
+    def heard(sender: Flask, **more: Any) -> None:
+        told.append("signal")
+
+    client = app.test_client()
+    assert client.get("/orders").status_code == 200  # the table is bound in a context of its own
+    del told[:]
+    with flask.request_tearing_down.connected_to(heard, app):
+        if kind == "error":
+            with pytest.raises(LookupError):
+                client.post("/orders", headers=KEY)
+            assert told == ["asked", "given back"]
+        else:
+            assert client.post("/orders", headers=KEY).status_code == 201
+            assert told == ["asked", "given back", "begun", "ended", "signal", "given back"]
+
+
 def test_a_blueprint_issues_tokens_that_the_middleware_redeems(plain_db: Database) -> None:
     tokens = plain_db.idem.tokens("checkout", ttl=timedelta(minutes=30))
     app = flask_app(plain_db, tokens=tokens, tenant=lambda request: "user:7")
