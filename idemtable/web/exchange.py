@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from decimal import Context, Decimal, InvalidOperation
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
@@ -243,8 +244,8 @@ class Rules:
             return (*where, self._fingerprint(request))
         if self._fingerprint == "json":
             try:
-                return (*where, json.loads(request.body))
-            except (ValueError, RecursionError):  # then its bytes must be the same
+                return (*where, json.loads(request.body, parse_float=_number))
+            except (ValueError, RecursionError, InvalidOperation):  # then its bytes must be the same
                 pass
         return (*where, *content_of(request))
 
@@ -295,6 +296,18 @@ class Rules:
 
 def _is_good(response: Response) -> bool:
     return response.status < 400
+
+
+_STRICT: Final = Context(traps=[InvalidOperation])  # whatever the application has set for its own
+
+
+def _number(text: str) -> float | Decimal:
+    """Return the float that is written so, whatever its zeros; for another number the number, which no float stands for."""
+    number = float(text)
+    if repr(number) == text:
+        return number
+    exact = Decimal(text, _STRICT)
+    return number if exact == Decimal(repr(number)) else exact
 
 
 def _token_of(request: Request) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import sessionmaker
 
@@ -12,7 +14,10 @@ from idemtable import IdemTable
 from idemtable.claim import steps
 from idemtable.claim.steps import Step
 from idemtable.errors import RowLockedError
-from idemtable.web import keep, keep_nothing
+from idemtable.fingerprint import fingerprint
+from idemtable.web import SINGLE_TENANT, Request, keep, keep_nothing
+from idemtable.web.exchange import Rules
+from idemtable.web.messages import Headers
 from tests.support.database import effect
 from tests.support.tokens import desk
 from tests.support.web import Visit, WsgiSite
@@ -289,6 +294,40 @@ def test_the_meaning_of_json_can_be_the_fingerprint(site: Build) -> None:
     assert shop.post(key="k-1", body=b'{"b":[2],"a":2}').status == 422
     assert shop.post(key="k-2", body=b"no json").status == 200
     assert shop.post(key="k-2", body=b"no json").replayed
+
+
+def test_decimals_of_json_that_differ_are_two_requests_however_late_they_do(site: Build) -> None:
+    shop = site(order, fingerprint="json", scope="orders")
+    alike = [
+        ("1.0", "1.00", "1e0"),
+        ("1.000000000000000001", "1000000000000000001e-18"),
+        ("1.000000000000000002",),
+        ("1e400", "10e399"),
+        ("1e401",),
+        ("9007199254740993.0",),
+        ("9007199254740992.0",),
+        ("0.1", "0.10"),
+        ("-0.0", "0.0", "0e-999"),
+        ("1e-999",),
+        ("1e9999999999999999999",),  # beyond what a decimal holds
+        ("1e9999999999999999998",),
+        ("NaN",),
+        ("Infinity",),
+    ]
+    for number, (first, *others) in enumerate(alike):
+        assert shop.post(key=f"k-{number}", body=f'{{"amount": {first}}}'.encode()).status == 200
+        for other in others:
+            assert shop.post(key=f"k-{number}", body=f'{{"amount":{other}}}'.encode()).replayed, other
+        for strangers in alike[max(number - 2, 0) : number]:
+            assert shop.post(key=f"k-{number}", body=f'{{"amount": {strangers[0]}}}'.encode()).status == 422, strangers
+
+
+def test_a_row_of_json_without_odd_numbers_keeps_its_fingerprint() -> None:
+    body = b'{"a": [1, 1.5, 1.50, 1e2, -0.0, 0.1, 2.5e-3, NaN, -Infinity, 123456.78], "b": {"c": 12345678901234567890}}'
+    rules = Rules(IdemTable(create_engine("sqlite://"))._settings, tenant=SINGLE_TENANT, fingerprint="json")
+    assert fingerprint(rules._payload(Request("POST", "/", "", Headers(()), body))) == fingerprint(
+        ("POST", "/", "", json.loads(body))
+    )
 
 
 def test_where_the_database_asks_to_begin_again_the_handler_does_with_the_same_body(site: Build) -> None:
