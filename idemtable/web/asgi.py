@@ -224,11 +224,17 @@ class _Performance(BasePerformance):
 
 
 def _path(scope: MutableMapping[str, Any]) -> str:
-    """Return the path; where the server has replaced what is no UTF-8, as it was, or one path would stand for two."""
+    """Return the path; as it was sent where a part of it is lost, or one path would stand for two.
+
+    Servers replace what is no UTF-8. Frameworks take off what they have mounted the application under, and not all say so
+    in ``root_path``.
+    """
     path: str = scope["path"]
-    if "\ufffd" not in path or not scope.get("raw_path"):
-        return path
-    return unquote_to_bytes(scope["raw_path"]).decode(errors="surrogateescape")
+    raw: bytes = (scope.get("raw_path") or b"").partition(b"?")[0]
+    sent = unquote_to_bytes(raw).decode(errors="surrogateescape")
+    whole, rest = sent.rstrip("/"), path.rstrip("/")
+    is_cut = len(whole) > len(rest) and whole.endswith(rest)
+    return sent if is_cut or (raw and "\ufffd" in path) else path
 
 
 async def _body(headers: Headers, receive: Receive, most: int) -> bytes | None:

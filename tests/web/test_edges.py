@@ -329,6 +329,54 @@ def test_paths_that_a_server_could_not_decode_stay_apart(asgi: AsgiSite) -> None
     assert sent == [False, False, True]
 
 
+@pytest.mark.parametrize(
+    ("path", "raw", "found"),
+    [
+        ("/pay/", b"/a/pay", "/a/pay"),  # Litestar's mounts
+        ("/p x/y/", b"/a/p%20x%2Fy?q=1", "/a/p x/y"),
+        ("/", b"/a", "/a"),
+        ("/a/pay", b"/a/pay", "/a/pay"),  # Starlette's
+        ("/api/a/pay", b"/a/pay", "/api/a/pay"),  # behind a proxy that takes off what the server puts back
+        ("/x/z z", b"/x/z%20z/", "/x/z z"),
+        ("/pay", b"/repay", "/pay"),
+        ("/pay", b"", "/pay"),
+        ("/pay", None, "/pay"),
+    ],
+)
+def test_a_path_is_whole_also_where_a_framework_has_taken_off_its_mount(
+    asgi: AsgiSite, path: str, raw: bytes | None, found: str
+) -> None:
+    seen: list[str] = []
+    app = IdempotencyMiddleware(asgi.app.app, asgi.idem, tenant=lambda request: seen.append(request.path) or "me")
+    assert asgi.post(key="k-1", app=app, around={"path": path, "raw_path": raw}).status == 200
+    assert seen == [found]
+
+
+def test_two_mounts_of_litestars_are_two_applications(asgi: AsgiSite) -> None:
+    litestar = pytest.importorskip("litestar", reason="comes with what the recipes need")
+    from litestar.testing import TestClient
+
+    async def pay(scope: Any, receive: Any, send: Any) -> None:
+        effect(scope["state"]["session"], "order")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"paid"})
+
+    protected = IdempotencyMiddleware(pay, asgi.idem, tenant=SINGLE_TENANT)
+
+    def mounted(path: str) -> Any:
+        @litestar.asgi(path, is_mount=True, copy_scope=True)
+        async def mount(scope: Any, receive: Any, send: Any) -> None:
+            await protected(scope, receive, send)
+
+        return mount
+
+    with TestClient(litestar.Litestar([mounted("/a"), mounted("/b")])) as client:
+        answers = [client.post(path, headers=dict(KEY)) for path in ("/a/pay", "/b/pay", "/a/pay")]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert ["Idempotent-Replayed" in answer.headers for answer in answers] == [False, False, True]
+    assert asgi.db.effects() == ["order"] * 2
+
+
 _AGAIN = {
     "postgresql": "DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$",
     "mariadb": "BEGIN NOT ATOMIC SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'again'; END",
