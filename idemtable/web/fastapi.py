@@ -116,10 +116,12 @@ def _dependency(subject: Callable[..., Any] | None) -> Callable[..., Any]:
     def of_request(request: FastAPIRequest) -> Any:
         return function(request)
 
-    async def of_request_async(request: FastAPIRequest) -> Any:
-        return await function(request)
+    given = Depends(of_request)
 
-    return of_request_async if inspect.iscoroutinefunction(subject) else of_request
+    async def awaited(found: Any = given) -> Any:  # not every callable tells beforehand that it is async
+        return await found if inspect.isawaitable(found) else found
+
+    return awaited
 
 
 def _refused(error: IdempotencyError) -> FastAPIResponse:
@@ -129,6 +131,7 @@ def _refused(error: IdempotencyError) -> FastAPIResponse:
 
 # --- OpenAPI --------------------------------------------------------------------------------------------------------------
 
+_TITLE: Final = "IdempotencyProblem"
 _PROBLEM: Final = {
     "type": "object",
     "title": "Problem",
@@ -170,10 +173,10 @@ def document(
     options = {name: value for name, value in told.items() if value is not None}
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            _amend(original(), {**_options_of(app), **options})
-        assert app.openapi_schema is not None
-        return app.openapi_schema
+        schema = original()  # which need not remember it
+        if _TITLE not in schema.get("components", {}).get("schemas", {}):
+            _amend(schema, {**_options_of(app), **options})
+        return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
@@ -199,8 +202,8 @@ def _amend(schema: dict[str, Any], options: dict[str, Any]) -> None:
         "schema": {"type": "string", "pattern": PATTERNS[syntax]},
         "example": '"8e03978e-40d5-43e8-bc93-6894a57f9324"',
     }
-    schema.setdefault("components", {}).setdefault("schemas", {})["IdempotencyProblem"] = _PROBLEM
-    content = {"schema": {"$ref": "#/components/schemas/IdempotencyProblem"}}
+    schema.setdefault("components", {}).setdefault("schemas", {})[_TITLE] = _PROBLEM
+    content = {"schema": {"$ref": f"#/components/schemas/{_TITLE}"}}
     for path in schema.get("paths", {}).values():
         for method in methods:
             if (operation := path.get(method.lower())) is None:

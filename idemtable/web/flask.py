@@ -31,7 +31,7 @@ from ..keys import checked_tenant
 from .exchange import Options
 from .problems import DOCS, refusal
 from .wishes import keep_nothing
-from .wsgi import WSGIIdempotencyMiddleware
+from .wsgi import WSGIIdempotencyMiddleware, awaited_by_nobody
 
 if TYPE_CHECKING:
     from ..table import IdemTable
@@ -133,4 +133,5 @@ def token_blueprint(
 
 
 def _asked(subject: Callable[..., Any]) -> Any:
-    return subject(request) if inspect.signature(subject).parameters else subject()
+    found = subject(request) if inspect.signature(subject).parameters else subject()
+    return awaited_by_nobody(found, "subject")

@@ -87,7 +87,7 @@ class WSGIIdempotencyMiddleware:
         request = Request(
             environ["REQUEST_METHOD"], path, environ.get("QUERY_STRING", ""), headers, body, environ=environ
         )
-        tenant = None if rules.tenant is SINGLE_TENANT else _awaited_by_nobody(rules.tenant(request))
+        tenant = None if rules.tenant is SINGLE_TENANT else awaited_by_nobody(rules.tenant(request), "tenant")
         return _Performance(self.app, environ, body, rules, rules.call(request, key, tenant))
 
     def _performed(self, performance: _Performance) -> Response | None:
@@ -187,10 +187,11 @@ class _Closing:
         return iter(self._parts)
 
 
-def _awaited_by_nobody(value: Any) -> Any:
+def awaited_by_nobody(value: Any, name: str) -> Any:
+    """Return what a callable has given; raise TypeError for what it would have to be awaited for."""
     if hasattr(value, "__await__"):
         getattr(value, "close", lambda: None)()
-        raise TypeError("tenant= is async, and this middleware is not: give it a plain function")
+        raise TypeError(f"{name}= is async, and WSGI is not: give it a plain function")
     return value
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 import sqlalchemy as sa
 from fastapi import BackgroundTasks, Depends, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
 from fastapi.testclient import TestClient
 from flask import Flask, g
 from pydantic import BaseModel
@@ -217,6 +219,64 @@ def test_a_token_that_fastapi_issues_for_a_key_is_stored_nowhere_and_the_next_is
     assert any_db.effects() == ["tea", "tea"]
 
 
+class Subject:
+    async def __call__(self, request) -> str | None:  # type: ignore[no-untyped-def]
+        return subject_of(request)
+
+
+async def asynchronous(request):  # type: ignore[no-untyped-def]
+    return subject_of(request)
+
+
+def subject_of(request):  # type: ignore[no-untyped-def]
+    return request.headers.get("x-user")
+
+
+def dependency(request: Request) -> str | None:
+    return request.headers.get("x-user")
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [subject_of, asynchronous, Subject(), lambda request: asynchronous(request), partial(asynchronous), dependency],
+    ids=["plain", "async", "object", "lambda", "partial", "dependency"],
+)
+def test_the_subject_of_a_token_is_awaited_whatever_callable_gives_it(subject: Any) -> None:
+    db = db_of("sqlite")
+    tokens = db.idem.tokens("checkout", ttl=timedelta(minutes=30))
+    app = fastapi_app(db, tokens=tokens, tenant=lambda request: request.headers.get("x-user"))
+    app.include_router(token_router(tokens, subject=subject))
+    with TestClient(app) as client:
+        me = {"X-User": "user:7"}
+        token = client.post("/tokens", headers=me).json()["token"]
+        redeemed = client.post("/orders", json={"item": "tea"}, headers={**me, "X-Idempotency-Token": token})
+        assert redeemed.status_code == 201
+        assert client.post("/tokens").status_code == 400
+    assert db.effects() == ["tea"]
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+def test_openapi_of_an_applications_own_making_tells_of_the_header_each_time(remembers: bool) -> None:
+    app = fastapi_app(db_of("sqlite"))
+
+    def own() -> dict[str, Any]:
+        if app.openapi_schema is None or not remembers:
+            schema = get_openapi(title="own", version="1", routes=app.routes)
+            if not remembers:
+                return schema
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = own  # type: ignore[method-assign]
+    before = app.openapi()
+    document(app)
+    for _ in range(2):
+        post = app.openapi()["paths"]["/orders"]["post"]
+        assert [one["name"] for one in post["parameters"]] == ["Idempotency-Key"]
+        assert "409" in post["responses"]
+    assert (app.openapi() is before) == remembers
+
+
 def test_openapi_tells_of_the_header_and_the_refusals_where_requests_are_protected(plain_db: Database) -> None:
     app = fastapi_app(plain_db, required=True)
 
@@ -395,6 +455,15 @@ def test_a_token_that_flask_issues_for_a_key_is_stored_nowhere_and_the_next_is_a
     assert keeps_no_token(plain_db, *issued)
     assert [client.post("/orders", data={"token": one}).status_code for one in issued] == [201, 201]
     assert plain_db.effects() == ["tea", "tea"]
+
+
+def test_flask_says_that_nobody_awaits_the_subject_of_a_token(plain_db: Database) -> None:
+    app = flask_app(plain_db)
+    app.testing = True
+    tokens = plain_db.idem.tokens("checkout", ttl=timedelta(minutes=30))
+    app.register_blueprint(idemtable.web.flask.token_blueprint(tokens, subject=Subject()))
+    with pytest.raises(TypeError, match="subject= is async"):
+        app.test_client().post("/tokens")
 
 
 def test_a_body_that_ends_before_its_end_is_never_taken_for_a_request(plain_db: Database) -> None:
