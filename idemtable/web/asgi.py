@@ -34,8 +34,9 @@ class IdempotencyMiddleware:
     """Make requests safe to send again: status, headers and body are stored in the transaction of the handler's writes.
 
     The handler's session is ``scope["state"]["session"]`` (Starlette's and FastAPI's ``request.state.session``). What it
-    writes there is committed before the first byte of the response is sent; a handler that raises, or answers with a
-    status that ``store`` refuses, leaves nothing behind. It runs again where the database asks for it (a deadlock).
+    writes there is committed before the first byte of the response is sent; an application that raises, or answers with a
+    status that ``store`` refuses, leaves nothing behind. A handler's exception that the framework makes a response of is
+    judged by that response. The handler runs again where the database asks for it (a deadlock).
 
     Args:
         app: the application. It is given the whole body, and may answer with a whole response only.

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import pytest
 import sqlalchemy as sa
-from fastapi import BackgroundTasks, Depends, FastAPI, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.testclient import TestClient
 from flask import Flask, g
@@ -155,6 +155,43 @@ def test_a_cart_in_the_session_of_starlettes_is_bought_by_the_attempt_that_commi
         assert client.post("/checkout", headers={"Idempotency-Key": "k-2"}).json() == 0
     assert runs == [["tea"], ["tea"], []]
     assert any_db.effects() == ["tea"]
+
+
+@pytest.mark.parametrize("status", [200, 409])
+@pytest.mark.parametrize("framework", ["fastapi", "flask"])
+def test_an_exception_that_a_framework_answers_is_judged_by_the_answer(
+    plain_db: Database, framework: str, status: int
+) -> None:
+    if framework == "fastapi":
+        app = fastapi_app(plain_db)
+
+        @app.exception_handler(LookupError)
+        def answer(request: Request, error: LookupError) -> Response:
+            return Response("sold out", status)
+
+        @app.post("/buy")
+        def buy(work: Annotated[Session, Depends(session)]) -> None:
+            effect(work, "noted")
+            raise LookupError
+
+        client: Any = TestClient(app)
+    else:
+        shop = flask_app(plain_db)
+
+        @shop.errorhandler(LookupError)
+        def answered(error: LookupError) -> Any:
+            return "sold out", status
+
+        @shop.post("/buy")
+        def bought() -> None:
+            effect(g.session, "noted")
+            raise LookupError
+
+        client = shop.test_client()
+    answers = [client.post("/buy", headers=KEY) for _ in range(2)]
+    assert [(answer.status_code, answer.text) for answer in answers] == [(status, "sold out")] * 2
+    assert ("Idempotent-Replayed" in answers[1].headers) == (status == 200)
+    assert plain_db.effects() == (["noted"] if status == 200 else [])
 
 
 def test_duplicates_at_once_are_one_order(plain_db: Database) -> None:
