@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 
 
@@ -21,23 +22,27 @@ class Before:
         self._look([around], objects=False)
         # A session may also be an object that loads itself when it is asked for something. Of others nobody knows whether
         # they are the request's own.
-        self._look([value for name, value in around.items() if "session" in name], objects=True)
+        self._look([value for name, value in around.items() if "session" in str(name)], objects=True)
 
     def _look(self, values: list[Any], *, objects: bool) -> None:
+        seen = self._seen
         while values:
             value = values.pop()
-            if type(value) is tuple:
-                values.extend(value)
+            cls = type(value)
+            if cls in _PLAIN:  # most of it: names, and the bytes of the headers
                 continue
-            kind = next((one for one in _FILL if isinstance(value, one)), None)
-            if id(value) in self._seen or not (kind or (objects and hasattr(type(value), "__setitem__"))):
+            if cls is tuple:
+                values += value
                 continue
-            self._seen.add(id(value))
+            kind = _kind(cls)
+            if id(value) in seen or not (kind or (objects and hasattr(cls, "__setitem__"))):
+                continue
+            seen.add(id(value))
             if kind is not None:
                 contents = _contents(kind, value)
                 self._found.append((value, kind, contents))
-                values.extend(contents)
-            if (attributes := getattr(value, "__dict__", None)) is not None:
+                values += contents
+            if cls is not kind and (attributes := getattr(value, "__dict__", None)) is not None:
                 values.append(attributes)
 
     def restore(self) -> None:
@@ -50,14 +55,23 @@ class Before:
                 _FILL[kind](value, contents)
 
 
+_PLAIN: Final = frozenset({str, bytes, int, float, bool, type(None)})
+
+
+@lru_cache(256)
+def _kind(cls: type) -> Any:
+    return next((one for one in _FILL if issubclass(cls, one)), None)
+
+
 def _contents(kind: Any, value: Any) -> list[Any]:
-    return [*kind.keys(value), *kind.values(value)] if issubclass(kind, dict) else list(kind.__iter__(value))
+    if issubclass(kind, dict):
+        return [part for pair in list(kind.items(value)) for part in pair]  # in one go: a thread may be adding names
+    return list(kind.__iter__(value))
 
 
 def _filled(kind: Any) -> Any:
     def fill(value: Any, contents: list[Any]) -> None:
-        half = len(contents) // 2
-        for name, item in zip(contents[:half], contents[half:], strict=True):
+        for name, item in zip(contents[::2], contents[1::2], strict=True):
             kind.__setitem__(value, name, item)
 
     return fill
