@@ -25,7 +25,7 @@ def endings(
     dialect: Dialect,
     what: str,
     *,
-    waits: bool = False,
+    busy: Callable[[str], Exception] | None = None,
     instead: Callable[[], GuardError | None] | None = None,
 ) -> Iterator[None]:
     """Tell what an error of a guard's own statements inside means for the transaction.
@@ -34,21 +34,21 @@ def endings(
         connection: what the statements go through.
         dialect: its ways.
         what: is guarded, as messages name it.
-        waits: whether somebody else's lock is an answer, and not the database's error.
+        busy: makes the answer where somebody else holds it; without it that is the database's error.
         instead: looks for an answer that tells more than that the transaction has ended, where the connection can still
             be asked.
 
     Raises:
-        RetryTransactionError: a deadlock, a snapshot older than the row, a lost connection. What `instead` found.
-        RowLockedError: somebody else holds it.
+        RetryTransactionError: a deadlock, a snapshot older than the row, a lost connection. What `instead` found, and
+            what `busy` made.
     """
     handled = sys.exception()
     try:
         yield
     except SQLAlchemyError as error:
         verdict = Verdict(error, dialect, handled, connection)
-        if waits and verdict.is_busy:
-            raise refused(what) from error
+        if busy is not None and verdict.is_busy:
+            raise busy(what) from error
         if not verdict.is_gone:
             raise
         better = None

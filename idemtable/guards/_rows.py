@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from enum import Enum
 from functools import lru_cache
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, and_, inspect
+from sqlalchemy import Column, ColumnElement, Connection, Integer, String, Table, Uuid, and_, inspect, select
+from sqlalchemy import Enum as EnumType
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from ..binding import is_async, sync_session, unscoped
 from ..dialects import Dialect, find
+from ._endings import endings
 
 if TYPE_CHECKING:
     from sqlalchemy import CursorResult, Select
@@ -85,6 +90,9 @@ class Rows:
         """Which engine a session with several takes for these rows."""
         if not self.primary_key:
             raise TypeError(f"{self.name} has no primary key")
+        self._kinds = [_kind(column) for column in self.primary_key]
+        self.is_exact = all(kind in (int, UUID) for kind in self._kinds)
+        """Whether Python takes two keys for one where the database does. Texts are one by their collation."""
 
     def column(self, name: Any, what: str) -> Column[Any]:
         """Return the column of an attribute (of a Table: of a column's key), given by name or itself.
@@ -115,14 +123,14 @@ class Rows:
         return str(found.key)
 
     def ident(self, ident: Any) -> tuple[Any, ...]:
-        """Return a primary key as a tuple in the order of its columns.
+        """Return a primary key as a tuple in the order of its columns, each value of its column's type.
 
         Args:
             ident: the value; for a composite key a tuple, or a mapping by name.
 
         Raises:
-            ValueError: it does not name every column of the key once, or holds ``None``.
-            TypeError: a list or a set, where one row is meant.
+            ValueError: it does not name every column of the key once, or holds ``None``, or a text that is no UUID.
+            TypeError: a list or a set, where one row is meant; a value of another type than the column's.
         """
         names = [self.key_of(column) for column in self.primary_key]
         if isinstance(ident, Mapping):
@@ -137,7 +145,24 @@ class Rows:
             raise ValueError(f"the primary key of {self.name} is ({', '.join(names)}), not {ident!r}")
         if None in values:
             raise ValueError(f"a primary key of {self.name} holds no None, but {ident!r} does")
-        return values
+        return tuple(map(self._typed, names, self._kinds, values))
+
+    def _typed(self, name: str, kind: type | None, value: Any) -> Any:
+        # Some databases take '02' for 2, or 0 for every text without a number in it: what is one row there is several here.
+        try:
+            if kind is int:
+                return index(value)
+            if kind is UUID and not isinstance(value, UUID):
+                return UUID(value)
+            if kind is str:
+                value = value.value if isinstance(value, Enum) else value
+                return str.__str__(str(value) if isinstance(value, UUID) else value)
+        except ValueError:
+            raise ValueError(f"{self.name}.{name} is a UUID, not {value!r}: pass one, or its text") from None
+        except (TypeError, AttributeError):
+            assert kind is not None
+            raise TypeError(f"{self.name}.{name} takes {kind.__name__}, not {value!r}: convert it first") from None
+        return value
 
     def where(self, ident: tuple[Any, ...]) -> ColumnElement[bool]:
         """Return the condition that is true for one row; in a table shared by subclasses, if it is of this class."""
@@ -148,11 +173,43 @@ class Rows:
             conditions.append(mapper.polymorphic_on.in_(identities))
         return and_(*conditions)
 
+    def own(
+        self, session: Session, ident: tuple[Any, ...], busy: Callable[[str], Exception] | None = None
+    ) -> tuple[Any, ...]:
+        """Return a row's key as the row itself spells it: one SELECT, or none where there is one spelling only.
+
+        Args:
+            session: in whose transaction.
+            ident: as the caller spells it, which is returned where there is no such row.
+            busy: as of `endings`.
+        """
+        if self.is_exact:
+            return ident
+        dialect = self.dialect(session)
+        look = dialect.latest(select(*self.primary_key).where(self.where(ident)))
+        with session.no_autoflush, endings(self.connection(session), dialect, self.spell(ident), busy=busy):
+            row = self.execute(session, look).one_or_none()
+        return ident if row is None else tuple(row)
+
     def loaded(self, session: Session, ident: tuple[Any, ...]) -> Any | None:
-        """Return the object that the session already holds for a row."""
-        if self.mapper is None:
+        """Return the object that the session already holds for a row, however its key is spelled.
+
+        One SELECT where the key is a text under which it holds none, and it holds other objects of the class.
+        """
+        return self._held(session, ident, session.identity_map.values)
+
+    def changed(self, session: Session, ident: tuple[Any, ...]) -> Any | None:
+        """Return the same where the object may have changes to be flushed."""
+        return self._held(session, ident, lambda: [*session.dirty, *session.deleted])
+
+    def _held(self, session: Session, ident: tuple[Any, ...], among: Callable[[], Iterable[Any]]) -> Any | None:
+        mapper = self.mapper
+        if mapper is None:
             return None
-        return session.identity_map.get(self.mapper.identity_key_from_primary_key(ident))
+        held = session.identity_map.get(mapper.identity_key_from_primary_key(ident))
+        if held is None and not self.is_exact and any(isinstance(one, mapper.base_mapper.class_) for one in among()):
+            held = session.identity_map.get(mapper.identity_key_from_primary_key(self.own(session, ident)))
+        return held
 
     def execute(self, session: Session, statement: Update | Select[Any]) -> CursorResult[Any]:
         """Execute a statement about the table where the session would send one about the class."""
@@ -190,3 +247,15 @@ class Rows:
     def spell(self, ident: tuple[Any, ...]) -> str:
         """Return how messages name a row."""
         return f"{self.name}({', '.join(map(repr, ident))})"
+
+
+def _kind(column: ColumnElement[Any]) -> type | None:
+    """Return the type that a column's values must have in Python, where SQLAlchemy leaves no doubt."""
+    types = [column.type, *column.type._variant_mapping.values()]
+    if all(isinstance(one, Integer) for one in types):
+        return int
+    if all(isinstance(one, Uuid) and one.as_uuid for one in types):
+        return UUID
+    if all(isinstance(one, String) and not isinstance(one, EnumType) and one.python_type is str for one in types):
+        return str
+    return None

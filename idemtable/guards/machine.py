@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -11,11 +12,13 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 
 import sqlalchemy as sa
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import QueryableAttribute
 
 from ..claim.call import Keys
 from ..claim.run import Run
-from ..errors import IllegalTransitionError
+from ..claim.verdict import explained
+from ..errors import IllegalTransitionError, InProgressError
 from ..fingerprint import fingerprint
 from ..keys import MAX_BYTES, checked_key
 from ._diagram import diagram
@@ -156,10 +159,12 @@ class StateMachine:
 
         Args:
             session: in whose transaction; the caller commits. An AsyncSession makes the result awaitable.
-            ident: the primary key: a value, or for a composite key a tuple or a mapping by name.
+            ident: the primary key: a value of its column's type (a UUID may be its text), or for a composite key a tuple or
+            a mapping by name.
             to: the state to move to.
             event_id: what asks for the step, 1 to 255 bytes of UTF-8 or a ``uuid.UUID``. The same event for the same
-                row is applied once, for as long as the table keeps its records, wherever the row has gone since.
+                row is applied once, for as long as the table keeps its records, wherever the row has gone since. Of a
+                key that is neither an integer nor a UUID the row is asked first how it spells it.
             idem: the table that remembers events, if not the machine's own.
 
         Returns:
@@ -175,7 +180,7 @@ class StateMachine:
             InProgressError, SessionNotUsableError, SchemaError: as `IdemTable.claim`, with an event only.
             ValueError: no such state; the event is no usable key; the state of the session's object was changed and not
                 flushed, which a flush would write from any state.
-            TypeError: an event without a table to remember it in.
+            TypeError: an event without a table to remember it in; the key is not of its column's type.
         """
         rows = self._resolved()
         key = rows.ident(ident)
@@ -205,8 +210,8 @@ class StateMachine:
         return self._rows
 
     def _refuse_pending(self, session: Session, rows: Rows, key: tuple[Any, ...]) -> None:
-        loaded = rows.loaded(session, key)
-        if loaded is not None and sa.inspect(loaded).attrs[self._column.key].history.has_changes():
+        held = rows.changed(session, key)
+        if held is not None and sa.inspect(held).attrs[self._column.key].history.has_changes():
             raise ValueError(
                 f"the state of {rows.spell(key)} was changed and not flushed, and a flush would write it from any "
                 f"state: leave the change to advance()"
@@ -260,6 +265,8 @@ class StateMachine:
     ) -> Advance:
         """Claim the event, move, and store the state before, all in the caller's transaction."""
         scope = f"machine:{rows.table.fullname}.{rows.column(self._column, 'column').name}"
+        with suppress(InvalidRequestError):  # of a session that cannot be used the claim tells why
+            key = self._own(session, rows, key, scope, settings)
         name = json.dumps([*map(str, key), event], ensure_ascii=False)
         if len(name.encode()) > MAX_BYTES:
             name = sha256(name.encode()).hexdigest()
@@ -272,6 +279,24 @@ class StateMachine:
 
         before = Run(settings, call).inside(session, move, joinable).value
         return moved[0] if moved else Advance(False, self._by_label.get(before, before))
+
+    def _own(
+        self, session: Session, rows: Rows, key: tuple[Any, ...], scope: str, settings: Settings
+    ) -> tuple[Any, ...]:
+        """Return the row's key in the one spelling by which its events are known."""
+        if rows.is_exact:
+            return key
+        connection = rows.connection(session)
+        records = settings.place.records_of(connection, session)
+        with explained(settings, scope, records.dialect, repeats=False):
+            records.dialect.join(connection, settings.wait)  # the claim would come too late behind what is read here
+
+        def busy(what: str) -> InProgressError:
+            return InProgressError(
+                f"{scope}: another transaction holds {what}; try again later", scope=scope, retry_after=1.0
+            )
+
+        return rows.own(session, key, busy)
 
     def diagram(self) -> str:
         """Return the machine as the text of a Mermaid state diagram, the same in every process."""

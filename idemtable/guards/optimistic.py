@@ -71,12 +71,14 @@ def compare_and_set(
     """Change a row if it still has the version that the caller read, and count its version up.
 
     One UPDATE, and one SELECT more where the session already holds the object, which then shows the new values; one
-    SELECT more, too, where the version is another. What is pending in the session is flushed first.
+    SELECT more, too, where the version is another, and where the session may hold the object under another spelling of a
+    key that is a text. What is pending in the session is flushed first.
 
     Args:
         session: in whose transaction; the caller commits. An AsyncSession makes the result awaitable.
         model: a mapped class, or a Table. Columns of a class are named by their attributes.
-        ident: the primary key: a value, or for a composite key a tuple or a mapping by name.
+        ident: the primary key: a value of its column's type (a UUID may be its text), or for a composite key a tuple or
+            a mapping by name.
         version: as read.
         values: what to set, by name; values or SQL expressions. Empty counts the version up and nothing else.
         version_column: a column of integers; by default the mapper's ``version_id_col``, else ``version`` or
@@ -93,7 +95,8 @@ def compare_and_set(
             to read, and nobody can say whether that changed the version: roll it back and begin again.
         ValueError: a name is no column; `values` holds the key or the version; or the session's object has changes that
             are not flushed, which a flush would write over whatever version there is.
-        TypeError: there is no such version column, or it does not hold integers that the program counts.
+        TypeError: there is no such version column, or it does not hold integers that the program counts; the key is not of
+            its column's type.
     """
     rows = Rows(model)
     key = rows.ident(ident)
@@ -104,8 +107,8 @@ def compare_and_set(
     statement = update(rows.table).where(rows.where(key), column == version).values({**changes, column: version + 1})
 
     def work(session: Session) -> int:
-        loaded = rows.loaded(session, key)
-        if loaded is not None and (loaded in session.deleted or session.is_modified(loaded, include_collections=False)):
+        held = rows.changed(session, key)
+        if held is not None and (held in session.deleted or session.is_modified(held, include_collections=False)):
             raise ValueError(
                 f"{rows.spell(key)} has changes that are not flushed, and a flush would write them over any version: "
                 f"put them into values=, or flush or refresh the object and pass the version it has then"
@@ -120,7 +123,6 @@ def compare_and_set(
             return stale(found) if found is not None and found > version else None
 
         def stale(found: Any) -> StaleVersionError:
-            rows.expire(session, key)
             fate = "is gone" if found is None else f"has version {found}"
             return StaleVersionError(
                 f"{rows.spell(key)} {fate}, not version {version}: read it again, decide again, and try again "
@@ -136,7 +138,9 @@ def compare_and_set(
             if rows.execute(session, statement).rowcount == 1:
                 rows.refresh(session, key)
                 return version + 1
-            raise stale(rows.execute(session, dialect.latest(look)).scalar_one_or_none())
+            found = rows.execute(session, dialect.latest(look)).scalar_one_or_none()
+            rows.expire(session, key)
+            raise stale(found)
 
     return dispatch(session, work)
 

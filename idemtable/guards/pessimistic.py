@@ -67,7 +67,8 @@ def lock(
     Args:
         session: in whose transaction. An AsyncSession makes the result awaitable.
         model: a mapped class. Relations it loads by a join come by a SELECT of their own, which locks nothing.
-        ident: the primary key; a tuple or a mapping by name is one composite key; a ``list`` is several keys.
+        ident: the primary key, of its column's type (a UUID may be its text); a tuple or a mapping by name is one
+            composite key; a ``list`` is several keys.
         wait: ``None`` waits as long as the database would; zero fails at once; else at most so long for each row.
             MariaDB and MySQL count whole seconds: a shorter wait is rounded up. With a `wait` that runs out the
             transaction stays usable, on PostgreSQL by a SAVEPOINT.
@@ -102,15 +103,18 @@ def lock(
             return []
         session.flush()
         with session.no_autoflush:
-            found = _locked(session, rows, keys, seconds, touch)
-        if missing := [key for key in dict.fromkeys(keys) if key not in found]:
+            found, missing = _locked(session, rows, keys, seconds, touch)
+        if missing:
             raise NoResultFound(f"there is no {', no '.join(map(rows.spell, missing))}")
-        return list(found.values()) if several else found[keys[0]]
+        return found if several else found[0]
 
     return dispatch(session, work)
 
 
-def _locked(session: Session, rows: Rows, keys: list[Key], wait: float | None, touch: bool) -> dict[Key, Any]:
+def _locked(
+    session: Session, rows: Rows, keys: list[Key], wait: float | None, touch: bool
+) -> tuple[list[Any], list[Key]]:
+    """Return the rows, and the keys of which there is none."""
     mapper = rows.mapper
     if mapper is None:
         raise TypeError(f"lock takes a mapped class, not the Table {rows.name}")
@@ -125,19 +129,20 @@ def _locked(session: Session, rows: Rows, keys: list[Key], wait: float | None, t
     if why := dialect.unlockable(connection):
         raise SessionNotUsableError(f"the session cannot hold a lock: {why}")
     names = ", ".join(map(rows.spell, unique[:3])) + (", …" if len(unique) > 3 else "")
-    with endings(connection, dialect, names, waits=True), dialect.waiting(connection, wait):
+    with endings(connection, dialect, names, busy=refused), dialect.waiting(connection, wait):
         dialect.lock_writes(connection, rows.table)
         locking = dialect.for_update(connection, statement, wait, rows.table if wide else None)
         fresh = locking.execution_options(populate_existing=True)
         found = list(session.execute(fresh, bind_arguments=rows.bind).unique().scalars())
+        held = [_key_of(one) for one in found]
+        # As many as were asked for are all of them, however the database compares keys: by a collation, by affinity.
+        known = set(unique if len(found) == len(unique) else held)
+        missing = [key for key in unique if key not in known and rows.own(session, key) not in known]
         if touch and found:
-            held = [_key_of(one) for one in found]
             write_as_it_is(session, rows, dialect, _one_of(rows, held), len(held))
             if mapper.version_id_generator is False:  # the database counts, and has counted this
                 session.execute(fresh, bind_arguments=rows.bind).unique().all()
-    if len(found) == len(unique) == 1:
-        return {unique[0]: found[0]}  # the database may compare keys in its own way: by a collation, by affinity
-    return {_key_of(one): one for one in found}
+    return found, missing
 
 
 def _one_of(rows: Rows, keys: list[Key]) -> ColumnElement[bool]:
@@ -198,7 +203,7 @@ def lock_name(
             raise SessionNotUsableError(f"the session cannot hold a lock: {why}")
         with (
             explained(settings, "lock_name", records.dialect),
-            endings(connection, records.dialect, "this name", waits=True),
+            endings(connection, records.dialect, "this name", busy=refused),
         ):
             free = records.lock_name(connection, text, seconds, alone=alone)
         if not free:

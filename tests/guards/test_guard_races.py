@@ -16,7 +16,7 @@ from idemtable.errors import RetryTransactionError, RowLockedError, StaleVersion
 from idemtable.guards import Advance, StateMachine, compare_and_set, lock, lock_name, retry_stale
 from tests.support import PATIENCE
 from tests.support.database import INNODB, Held
-from tests.support.guards import CALLERS, Counted, Order, Shop
+from tests.support.guards import CALLERS, Counted, Order, Parcel, Shop
 
 STEPS = {"created": {"paid", "cancelled"}, "paid": {"shipped", "cancelled"}}
 MACHINE = StateMachine(Order.status, STEPS)
@@ -333,6 +333,22 @@ def test_one_of_many_moves(shop: Shop, to: str, event: str | None) -> None:
     late = Advance(False, to if event is None else "created")
     assert Counter(answers) == {Advance(True, "created"): 1, late: CALLERS - 1}
     assert shop.value(Order.status) == to
+
+
+def test_an_event_moves_one_of_many_who_spell_the_key_of_its_row_in_their_own_ways(shop: Shop) -> None:
+    shop.add(Parcel(code="order"))
+    idem = shop.db.idem
+    options: dict[str, Any] = {"to": "paid", "event_id": uuid4(), "idem": getattr(idem, "inner", idem)}
+    machine = StateMachine(Parcel.status, STEPS)
+    spellings = iter(["order"] * 4 if shop.db.kind == "postgresql" else ["order", "Order", "ORDER", "orDER"])
+
+    def pay(held: Held) -> Advance:
+        answer: Advance = shop.call(held, machine.advance, next(spellings), **options)
+        held.commit()
+        return answer
+
+    assert Counter(shop.race(pay, 4)()) == {Advance(True, "created"): 1, Advance(False, "created"): 3}
+    assert len(shop.db.rows()) == 1
 
 
 @pytest.mark.parametrize("to", ["paid", "cancelled"], ids=["one source", "two sources"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -10,9 +11,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from idemtable.errors import FingerprintMismatchError, IllegalTransitionError, InvalidKeyError, RetryTransactionError
-from idemtable.guards import Advance, StateMachine
-from tests.support.guards import Counted, Horse, Order, Shop, Stage
+from idemtable.errors import (
+    FingerprintMismatchError,
+    IllegalTransitionError,
+    InProgressError,
+    InvalidKeyError,
+    RetryTransactionError,
+)
+from idemtable.guards import Advance, StateMachine, lock
+from tests.support.guards import Counted, Horse, Order, Parcel, Shop, Stage, Ticket
 
 STEPS = {"created": {"paid", "cancelled"}, "paid": {"shipped", "refunded", "cancelled"}}
 MACHINE = StateMachine(Order.status, STEPS)
@@ -193,6 +200,71 @@ def test_inside_a_transactional_function(shop: Shop) -> None:
         return machine.advance(session, 7, to="paid", event_id=event).moved
 
     assert (pay("k-1", "e-1"), pay("k-1", "e-1"), pay("k-2", "e-1"), pay("k-3", "e-2")) == (True, True, False, False)
+
+
+@pytest.mark.parametrize("model", [Ticket, Parcel])
+@pytest.mark.parametrize("held_already", [False, True], ids=["", "and the session holds the object"])
+def test_an_event_is_applied_once_however_the_key_of_its_row_is_spelled(
+    shop: Shop, model: Any, held_already: bool
+) -> None:
+    if model is Parcel and shop.db.kind == "postgresql":
+        pytest.skip("whose texts have one spelling")
+    key = uuid4() if model is Ticket else "ord-1"
+    shop.add(Ticket(id=key) if model is Ticket else Parcel(code=key))
+    machine = remembering(shop).machine(model.status, {"created": {"paid"}, "paid": {"created"}})
+    with shop.db.session() as held:
+        row = held.run(lambda session: session.get(model, key)) if held_already else None
+        assert shop.call(held, machine.advance, str(key).upper(), to="paid", event_id="evt-1").moved
+        assert row is None or row.status == "paid"
+        assert shop.call(held, machine.advance, key, to="created", event_id="evt-2").moved
+        for one in (key, str(key), str(key).upper()):
+            assert shop.call(held, machine.advance, one, to="paid", event_id="evt-1") == Advance(False, "created")
+        held.commit()
+    assert shop.value(model.status) == "created"
+    assert {row.key for row in shop.db.rows()} == {f'["{key}", "evt-1"]', f'["{key}", "evt-2"]'}
+
+
+def test_the_event_of_a_row_that_is_gone_is_remembered(shop: Shop) -> None:
+    shop.add(Parcel(code="ord-1"))
+    machine = remembering(shop).machine(Parcel.status, STEPS)
+    with shop.db.session() as held:
+        assert shop.call(held, machine.advance, "ord-1", to="paid", event_id="evt-1").moved
+        held.commit()
+    shop.db.execute("DELETE FROM guard_parcel")
+    with shop.db.session() as held:
+        assert shop.call(held, machine.advance, "ord-1", to="paid", event_id="evt-1") == Advance(False, "created")
+        with pytest.raises(IllegalTransitionError, match="is gone"):
+            shop.call(held, machine.advance, "ord-1", to="paid", event_id="evt-2")
+
+
+def test_what_the_key_of_an_event_costs(shop: Shop) -> None:
+    shop.add(Order(number=7), Ticket(id=uuid4()), Parcel(code="ord-1"))
+    looks = []
+    for column, key in ((Order.number, Order.status), (Ticket.id, Ticket.status), (Parcel.code, Parcel.status)):
+        machine = remembering(shop).machine(key, STEPS)
+        value = shop.value(column)
+        with shop.db.session() as held, shop.statements() as sent:
+            assert shop.call(held, machine.advance, value, to="paid", event_id="evt-1").moved
+            held.commit()
+        looks.append(sum(one.startswith("SELECT guard_") for one in sent))
+    assert looks == [0, 0, 1]  # only of a text is it asked how the row spells it
+
+
+def test_an_event_whose_row_is_held_for_too_long_is_still_in_progress(shop: Shop) -> None:
+    if shop.db.kind == "postgresql":
+        pytest.skip("there the key of the row is read without a lock")
+    shop.add(Parcel(code="ord-1"))
+    with shop.db.other_engine() as engine, shop.db.session() as holder, shop.db.session(engine) as held:
+        table = shop.db.table(engine, wait=timedelta(0))
+        machine = getattr(table, "inner", table).machine(Parcel.status, STEPS)
+        shop.call(holder, lock, Parcel, "ord-1")
+        if shop.db.kind != "sqlite":
+            held.run(lambda session: session.execute(sa.text("SET SESSION innodb_lock_wait_timeout = 1")))
+        with pytest.raises(InProgressError):
+            shop.call(held, machine.advance, "ord-1", to="paid", event_id="evt-1")
+        held.rollback()
+        holder.commit()
+        assert shop.call(held, machine.advance, "ord-1", to="paid", event_id="evt-1").moved
 
 
 # --- construction -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import uuid
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm.exc import StaleDataError
 
 from idemtable.errors import StaleVersionError
-from idemtable.guards import compare_and_set, retry_stale
+from idemtable.guards import StateMachine, compare_and_set, retry_stale
 from tests.support.database import INNODB
-from tests.support.guards import Animal, Cat, Counted, Horse, Order, Shop, Stage
+from tests.support.guards import Animal, Cat, Counted, Horse, Order, Parcel, Shop, Stage, Ticket
 
 TABLE: Any = Order.__table__
 
@@ -116,6 +117,50 @@ def test_pending_changes(shop: Shop) -> None:
     assert shop.value(Order.total, number=7) == 0
 
 
+@pytest.mark.parametrize("model", [Ticket, Parcel])
+def test_an_object_that_the_session_holds_is_found_however_its_key_is_spelled(shop: Shop, model: Any) -> None:
+    if model is Parcel and shop.db.kind == "postgresql":
+        pytest.skip("whose texts have one spelling")
+    key = uuid.uuid4() if model is Ticket else "ord-1"
+    other = str(key).upper()
+    shop.add(Ticket(id=key) if model is Ticket else Parcel(code=key))
+    machine = StateMachine(model.status, {"created": {"paid"}, "paid": {"created"}})
+    with shop.db.session() as held:
+        row = held.run(lambda session: session.get(model, key))
+        assert shop.call(held, compare_and_set, model, other, version=1, values={"status": "paid"}) == 2
+        assert (row.status, row.version) == ("paid", 2)
+        assert shop.call(held, machine.advance, other, to="created").moved
+        assert row.status == "created"
+        row.status = "paid"
+        with pytest.raises(ValueError, match="not flushed"):
+            shop.call(held, compare_and_set, model, other, version=2, values={})
+        with pytest.raises(ValueError, match="not flushed"):
+            shop.call(held, machine.advance, other, to="paid")
+        held.rollback()
+        row = held.run(lambda session: session.get(model, key))
+        held.run(lambda session: session.delete(row))
+        with pytest.raises(ValueError, match="not flushed"):
+            shop.call(held, compare_and_set, model, other, version=1, values={})
+
+
+def test_what_it_costs_that_a_text_may_be_spelled_otherwise(shop: Shop) -> None:
+    shop.add(*[Parcel(code=f"ord-{number}") for number in range(4)])
+    with shop.db.session() as held:
+        with shop.statements() as none:
+            shop.call(held, compare_and_set, Parcel, "ord-0", version=1, values={})
+        rows = held.run(lambda session: [session.get(Parcel, "ord-1"), session.get(Parcel, "ord-2")])
+        with shop.statements() as this:
+            shop.call(held, compare_and_set, Parcel, "ord-1", version=1, values={})
+        with shop.statements() as others:
+            shop.call(held, compare_and_set, Parcel, "ord-3", version=1, values={})
+    assert [row.version for row in rows] == [2, 1]
+    assert [[one.split()[0] for one in sent] for sent in (none, this, others)] == [
+        ["UPDATE"],
+        ["UPDATE", "SELECT"],
+        ["UPDATE", "SELECT"],
+    ]
+
+
 def test_subclasses(shop: Shop) -> None:
     shop.add(Cat(id=1), Animal(id=2))
     with shop.db.session() as held:
@@ -136,6 +181,13 @@ def test_subclasses(shop: Shop) -> None:
         ({"ident": None}, ValueError, "None"),
         ({"ident": [7]}, TypeError, "one primary key"),
         ({"model": Counted, "ident": "a"}, ValueError, r"\(shop, id\)"),
+        ({"ident": "7"}, TypeError, r"Order\.number takes int, not '7': convert it first"),
+        ({"ident": 7.0}, TypeError, "takes int"),
+        ({"model": Counted, "ident": ("a", "1")}, TypeError, r"Counted\.id takes int"),
+        ({"model": Parcel, "ident": 0}, TypeError, "takes str"),
+        ({"model": Parcel, "ident": b"ord-1"}, TypeError, "takes str"),
+        ({"model": Ticket, "ident": "ord-1"}, ValueError, r"Ticket\.id is a UUID, not 'ord-1'"),
+        ({"model": Ticket, "ident": 7}, TypeError, "takes UUID"),
         ({"values": {"sum": 1}}, ValueError, "no column 'sum'; it has number, status, total, version"),
         ({"values": {"items": []}}, ValueError, "no column"),
         ({"values": {"number": 8}}, ValueError, "primary key"),

@@ -6,6 +6,7 @@ import time
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from idemtable import IdemTable
 from idemtable.errors import RetryTransactionError, RowLockedError, SessionNotUsableError
 from idemtable.guards import lock, lock_name
 from tests.support.database import INNODB
-from tests.support.guards import Animal, Cat, Counted, Horse, Item, Order, Shop
+from tests.support.guards import Animal, Cat, Counted, Horse, Item, Order, Parcel, Shop, Ticket
 
 NOW = timedelta(0)
 SHORT = timedelta(milliseconds=200)
@@ -81,6 +82,24 @@ def test_a_list_gives_a_list_in_primary_key_order(shop: Shop) -> None:
         with pytest.raises(NoResultFound, match=r"no Counted\('a', 1\)"):
             shop.call(held, lock, Counted, ("a", 1))
         assert shop.call(held, lock, Order, 5).number == 5  # the transaction is still usable
+
+
+def test_a_list_finds_its_rows_however_their_keys_are_spelled(shop: Shop) -> None:
+    one, two = UUID(int=0xA), UUID(int=0xB)
+    shop.add(Ticket(id=one), Ticket(id=two), Parcel(code="ord-1"), Parcel(code="Ord-2"))
+    with shop.db.session() as held:
+        rows = shop.call(held, lock, Ticket, [str(two).upper(), one, str(one)])
+        assert [row.id for row in rows] == [one, two]
+        assert shop.call(held, lock, Ticket, one.hex).id == one
+        if shop.db.kind == "postgresql":  # whose texts have one spelling
+            with pytest.raises(NoResultFound, match=r"no Parcel\('ORD-1'\)$"):
+                shop.call(held, lock, Parcel, ["ORD-1", "Ord-2"])
+            return
+        for asked in (["ORD-1", "ord-2"], ["ORD-1", "ord-1", "Ord-2", "ORD-2"]):
+            assert [row.code for row in shop.call(held, lock, Parcel, asked)] == ["ord-1", "Ord-2"]
+        assert shop.call(held, lock, Parcel, "ORD-1").code == "ord-1"
+        with pytest.raises(NoResultFound, match=r"is no Parcel\('ORD-3'\), no Parcel\('ord-4'\)$"):
+            shop.call(held, lock, Parcel, ["ORD-1", "ORD-3", "ord-4", "ord-2"])
 
 
 def test_one_statement(shop: Shop) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,6 +54,26 @@ class Counted(Base):
     stage: Mapped[Stage] = mapped_column(sa.Enum(Stage, native_enum=False, length=10), default=Stage.NEW)
     revision: Mapped[int] = mapped_column()
     __mapper_args__ = {"version_id_col": revision}
+
+
+class Ticket(Base):
+    """A key that has one spelling in Python, and several as a text."""
+
+    __tablename__ = "guard_ticket"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(sa.String(20), default="created")
+    version: Mapped[int] = mapped_column(default=1)
+
+
+class Parcel(Base):
+    """A key that the database compares in its own way, but for PostgreSQL: of large and small letters."""
+
+    __tablename__ = "guard_parcel"
+    code: Mapped[str] = mapped_column(
+        sa.String(20).with_variant(sa.String(20, collation="NOCASE"), "sqlite"), primary_key=True
+    )
+    status: Mapped[str | None] = mapped_column(sa.String(20), default="created")
+    version: Mapped[int | None] = mapped_column(default=1)
 
 
 class Animal(Base):
