@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
@@ -79,6 +79,7 @@ def configure_sqlite(engine: Engine | Any) -> None:
     if not event.contains(engine, "begin", _begin):
         event.listen(engine, "begin", _begin)
         event.listen(engine, "handle_error", _begin_again)
+        event.listen(engine, "handle_error", _tell_the_late)
         event.listen(engine, "invalidate", _let_go)
 
 
@@ -155,6 +156,24 @@ def _begin_again(context: Any) -> None:
                 cursor.close()
 
 
+_LATE: Final = -2
+"""Our own: the number by which SQLite says that a lock was waited for in vain is also that of what no wait can help."""
+
+
+def _tell_the_late(context: Any) -> None:
+    # Who has read is refused the write lock at once while somebody has it, who may be waiting for the reader to end. What
+    # tells that from a wait in vain is a checkpoint, which SQLite refuses to a transaction that has read.
+    connection, error = context.connection, context.original_exception
+    if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY or (context.statement or "COMMIT") == "COMMIT":
+        return
+    if connection is not None and not connection.invalidated and inside(connection.connection.driver_connection):
+        try:
+            with closing(connection.connection.cursor()) as cursor:
+                cursor.execute("PRAGMA wal_checkpoint")
+        except sqlite3.Error as refusal:
+            error.idemtable_late = refusal.sqlite_errorcode == sqlite3.SQLITE_LOCKED
+
+
 def _attached_in_wal(connection: Connection) -> str | None:
     """Return the name of an attached database in WAL mode, if there is one."""
     for _, name, _ in send(connection, "PRAGMA database_list"):
@@ -185,6 +204,7 @@ class SQLite(SQLiteTable, Dialect):
 
     faults = {
         sqlite3.SQLITE_BUSY: Fault.BUSY,
+        _LATE: Fault.BUSY,
         sqlite3.SQLITE_LOCKED: Fault.BUSY,
         sqlite3.SQLITE_BUSY_SNAPSHOT: Fault.RESTART,  # read first, and somebody else has written since
         sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: Fault.DUPLICATE,
@@ -194,7 +214,7 @@ class SQLite(SQLiteTable, Dialect):
         _NO_SAVEPOINT: Fault.DEAD,
     }
 
-    stale = (sqlite3.SQLITE_BUSY_SNAPSHOT,)
+    stale = (sqlite3.SQLITE_BUSY_SNAPSHOT, _LATE)
 
     variables = 32_766 if sqlite3.sqlite_version_info >= (3, 32) else 999
 
@@ -325,4 +345,6 @@ class SQLite(SQLiteTable, Dialect):
         code = getattr(error, "sqlite_errorcode", None)
         if code == sqlite3.SQLITE_ERROR and str(error).startswith("no such savepoint"):
             return _NO_SAVEPOINT
+        if getattr(error, "idemtable_late", False):
+            return _LATE
         return code if code is None or code in cls.faults else code & 0xFF

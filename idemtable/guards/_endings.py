@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..claim.verdict import Verdict
+from ..dialects import is_stale
 from ..errors import RetryTransactionError, RowLockedError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def endings(
         verdict = Verdict(error, dialect, handled, connection)
         if busy is not None and verdict.is_busy:
             raise busy(what) from error
-        if not verdict.is_gone:
+        if not verdict.is_gone and not is_stale(error):
             raise
         better = None
         if instead is not None and dialect.begins_unasked and not verdict.is_lost:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
-from idemtable.errors import IllegalTransitionError, RetryTransactionError, StaleVersionError
+from idemtable.errors import IllegalTransitionError, RetryTransactionError, RowLockedError, StaleVersionError
 from idemtable.guards import Advance, StateMachine, compare_and_set, lock, retry_stale
 from tests.guards.conftest import GUARDED
 from tests.support.backends import db_of
@@ -334,3 +336,74 @@ def test_retry_stale_stands_in_for_whatever_the_database_says_of_an_old_snapshot
     assert insisting.shop.value(Counted.revision) == 3
     assert by_the_guard() == 3
     assert met[1:] in ([StaleVersionError], [RetryTransactionError])
+
+
+# --- SQLite, while somebody else is writing ---------------------------------------------------------------------------
+
+
+@pytest.fixture(params=product(["sqlite", "sqlite-async"], ["delete", "wal"]), ids=" ".join)
+def written(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
+    """A shop in a file of its own, without a write-ahead log or with one."""
+    backend, mode = request.param
+    db = Database(backend, sa.make_url(f"sqlite:///{tmp_path / 'own.db'}"), db_of(backend).url.drivername)
+    db.dispose(db.engine)  # the mode changes for whoever is alone
+    assert [tuple(row) for row in db.execute(f"PRAGMA journal_mode = {mode}")] == [(mode,)]
+    shop = empty_shop(db)
+    shop.add(Order(number=7))
+    yield shop
+    db.close()
+
+
+def read(session: Any) -> None:
+    session.execute(sa.select(Order.total)).all()
+
+
+def write(session: Any) -> None:
+    session.execute(sa.update(Order).values(total=50))
+
+
+@pytest.mark.parametrize("guard", [compare, advance, cancel], ids=["compare_and_set", "advance", "cancel"])
+def test_whoever_has_read_begins_again_while_somebody_else_writes(written: Shop, guard: Callable[[Any], Any]) -> None:
+    with written.db.session() as writer, written.db.session() as held:
+        held.run(read)
+        writer.run(write)
+        with pytest.raises(RetryTransactionError, match=r"Order\(7\)"):  # however long it may wait
+            written.call(held, guard)
+        held.rollback()
+        writer.commit()
+        held.run(read)
+        written.call(held, guard)
+        held.commit()
+    assert written.value(Order.total) in (50, 51)
+
+
+def test_whoever_has_not_read_has_waited_in_vain(written: Shop) -> None:
+    with written.db.session() as writer, written.db.session() as held:
+        held.run(lambda session: session.execute(sa.text("PRAGMA busy_timeout = 0")))
+        writer.run(write)
+        with pytest.raises(OperationalError, match="locked"):
+            written.call(held, compare)
+        with pytest.raises(RowLockedError):
+            written.call(held, lock_it)
+        writer.rollback()
+        assert written.call(held, compare) == 2
+        held.run(lambda session: session.execute(sa.text("PRAGMA busy_timeout = 5000")))
+
+
+def test_retry_stale_stands_in_for_a_flush_that_is_refused_while_somebody_else_writes(written: Shop) -> None:
+    with written.db.session() as writer:
+        writer.run(write)
+        calls: list[int] = []
+
+        @retry_stale
+        def ship() -> None:
+            calls.append(1)
+            if len(calls) == 2:
+                writer.commit()
+            with written.db.session() as held:
+                held.run(lambda session: session.get(Order, 7)).status = "shipped"
+                held.commit()
+
+        ship()
+    assert len(calls) == 2
+    assert (written.value(Order.status), written.value(Order.total)) == ("shipped", 50)
