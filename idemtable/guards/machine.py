@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _LOOKS: Final = 8
 """How often a step looks again when the row came into an allowed state after its UPDATE had missed it."""
 
+_GONE: Final = object()
+"""In place of the state of a row that is not there: a column may hold NULL."""
+
 
 class Remembers(Protocol):
     """An IdemTable or AsyncIdemTable: where events are remembered."""
@@ -172,8 +175,8 @@ class StateMachine:
             `state_before` is what it was when the event was first applied.
 
         Raises:
-            IllegalTransitionError: the state found does not lead there; ``None`` when the row is gone. The event is not
-                remembered.
+            IllegalTransitionError: the state found does not lead there; ``None`` when the row is gone or has none, which
+                the message tells apart. The event is not remembered.
             FingerprintMismatchError: the same event asked for another state before.
             RetryTransactionError: the transaction cannot go on, for a deadlock or because the row was changed after it
                 began to read: roll it back and begin again.
@@ -228,7 +231,8 @@ class StateMachine:
         one = sa.select(column).where(rows.where(key))
 
         def read(statement: sa.Select[Any]) -> Any:
-            return rows.execute(session, statement).scalar_one_or_none()
+            row = rows.execute(session, statement).one_or_none()
+            return _GONE if row is None else row[0]
 
         for _ in range(_LOOKS):
             if len(sources) > 1:
@@ -251,11 +255,11 @@ class StateMachine:
                 break
         rows.expire(session, key)
         allowed = self._steps.get(before, ())
-        where = "is gone" if before is None else f"is {_label(before)!r}"
+        where = "is gone" if before is _GONE else "has no state" if before is None else f"is {_label(before)!r}"
         may = ", ".join(repr(_label(state)) for state in allowed) or "nothing"
         raise IllegalTransitionError(
             f"{rows.spell(key)} {where} and cannot become {_label(to)!r}; from there it may become {may}",
-            state=before,
+            state=None if before is _GONE else before,
             to=to,
             allowed=allowed,
         )

@@ -88,8 +88,8 @@ def compare_and_set(
         The new version.
 
     Raises:
-        StaleVersionError: the row has another version (``found``), or is gone (``None``); an object that the session
-            holds is expired, so that reading it reads the row. Where the database has ended the transaction over it
+        StaleVersionError: the row has another version (``found``), or has none or is gone (``None``); an object that the
+            session holds is expired, so that reading it reads the row. Where the database has ended the transaction over it
             (MariaDB with ``innodb_snapshot_isolation``) the session refuses everything until it is rolled back.
         RetryTransactionError: the transaction cannot go on, for a deadlock or because the row was changed after it began
             to read, and nobody can say whether that changed the version: roll it back and begin again.
@@ -119,11 +119,12 @@ def compare_and_set(
 
         def newer() -> StaleVersionError | None:
             # An older version, or none, may be what is left after this transaction's own writes were undone.
-            found = rows.execute(session, look).scalar_one_or_none()
-            return stale(found) if found is not None and found > version else None
+            row = rows.execute(session, look).one_or_none()
+            return stale(row) if row is not None and row[0] is not None and row[0] > version else None
 
-        def stale(found: Any) -> StaleVersionError:
-            fate = "is gone" if found is None else f"has version {found}"
+        def stale(row: Any) -> StaleVersionError:
+            found = None if row is None else row[0]
+            fate = "is gone" if row is None else "has no version" if found is None else f"has version {found}"
             return StaleVersionError(
                 f"{rows.spell(key)} {fate}, not version {version}: read it again, decide again, and try again "
                 f"(@retry_stale does)",
@@ -138,9 +139,9 @@ def compare_and_set(
             if rows.execute(session, statement).rowcount == 1:
                 rows.refresh(session, key)
                 return version + 1
-            found = rows.execute(session, dialect.latest(look)).scalar_one_or_none()
+            row = rows.execute(session, dialect.latest(look)).one_or_none()
             rows.expire(session, key)
-            raise stale(found)
+            raise stale(row)
 
     return dispatch(session, work)
 

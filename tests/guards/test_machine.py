@@ -76,6 +76,19 @@ def test_what_is_not_allowed(shop: Shop) -> None:
     assert shop.value(Order.status, number=7) == "created"
 
 
+@pytest.mark.parametrize("to", ["paid", "cancelled", "created"], ids=["one source", "two sources", "none"])
+def test_a_row_without_a_state_is_not_gone(shop: Shop, to: str) -> None:
+    shop.add(Parcel(code="ord-1"))
+    shop.db.execute("UPDATE guard_parcel SET status = NULL")
+    machine = StateMachine(Parcel.status, STEPS)
+    with shop.db.session() as held:
+        with pytest.raises(IllegalTransitionError, match="has no state and cannot become") as caught:
+            shop.call(held, machine.advance, "ord-1", to=to)
+        assert (caught.value.state, caught.value.allowed) == (None, ())
+        with pytest.raises(IllegalTransitionError, match="is gone"):
+            shop.call(held, machine.advance, "ord-2", to=to)
+
+
 def test_the_object_that_the_session_holds_shows_the_state(shop: Shop) -> None:
     shop.add(Order(number=7), Counted(shop="a", id=1))
     with shop.db.session() as held:

@@ -39,6 +39,14 @@ def test_the_version_read_is_the_condition(shop: Shop) -> None:
     assert shop.value(Order.total) == 5
 
 
+def test_a_row_without_a_version_is_not_gone(shop: Shop) -> None:
+    shop.add(Parcel(code="ord-1"))
+    shop.db.execute("UPDATE guard_parcel SET version = NULL")
+    with shop.db.session() as held, pytest.raises(StaleVersionError, match="has no version, not version 1") as caught:
+        shop.call(held, compare_and_set, Parcel, "ord-1", version=1, values={})
+    assert caught.value.found is None
+
+
 def test_nothing_lasts_without_commit(shop: Shop) -> None:
     shop.add(Order(number=7))
     with shop.db.session() as held:
