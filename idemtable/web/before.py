@@ -28,7 +28,7 @@ class Before:
         seen = self._seen
         while values:
             value = values.pop()
-            cls = type(value)
+            cls: Any = type(value)
             if cls in _PLAIN:  # most of it: names, and the bytes of the headers
                 continue
             if cls is tuple:
@@ -59,7 +59,7 @@ _PLAIN: Final = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 @lru_cache(256)
-def _kind(cls: type) -> Any:
+def _kind(cls: Any) -> Any:
     return next((one for one in _FILL if issubclass(cls, one)), None)
 
 
