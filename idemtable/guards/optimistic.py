@@ -192,7 +192,9 @@ def retry_stale(function: Any = None, /, *, attempts: int = 5) -> Any:
     says in its place where it minds its snapshots, with backoff and jitter. The function is called again from the top, so
     it reads again; for what it then sees to be new it must begin its transaction itself
     (``with Session.begin() as session:`` inside, or ``@retry_stale()`` above ``@idem.transactional(…)``). In a
-    transaction that began before it the session has failed by then, or MySQL shows the same old snapshot.
+    transaction that began before it the session has failed by then, or MySQL shows the same old snapshot. So the
+    ``.outcome`` of a transactional function is retried as its calls are; ``.join`` and ``.join_outcome``, which work in the
+    caller's transaction, are not.
 
     Args:
         attempts: how often the function may be called in all.
@@ -213,7 +215,7 @@ def retry_stale(function: Any = None, /, *, attempts: int = 5) -> Any:
     return _retrying(function, attempts)
 
 
-def _retrying(function: Callable[..., Any], attempts: int) -> Callable[..., Any]:
+def _retrying(function: Any, attempts: int) -> Any:
     if not callable(function):
         raise TypeError(f"retry_stale decorates a function, not {function!r}")
     call = type(function).__call__  # of an object such as a transactional function
@@ -225,6 +227,8 @@ def _retrying(function: Callable[..., Any], attempts: int) -> Callable[..., Any]
         "retry": _RETRY,
         "reraise": True,
     }
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
-        return tenacity.AsyncRetrying(**options).wraps(function)
-    return tenacity.Retrying(**options).wraps(function)
+    is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+    retrying: Any = (tenacity.AsyncRetrying if is_coroutine else tenacity.Retrying)(**options).wraps(function)
+    if hasattr(function, "join_outcome"):  # its attributes were copied, and would call what is not retried
+        retrying.outcome = _retrying(function.outcome, attempts)
+    return retrying

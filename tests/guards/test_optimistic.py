@@ -297,6 +297,32 @@ def test_a_transactional_function_is_called_again_from_the_top(shop: Shop) -> No
     assert shop.value(Order.version) == 2
 
 
+def test_the_outcome_of_a_transactional_function_is_retried_and_a_join_is_not(shop: Shop) -> None:
+    calls: list[str] = []
+
+    @shop.db.idem.transactional("orders.rename", key="key", returns=int)
+    def rename(session: Any, key: str) -> int:
+        calls.append(key)
+        if calls.count(key) == 1:
+            raise StaleVersionError("somebody else came between")
+        return calls.count(key)
+
+    inner = getattr(rename, "inner", rename)
+    retried = retry_stale(attempts=2)(inner)
+    answer = retried.outcome("k-1")
+    outcome = answer if shop.db.loop is None else shop.db.loop.run(answer)
+    assert (outcome.value, outcome.replayed, calls) == (2, False, ["k-1", "k-1"])
+    assert inspect.iscoroutinefunction(retried.outcome) is shop.db.is_async
+    assert (retried.outcome.__name__, inspect.signature(retried.outcome)) == (
+        "outcome",
+        inspect.signature(inner.outcome),
+    )
+    for form in ("join", "join_outcome"):
+        with shop.db.session() as held, pytest.raises(StaleVersionError):
+            shop.call(held, getattr(retried, form), form)
+    assert calls[2:] == ["join", "join_outcome"]
+
+
 def test_the_colour_of_a_transactional_function_is_kept(shop: Shop) -> None:
     @shop.db.idem.transactional("orders.rename", key="key", returns=int)
     def rename(session: Any, key: str) -> int:
