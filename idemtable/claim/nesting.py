@@ -236,6 +236,14 @@ def door_of(session: Session) -> Door:
     return door
 
 
+def is_within(session: Session) -> bool:
+    """Say whether code that runs here is inside a call that works in a session, or was started there."""
+    frame = _innermost.get()
+    while frame is not None and frame.session is not session:
+        frame = frame.outer
+    return frame is not None
+
+
 def is_left_over(session: Session) -> bool:
     """Say whether a session's call ended before one inside it did: it may have begun again, with nobody to end it."""
     door: Door | None = session.info.get(_DOOR)

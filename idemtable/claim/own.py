@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy.orm import Session
 
@@ -24,9 +27,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_mutex: Final = threading.Lock()
+_at_work: Final[WeakKeyDictionary[Any, list[ref[Own]]]] = WeakKeyDictionary()
+"""The calls that are at work on a connection of somebody else's, the innermost last."""
+
 
 class Own(Transaction):
-    """A transaction of the library's own: begun here, committed here, begun again where that may help."""
+    """A transaction of the library's own: begun here, committed here, begun again where that may help.
+
+    Args:
+        place: of the table.
+        session: the Session that the business works in.
+        is_within: says whether code that runs here is inside a call that works in a session.
+        isolation_level: instead of the engine's.
+    """
 
     owned = True
 
@@ -34,9 +48,42 @@ class Own(Transaction):
     def is_alone(self) -> bool:
         return not self._place.is_inside
 
-    def __init__(self, place: Place, session: Session, isolation_level: str | None = None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        session: Session,
+        is_within: Callable[[Session], bool],
+        isolation_level: str | None = None,
+    ) -> None:
         super().__init__(place, session)
+        self._is_within = is_within
         self._level = isolation_level
+
+    def _occupy(self) -> None:
+        """Be the innermost call on a connection that is somebody else's.
+
+        Raises:
+            SessionNotUsableError: another call is at work there, which this one is not inside of. The savepoints of the two
+                would undo each other, and whatever the database says of that names neither.
+        """
+        self._whose = threading.get_ident(), _task()
+        with _mutex:
+            here = _at_work.setdefault(self.session.bind, [])
+            here[:] = [one for one in here if one() is not None]
+            other = here[-1]() if here else None
+            if other is not None and other._whose != self._whose and not self._is_within(other.session):
+                raise SessionNotUsableError(
+                    "the sessionmaker is bound to a Connection, on which a call of another thread or task is at work: one "
+                    "connection is one transaction. Make one call after the other there, or bind it to the engine where "
+                    "many are made at once"
+                )
+            here.append(ref(self))
+
+    def _vacate(self) -> None:
+        if self._place.is_inside:
+            with _mutex:
+                here = _at_work.get(self.session.bind, [])
+                here[:] = [one for one in here if one() not in (None, self)]
 
     def _begin(self, wait: float | None) -> None:
         # Forgotten before another one is taken: the error with which that fails would be taken for somebody else's.
@@ -52,6 +99,8 @@ class Own(Transaction):
             options = {"isolation_level": self._level}
         if not inside and (why := dialect.occupied(place.engine)):
             raise _unusable(why)
+        if inside:
+            self._occupy()
         if not session.autobegin:
             session.begin()
         try:
@@ -153,6 +202,8 @@ class Own(Transaction):
         except Exception as error:
             drop_dead(self._place.engine, error)
             raise
+        finally:
+            self._vacate()
 
     def _undo(self) -> None:
         try:
@@ -160,10 +211,17 @@ class Own(Transaction):
         except Exception as error:
             drop_dead(self._place.engine, error)
             raise
+        finally:
+            self._vacate()
 
     def turn_away(self) -> None:
         if self.is_alone:
             self._place.engine.dispose()  # those in use come back to a pool that is no more
+
+
+def _task() -> asyncio.Task[Any] | None:
+    loop = asyncio._get_running_loop()
+    return None if loop is None else asyncio.current_task(loop)
 
 
 def _unusable(why: str) -> SessionNotUsableError:

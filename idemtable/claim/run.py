@@ -45,7 +45,7 @@ class BaseRun(Course):
     def _own(self, session: Session, joinable: Any) -> Attempt:
         # No call of this table is around it, or it would have joined that one: its key is nobody's here.
         repeats = not self.place.is_inside  # of what is open around it nothing can be begun again
-        return Attempt(self, Own(self.place, session, self._level), joinable, repeats=repeats)
+        return Attempt(self, Own(self.place, session, nesting.is_within, self._level), joinable, repeats=repeats)
 
     def _joined(self, session: Session, joinable: Any) -> Attempt:
         nesting.refuse_reentry(self.place.nest, self.call.request, session, self.call.kind.holds)

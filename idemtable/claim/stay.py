@@ -39,7 +39,9 @@ class _BaseStaying(BaseRun):
         nesting.refuse_reentry(self.place.nest, self.call.request, session, self.call.kind.holds)
         if stay.turn is not None:
             return Attempt(self, Joined(self.place, session), stay.session, repeats=False, holder=holder)
-        return Attempt(self, Own(self.place, session, self._level), stay.session, repeats=False, holder=holder)
+        return Attempt(
+            self, Own(self.place, session, nesting.is_within, self._level), stay.session, repeats=False, holder=holder
+        )
 
 
 class Staying(_BaseStaying, Run):

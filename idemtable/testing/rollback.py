@@ -20,8 +20,8 @@ class rolled_back:  # noqa: N801 - entered by `with`, as what contextlib makes
     """Have all that is committed through tables, sessionmakers and the connection undone at the end of the block.
 
     They are bound to one connection, in a transaction that is rolled back, and then to what they were bound to before. One
-    connection is one transaction: no two calls meet in it, and `assert_idempotent` sees nothing of it. With what is async
-    it is entered by ``async with``.
+    connection is one transaction: no two calls meet in it (the second one raises SessionNotUsableError), and
+    `assert_idempotent` sees nothing of it. With what is async it is entered by ``async with``.
 
     Args:
         binds: tables (`IdemTable`, `AsyncIdemTable`), sessionmakers, or the engine alone; of one engine and one colour.
