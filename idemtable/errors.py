@@ -239,7 +239,7 @@ class GuardError(IdempotencyError):
 
 
 class StaleVersionError(GuardError):
-    """The row has another version than the caller read: ``found`` is it, or ``None`` when the row is gone."""
+    """The row has another version than the caller read: ``found`` is it, or ``None`` when the row is gone or has none."""
 
     expected: Any = None
     found: Any = None
@@ -255,7 +255,7 @@ class RowLockedError(GuardError):
 
 
 class IllegalTransitionError(GuardError):
-    """The state machine does not allow this step from ``state`` (``None`` when the row is gone) to ``to``."""
+    """The state machine does not allow this step from ``state`` (``None`` when the row is gone or has none) to ``to``."""
 
     state: Any = None
     to: Any = None
