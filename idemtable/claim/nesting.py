@@ -85,7 +85,7 @@ class Frame:
 
     def is_around(self) -> bool:
         """Say whether code that runs here and now is inside this call."""
-        if not self.door.is_open or self.process is not _process or (self.held is not None and not self.held()):
+        if not self.door.is_open or self.process is not _process or self.is_over:
             return False
         return self.holder is None or _is_running(self.holder.frame)
 

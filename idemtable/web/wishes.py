@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..dialects.origin import listen_once
 
@@ -24,17 +24,12 @@ class Wishes:
         self.error: Exception | None = None
         """The last error that the database has given it."""
 
-    def keep_it(self) -> None:
-        """Have the response kept, by whatever middleware stands around."""
-        self.keep = True
-        if self._outer is not None:
-            self._outer.keep_it()
-
-    def free_it(self) -> None:
-        """Have nothing kept, by whatever middleware stands around."""
-        self.frees = True
-        if self._outer is not None:
-            self._outer.free_it()
+    def ask(self, what: Literal["keep", "frees"]) -> None:
+        """Ask it of whatever middleware stands around, too."""
+        one: Wishes | None = self
+        while one is not None:
+            setattr(one, what, True)
+            one = one._outer
 
 
 answering: ContextVar[Wishes | None] = ContextVar("idemtable_answering", default=None)
@@ -51,14 +46,15 @@ def keep(response: ResponseT) -> ResponseT:
         The response.
     """
     if (wishes := answering.get()) is not None:
-        wishes.keep_it()
+        wishes.ask("keep")
     return response
 
 
 def keep_nothing(response: ResponseT) -> ResponseT:
-    """Have the writes of the present request committed, its response stored nowhere, and its key free again.
+    """Have the response to the present request stored nowhere, and its key free again.
 
-    For a response with a secret in it, as a new token is. Sent again with its key, the request runs again.
+    For a response with a secret in it, as a new token is. Its writes are committed where those of a stored one would be.
+    Sent again with its key, the request runs again.
 
     Args:
         response: what is to be returned. Outside of a protected request nothing comes of it.
@@ -67,7 +63,7 @@ def keep_nothing(response: ResponseT) -> ResponseT:
         The response.
     """
     if (wishes := answering.get()) is not None:
-        wishes.free_it()
+        wishes.ask("frees")
     return response
 
 
