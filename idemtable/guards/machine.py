@@ -163,7 +163,7 @@ class StateMachine:
         Args:
             session: in whose transaction; the caller commits. An AsyncSession makes the result awaitable.
             ident: the primary key: a value of its column's type (a UUID may be its text), or for a composite key a tuple or
-            a mapping by name.
+                a mapping by name.
             to: the state to move to.
             event_id: what asks for the step, 1 to 255 bytes of UTF-8 or a ``uuid.UUID``. The same event for the same
                 row is applied once, for as long as the table keeps its records, wherever the row has gone since. Of a
