@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from .base import Dialect
 from .definition import Driver, Job, Types, full_name
+from .explicit import configure_sqlite
 from .mysql import MySQL
 from .origin import origin_of
 from .postgresql import PostgreSQL
 from .purging import Swept
-from .sqlite import SQLite, configure_sqlite
+from .sqlite import SQLite
 from .statement import Statement
 from .words import Fault
 

@@ -73,7 +73,7 @@ def test_a_claim_that_looks_and_then_acts_is_found(name: str, stage: Stage, monk
 def test_a_claim_without_the_write_lock_is_found(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SQLite, "claim", look_then_act)
     monkeypatch.setattr(SQLite, "store", write_down)
-    monkeypatch.setattr("idemtable.dialects.sqlite._wanted", _Deaf())
+    monkeypatch.setattr("idemtable.dialects.explicit._wanted", _Deaf())
     assert not herds.herd(stage, rounds(4)).kept
 
 
