@@ -8,6 +8,7 @@ from weakref import ref
 
 from sqlalchemy import event
 
+from .dialects.origin import hear
 from .errors import RetryTransactionError, TransactionError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Claims:
             ("release_savepoint", self._release_savepoint),
             ("rollback_savepoint", self._rollback_savepoint),
         ):
-            event.listen(connection, name, listener)
+            hear(connection, name, listener)
 
     @classmethod
     def of(cls, session: Session, connection: Connection) -> Claims:

@@ -8,12 +8,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from weakref import ref
 
-from sqlalchemy import event
-from sqlalchemy.exc import (
-    OperationalError,
-)
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from ..dialects.origin import hear, unhear
 from .quiet import quiet
 
 if TYPE_CHECKING:
@@ -197,7 +195,7 @@ class Transaction(ABC):
         """
         assert not self._watched
         self._watched, self._heard = True, False
-        event.listen(self.connection, "after_cursor_execute", self._listen)
+        hear(self.connection, "after_cursor_execute", self._listen)
 
     def _listen(self, connection: Connection, *statement: Any) -> None:
         self._heard = self._heard or self.records.dialect.in_transaction(connection)
@@ -205,7 +203,7 @@ class Transaction(ABC):
     def _unwatch(self) -> None:
         if self._watched:
             self._watched = False
-            event.remove(self.connection, "after_cursor_execute", self._listen)
+            unhear(self.connection, "after_cursor_execute", self._listen)
 
     def _is_alive(self) -> bool:
         """Say whether the server still is in it, as far as the driver tells."""

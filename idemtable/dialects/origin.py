@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event
+from sqlalchemy.event.registry import _EventKey
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -41,6 +42,22 @@ def listen_once(engine: Engine, name: str, heard: Callable[..., Any]) -> None:
     if (name, heard) not in known:
         known.add((name, heard))
         event.listen(engine, name, heard)
+
+
+def hear(connection: Connection, name: str, heard: Callable[..., Any]) -> None:
+    """Listen to an event of one connection."""
+    _key(connection, name, heard).listen()
+
+
+def unhear(connection: Connection, name: str, heard: Callable[..., Any]) -> None:
+    """Listen no more."""
+    _key(connection, name, heard).remove()
+
+
+def _key(connection: Connection, name: str, heard: Callable[..., Any]) -> _EventKey[Connection]:
+    # What event.listen() and event.remove() make of their arguments. SQLAlchemy before 2.0.38 would not: to it a
+    # connection of an engine's variant knows no events.
+    return _EventKey(connection, name, heard, connection)
 
 
 def listen(engine: Engine) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import IllegalStateChangeError
 from sqlalchemy.orm import Session
 
 from idemtable import Flag, RetryTransactionError, SessionNotUsableError, TransactionError
@@ -354,8 +355,10 @@ def test_a_loop_that_was_left_early_is_committed_in_no_two_phases(way: str) -> N
     session, commit = begun_in_two_phases(db.engine, way)
     with session:
         stop_after(db, session, 1)
-        with pytest.raises(TransactionError, match="not given to the loop"):
+        with pytest.raises((TransactionError, IllegalStateChangeError)) as refused:
             commit()
+        error = refused.value  # SQLAlchemy 2.0 raises one of its own over what was raised as it prepared
+        assert "not given to the loop" in str(error if isinstance(error, TransactionError) else error.__context__)
     if way == "connection":
         session.get_bind().close()
     nothing_was_done(db)

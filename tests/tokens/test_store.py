@@ -84,6 +84,21 @@ def test_a_token_is_good_for_one_use(db: Database, tokens: Any, checkout: Any) -
     assert db.rows() == []
 
 
+def test_on_a_variant_of_an_engine_a_token_is_good_for_one_use_too(db: Database, store: RedisTokenStore) -> None:
+    with db.other_engine() as engine:
+        tokens = desk(db, table=db.table(engine.execution_options(logging_token="shop")), store=store)
+
+        @tokens.transactional(token="token")
+        def checkout(session: Any, token: str) -> int:
+            return effect(session, "paid")
+
+        token = tokens.issue()
+        checkout(token)
+        with pytest.raises(SpentTokenError):
+            checkout(token)
+    assert db.effects() == ["paid"]
+
+
 def test_another_subjects_or_scopes_token_is_unknown(db: Database, tokens: Any, checkout: Any, store: Any) -> None:
     token, nobodys = tokens.issue("user:7"), tokens.issue()
     for mine, user in (
