@@ -77,6 +77,10 @@ class Attempt:
         """The way in for calls inside this one, while the business runs."""
         return None if self._frame is None else self._frame.door
 
+    @property
+    def _is_occupied(self) -> bool:
+        return self._frame is not None and self._frame.door.is_occupied
+
     def open(self) -> Outcome[Any] | None:
         """Begin and claim.
 
@@ -153,7 +157,7 @@ class Attempt:
             Everything is undone then.
         """
         try:
-            if self._frame is not None and self._frame.door.is_occupied:
+            if self._is_occupied:
                 # COMMIT would go through the savepoint of a call that is in the middle of its work.
                 scope = self._call.request.scope
                 raise LostClaimError(
@@ -173,7 +177,7 @@ class Attempt:
             raise
 
     def _undo(self, value: Any) -> Outcome[Any]:
-        self._leave()
+        self.leave()
         if not self._tx.held():
             raise broken_out(self._call.request.scope)
         self._tx.rollback()
@@ -220,7 +224,7 @@ class Attempt:
 
         if not tx.leave(keep, ends=call.kind.ends):
             raise broken_out(call.request.scope)
-        self._leave()
+        self.leave()
         if steps.listeners:
             self._tell(Step.COMMITTED)
 
@@ -247,9 +251,7 @@ class Attempt:
                 self._abandon()
                 raise refusal from error
         try:
-            door = self.door
-            occupied = door is not None and door.is_occupied
-            stands = not occupied and not self._is_left_over()
+            stands = not self._is_occupied and not self._is_left_over()
             if self._work and stands and isinstance(error, self._call.remember) and verdict.is_the_functions:
                 self._remember(error)
                 return
@@ -297,13 +299,13 @@ class Attempt:
 
     def _abandon(self) -> Exception | None:
         """Undo everything; return what kept a savepoint in the caller's transaction from being undone."""
-        if self._frame is not None and self._frame.door.is_occupied:
+        is_occupied = self._is_occupied
+        self.leave()
+        if is_occupied:
             # Two at work on one connection end in a hang or in somebody else's answer.
-            self._leave()
             with suppress(Exception):
                 self._tx.cut()
             return None
-        self._leave()
         # What is being raised matters more than a look or a rollback that finds the connection or the savepoint gone.
         uncommitted = False
         with suppress(Exception):
@@ -329,7 +331,8 @@ class Attempt:
         if self._claimed and steps.listeners:
             self._tell(Step.GAVE_BACK)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Let no call in any more; twice does no harm."""
         if self._frame is not None:
             nesting.pop(self._frame)
             self._frame = None

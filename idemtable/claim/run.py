@@ -134,6 +134,8 @@ class Run(BaseRun):
         except BaseException as error:
             self._fail(attempt, error)
             raise
+        finally:
+            attempt.leave()  # also where Ctrl-C has kept an error from being handled: later calls would join this one
 
     def _fail(self, attempt: Attempt | None, error: BaseException) -> None:
         """Undo, once, when nobody is inside any more. What interrupts the wait is raised, and nothing in its place."""
@@ -211,6 +213,8 @@ class AsyncRun(BaseRun):
         except BaseException as error:
             await self._fail(attempt, session, error)
             raise
+        finally:
+            attempt.leave()
 
     async def _fail(self, attempt: Attempt | None, session: AsyncSession, error: BaseException) -> None:
         """Undo when nobody is inside any more; see `Run._fail`."""

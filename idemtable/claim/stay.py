@@ -60,8 +60,10 @@ class Staying(_BaseStaying, Run):
             stay.outcome = stay.attempt.open()
             return stay
         except BaseException as error:
-            self._fail(stay.attempt, error)
-            self._leave(stay)
+            try:
+                self._fail(stay.attempt, error)
+            finally:
+                self._leave(stay)
             raise
 
     def _begun(self, given: Session | None) -> Stay:
@@ -89,6 +91,8 @@ class Staying(_BaseStaying, Run):
             self._leave(stay)
 
     def _leave(self, stay: Stay) -> None:
+        if stay.attempt is not None:
+            stay.attempt.leave()  # as `Run._through` does
         if stay.turn is not None:
             self._go(stay.turn, stay.session)
             return
@@ -107,8 +111,10 @@ class AsyncStaying(_BaseStaying, AsyncRun):
             stay.outcome = await stay.session.run_sync(lambda _: attempt.open())
             return stay
         except BaseException as error:
-            await self._fail(stay.attempt, stay.session, error)
-            await self._leave(stay)
+            try:
+                await self._fail(stay.attempt, stay.session, error)
+            finally:
+                await self._leave(stay)
             raise
 
     async def _begun(self, given: AsyncSession | None) -> Stay:
@@ -136,6 +142,8 @@ class AsyncStaying(_BaseStaying, AsyncRun):
             await self._leave(stay)
 
     async def _leave(self, stay: Stay) -> None:
+        if stay.attempt is not None:
+            stay.attempt.leave()
         if stay.turn is not None:
             await self._go(stay.turn, stay.session)
             return

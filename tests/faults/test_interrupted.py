@@ -16,6 +16,7 @@ from sqlalchemy.util import await_only
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable, LostClaimError, RetryTransactionError, Status
 from idemtable.claim import nesting
+from idemtable.claim.attempt import Attempt
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, Effect, effect
 from tests.support.newest import NEWEST
@@ -349,6 +350,38 @@ def test_an_interruption_while_a_call_is_entered_leaves_no_call_open(
         patched.setattr(nesting, "push", interrupted)
         with pytest.raises(KeyboardInterrupt):
             order("k") if way == "call" else order.join(mine.session, "k")
+    assert nesting._innermost.get() is None
+    assert order("k") == "ran"
+    assert db.effects() == ["k"]
+
+
+@pytest.mark.parametrize("way", ["call", "join", "block"])
+def test_an_interruption_while_an_error_is_handled_leaves_no_call_open(
+    sync_db: Database, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = sync_db
+
+    @db.idem.transactional("order", key="key", payload=None)
+    def order(session: Any, key: str, fails: bool = False) -> str:
+        effect(session, key)
+        if fails:
+            raise LookupError
+        return "ran"
+
+    def interrupted(attempt: Attempt, error: BaseException) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, db.session() as mine:
+        patched.setattr(Attempt, "fail", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            if way == "call":
+                order("k", fails=True)
+            elif way == "join":
+                order.join(mine.session, "k", fails=True)
+            else:
+                with db.idem.transaction("order", "k") as block:
+                    effect(block.session, "k")
+                    raise LookupError
     assert nesting._innermost.get() is None
     assert order("k") == "ran"
     assert db.effects() == ["k"]

@@ -21,13 +21,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import idemtable
 from idemtable import IdempotencyError, Status
-from idemtable.claim import steps
+from idemtable.claim import nesting, steps
 from idemtable.claim.steps import Moment, Step
 from tests.reliability.checker import check_at_rest
 from tests.reliability.trial import Trial
 from tests.reliability.wire import answer_of
 from tests.support.crowd import WAIT
-from tests.support.database import effect
+from tests.support.database import Effect, effect
 
 LINES = "lines at which a call was interrupted"
 STEPS = "steps at which a call was interrupted"
@@ -88,7 +88,7 @@ class Crashes:
         self.idem = trial.db.table(engine)
         self.tokens = self.idem.tokens(f"crash-{id(self)}", ttl=timedelta(hours=1))
 
-        @self.idem.transactional("crash", key="key", wait=WAIT)
+        @self.idem.transactional("crash", key="key", payload=None, wait=WAIT)
         def order(session: Any, key: str, fails: bool = False) -> str:
             effect(session, key)
             if fails:
@@ -112,6 +112,9 @@ class Crashes:
     def replay(self, key: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
         self.order(key)
         return self.first(key)
+
+    def declined(self, key: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        return lambda: self.order(key, fails=True), lambda: self.order(key, fails=False)
 
     def rollback(self, key: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
         # Without a payload the call that succeeds may be another one.
@@ -153,23 +156,28 @@ class Crashes:
         gc.collect(0)
         out = self.engine.pool.checkedout()
         trial.holds("I6", out == 0, f"interrupted at {where}: {out} connections are out of the pool")
+        trial.holds("I6", next(nesting.around(), None) is None, f"interrupted at {where}: the call is left open")
         if out:
             self.engine.dispose()
-        left = len(db.effects(key))
-        rows = self.rows(key)
-        stuck = [row for row in rows if row.status == Status.IN_PROGRESS.code]
+        left, rows, stuck = self.left(key)
         trial.holds("I6", not stuck, f"interrupted at {where}: the row stays in progress")
         if "token" not in key:
-            trial.holds("I2", left == len(rows), f"interrupted at {where}: {left} effects, {len(rows)} rows")
+            trial.holds("I2", left == rows, f"interrupted at {where}: {left} effects, {rows} rows")
         again = answer_of(after)
         what = f"interrupted at {where}, and called again: {again!r}"[:200]
         trial.holds("I5", not isinstance(again, Exception), what)
         trial.holds("I1", db.effects(key) == [key], f"interrupted at {where}: effects {db.effects(key)}")
 
-    def rows(self, key: str) -> list[Any]:
-        table = idemtable.metadata.tables["idemtable"]
+    def left(self, key: str) -> tuple[int, int, int]:
+        """Count effects, rows and rows in progress at one moment: a COMMIT that nobody awaits may just be happening."""
+        keys = idemtable.metadata.tables["idemtable"].c
+        counts = (
+            sa.select(sa.func.count()).select_from(Effect).where(Effect.name == key),
+            sa.select(sa.func.count()).where(keys.key == key),
+            sa.select(sa.func.count()).where(keys.key == key, keys.status == Status.IN_PROGRESS.code),
+        )
         with self.db.admin.connect() as connection:
-            return list(connection.execute(sa.select(table).where(table.c.key == key)))
+            return tuple(connection.execute(sa.select(*(one.scalar_subquery() for one in counts))).one())
 
     def everywhere(self, path: str, error: type[BaseException], every: int) -> None:
         number = self.trial.chance.randrange(every) + 1
@@ -231,7 +239,7 @@ def crash_everywhere(trial: Trial) -> None:
     """In the quick size a line in some of them is left out, and another one each time."""
     trial.needs(LINES, 60, 2000)
     trial.needs(STEPS, 4, 60)
-    paths = trial.size(("first", "join"), ("first", "replay", "rollback", "token", "join"))
+    paths = trial.size(("first", "declined", "join"), ("first", "declined", "replay", "rollback", "token", "join"))
     interruptions = trial.size((Glitch, KeyboardInterrupt)[:1], INTERRUPTIONS)
     with warnings.catch_warnings(), _unlogged(), trial.db.other_engine(pool_size=2) as engine:
         warnings.simplefilter("ignore")
