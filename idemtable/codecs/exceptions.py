@@ -31,6 +31,7 @@ def pack(error: Exception, classes: tuple[type[Exception], ...], scope: str, lim
     try:
         data = _encoded(error)
         back = None if len(data) > limit else _decoded(data, classes)
+        why = None if back is None else _changed(error, back)  # which asks values that may refuse to be compared
     except Exception as fault:
         raise _refused(error, scope, str(fault)) from error
     if back is None:
@@ -41,7 +42,7 @@ def pack(error: Exception, classes: tuple[type[Exception], ...], scope: str, lim
             size=len(data),
             limit=limit,
         ) from error
-    if (why := _changed(error, back)) is not None:
+    if why is not None:
         raise _refused(error, scope, why) from error
     return data
 

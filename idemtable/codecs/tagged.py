@@ -59,7 +59,9 @@ def untagged(value: Any) -> Any:
 def _names(member: Enum) -> list[str]:
     """Return a member's name, or those that a combination of flags is made of."""
     if isinstance(member, Flag) and member.name not in type(member).__members__:
-        return [str(part.name) for part in member]
+        if not (names := [str(part.name) for part in member]):
+            raise TypeError(f"a {type_name(type(member))} without a flag")
+        return names
     return [member.name]
 
 

@@ -302,6 +302,15 @@ class Name(str):
     pass
 
 
+class Colour(enum.Flag):
+    RED = 1
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise AttributeError("no text")
+
+
 def tagged_money() -> Decimal:
     money = Tagged("1.50")
     money.currency = "CHF"
@@ -311,7 +320,7 @@ def tagged_money() -> Decimal:
 @pytest.mark.parametrize(
     "value",
     [object(), lambda: None, [object()], {"a": object()}, Declined("inner"), Name("x"), Pair(1, 2), tagged_money(),
-     Frozen, bytearray(b"x"), "a\ud800", [[]]],
+     Frozen, bytearray(b"x"), "a\ud800", [[]], Decimal("sNaN"), Colour(0)],
     ids=lambda value: repr(value).split(" at ")[0],
 )  # fmt: skip
 def test_an_argument_that_would_not_come_back_is_refused_with_the_cure(value: Any) -> None:
@@ -375,7 +384,7 @@ def invalid() -> Exception:
 
 @pytest.mark.parametrize(
     "error",
-    [Counting(), caused(), Hiding(), ExceptionGroup("x", [Declined()]), invalid()],
+    [Counting(), caused(), Hiding(), Speechless(5), ExceptionGroup("x", [Declined()]), invalid()],
     ids=lambda error: type(error).__name__,
 )
 def test_an_exception_that_would_come_back_as_less_is_refused(error: Exception) -> None:
