@@ -25,6 +25,8 @@ LONGEST_WAIT: Final = timedelta(hours=1)
 """A duplicate holds a connection while it waits."""
 LONGEST_LIST: Final = 100_000
 """Records that a look at the table may give: they are all held in memory."""
+LEVELS: Final = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+"""The isolation levels of the standard. AUTOCOMMIT, which SQLAlchemy has among them, is none: nothing would be atomic."""
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -69,6 +71,17 @@ def checked_count(value: object, name: str, highest: int | None = None) -> int:
         raise ValueError(f"{name} must be at least 1, not {value}")
     if highest is not None and value > highest:
         raise ValueError(f"{name} must be at most {highest}, not {value}")
+    return value
+
+
+def checked_flag(value: object, name: str) -> bool:
+    """Return ``True`` or ``False`` as it was given.
+
+    Raises:
+        TypeError: it is something else. ``"false"``, as an environment has it, would count as true.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}= takes True or False, not {value!r}")
     return value
 
 
@@ -230,7 +243,7 @@ def validated(
         attempts=checked_count(attempts, "attempts"),
         failover=checked_wait(failover, "failover"),
         max_result_bytes=checked_count(max_result_bytes, "max_result_bytes"),
-        store_keys=bool(store_keys),
+        store_keys=checked_flag(store_keys, "store_keys"),
         table=table,
         schema=schema,
         codec=codec,

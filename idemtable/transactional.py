@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -18,6 +18,7 @@ from .errors import RetryTransactionError
 from .fingerprint import NEWEST
 from .model import ALL, Outcome, Unset
 from .scopes import SCOPES, owner_of
+from .settings import LEVELS, checked_flag
 from .signature import Fingerprinter, Parameters
 
 if TYPE_CHECKING:
@@ -95,13 +96,7 @@ class Compiled:
         self._print: Fingerprinter = self._fingerprint
         if self._covers_all and parameters.receiver is not None:
             self._print = self._without_receiver
-        if isolation_level is not None and (
-            not isinstance(isolation_level, str) or isolation_level.upper() == "AUTOCOMMIT"
-        ):
-            raise ValueError(
-                f"isolation_level= takes a transaction's level such as 'SERIALIZABLE', not {isolation_level!r}"
-            )
-        self.level = isolation_level
+        self.level = _checked_level(settings, isolation_level)
 
     def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Call, Mapping[str, Any]]:
         """Say who this call is and what it carries, with its arguments by name; raises before any SQL."""
@@ -268,11 +263,24 @@ def decorate(
         made = Compiled(settings, function, asks, key=key, tenant=tenant, **compiled)
         decorated = dressed(made.function, made.parameters, (_async if is_async else _sync)(made))
         place = (made.asks.space, settings.table, settings.schema, made.asks.scope)
-        owner = owner_of(function, shares=bool(options.get("share_scope", False)))
+        owner = owner_of(function, shares=checked_flag(options.get("share_scope", False), "share_scope"))
         SCOPES.take(settings.anchors if store is None else [store], place, decorated, owner, made.asks.rivalry)
         return decorated
 
     return decorator
+
+
+def _checked_level(settings: Settings, level: object) -> str | None:
+    """Return an isolation level that the table's database has, as far as that is known."""
+    if level is None:
+        return None
+    levels: Sequence[str] = LEVELS
+    if not settings.binding.is_late:
+        known = settings.place.engine.dialect.get_isolation_level_values(None)  # type: ignore[arg-type]
+        levels = [one for one in LEVELS if one in known]
+    if not isinstance(level, str) or level.replace("_", " ").upper() not in levels:  # as SQLAlchemy reads it
+        raise ValueError(f"isolation_level= takes one of {', '.join(levels)}, not {level!r}")
+    return level
 
 
 def _check(function: Any, is_async: bool) -> None:

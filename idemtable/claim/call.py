@@ -12,7 +12,7 @@ from uuid import UUID
 from ..fingerprint import NEWEST, fingerprint
 from ..keys import checked_key, checked_scope, checked_tenant, digest, digests
 from ..model import Request
-from ..settings import checked_ttl, checked_wait
+from ..settings import checked_flag, checked_ttl, checked_wait
 from .kinds import KEY
 from .many import Many
 
@@ -90,7 +90,7 @@ class Asks(ABC):
         self.scope = checked_scope(scope)
         self._wait = settings.wait if wait is None else checked_wait(wait)
         self._remember = _checked_remember(remember)
-        self._lookaside, self._deferred = bool(lookaside), bool(deferred)
+        self._lookaside, self._deferred = checked_flag(lookaside, "lookaside"), checked_flag(deferred, "deferred")
         self._results = results or settings.results(Any if returns is None else returns, self.scope)
 
     @abstractmethod

@@ -12,7 +12,7 @@ from ..claim.run import alone
 from ..claim.verdict import explained
 from ..keys import checked_scope
 from ..model import Status, Wanted
-from ..settings import LONGEST_LIST, Settings, checked_count, checked_ttl
+from ..settings import LONGEST_LIST, Settings, checked_count, checked_flag, checked_ttl
 from ..transactional import CommonOptions, Spec, decorate
 from .redemption import Redemptions, checked_subject, checked_token, holder, identity, new_token
 from .redis import RedisTokenStore
@@ -66,7 +66,7 @@ class BaseTokens:
         self._settings = settings
         self._scope = checked_scope(scope)
         self._ttl = checked_ttl(ttl)
-        self._replay = bool(replay)
+        self._replay = checked_flag(replay, "replay")
         self._store = store
 
     def __repr__(self) -> str:
@@ -102,7 +102,7 @@ class BaseTokens:
             raise ValueError("a store keeps no results: a second use cannot be replayed, leave replay=True out")
         if self._store is not None and options.get("remember", ()) != ():
             raise ValueError("a store keeps no results: an exception cannot be remembered, leave remember= out")
-        asks = partial(self._asks, replay=self._replay if replay is None else bool(replay))
+        asks = partial(self._asks, replay=self._replay if replay is None else checked_flag(replay, "replay"))
         return decorate(
             self._settings, asks, options, key=token, tenant=subject, takes=CommonOptions, store=self._store
         )

@@ -21,7 +21,7 @@ from ..errors import MissingKeyError
 from ..fingerprint import fingerprint
 from ..keys import MAX_BYTES, checked_key, checked_tenant
 from ..model import Request as Wish
-from ..settings import checked_count, checked_ttl, checked_wait
+from ..settings import checked_count, checked_flag, checked_ttl, checked_wait
 from ..tokens.base import BaseTokens
 from .field import Syntax, key_of
 from .form import UnreadableFormError, content_of, field_of
@@ -146,7 +146,7 @@ class Rules:
         self.settings = settings
         self.tenant = tenant
         self.methods = frozenset(name.upper() for name in methods)
-        self.required = required
+        self.required = required if callable(required) else checked_flag(required, "required")
         self.header = header
         self.max_body = checked_count(max_body, "max_body")
         self.docs = docs_url

@@ -292,11 +292,18 @@ def test_a_function_runs_at_the_level_asked_for_and_at_the_engines_own_otherwise
     assert db.effects() == ["k"]
 
 
-@pytest.mark.parametrize("level", ["AUTOCOMMIT", "autocommit", 5], ids=repr)
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "autocommit", "nonsense", 5], ids=repr)
 def test_a_level_that_is_no_transactions_is_refused_at_decoration(db: Database, level: Any) -> None:
     with pytest.raises(ValueError, match="isolation_level="):
 
         @db.idem.transactional("order", key="key", isolation_level=level)
+        def order(session: Any, key: str) -> None: ...
+
+
+def test_a_level_that_the_database_does_not_have_is_refused_at_decoration_with_those_that_it_has() -> None:
+    with pytest.raises(ValueError, match="takes one of READ UNCOMMITTED, SERIALIZABLE, not 'REPEATABLE READ'"):
+
+        @db_of("sqlite").idem.transactional("order", key="key", isolation_level="REPEATABLE READ")
         def order(session: Any, key: str) -> None: ...
 
 

@@ -71,11 +71,29 @@ def test_a_setting_out_of_range_is_a_value_error(settings: dict[str, Any], messa
 
 
 @pytest.mark.parametrize(
-    "settings", [{"attempts": 1.5}, {"attempts": True}, {"max_result_bytes": "1"}, {"codec": 5}], ids=str
+    "settings",
+    [{"attempts": 1.5}, {"attempts": True}, {"max_result_bytes": "1"}, {"codec": 5}, {"store_keys": "false"}],
+    ids=str,
 )
 def test_a_setting_of_another_type_is_a_type_error(settings: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=next(iter(settings))):
         IdemTable(create_engine("sqlite://"), **settings)
+
+
+@pytest.mark.parametrize("name", ["lookaside", "deferred", "share_scope"])
+def test_a_flag_that_is_a_text_is_refused_where_the_function_is_decorated(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name}= takes True or False, not 'no'"):
+
+        @IdemTable(create_engine("sqlite://")).transactional("flags", key="key", **{name: "no"})
+        def order(session: Any, key: str) -> None: ...
+
+
+def test_a_flag_of_tokens_that_is_a_text_is_refused() -> None:
+    idem = IdemTable(create_engine("sqlite://"))
+    with pytest.raises(TypeError, match="replay= takes True or False, not 'no'"):
+        idem.tokens("flags", ttl=timedelta(1), replay="no")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="replay= takes True or False, not 'no'"):
+        idem.tokens("flags", ttl=timedelta(1)).transactional(token="token", replay="no")  # type: ignore[call-overload]
 
 
 def test_the_smallest_and_largest_settings_are_taken() -> None:

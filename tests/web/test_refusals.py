@@ -42,6 +42,7 @@ def idem() -> Iterator[IdemTable]:
         ({"syntax": "loose"}, ValueError, "syntax= is 'lenient' or 'strict'"),
         ({"fingerprint": "xml"}, ValueError, "fingerprint= is 'raw', 'json' or a callable"),
         ({"scope": 7}, TypeError, "scope= takes a name"),
+        ({"required": "no"}, TypeError, "required= takes True or False"),
         ({"scope": ""}, ValueError, "the scope must not be empty"),
         ({"tokens": "t"}, TypeError, "tokens= takes what idem.tokens"),
         ({"headers": ["Set-Cookie"]}, ValueError, "names set-cookie, which belongs to one caller"),
