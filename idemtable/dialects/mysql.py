@@ -20,6 +20,7 @@ from .batches.mysql import MySQLBatches
 from .compound import IN_TRANSACTION, REFUSED, Along, send_several, takes_several, watch_end
 from .definition import Driver
 from .fragments import COLUMNS, LASTING, VALUES
+from .garbled import garbled
 from .origin import said_by
 from .purging import Swept
 from .purging.bites import Bites
@@ -256,6 +257,9 @@ class MySQL(MySQLTable, Dialect):
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         size = self.statement(self.BYTES)(connection, {"table": table, "schema": schema}).scalar()
         return None if size is None else int(size)
+
+    def unusable(self, connection: Connection) -> str | None:
+        return super().unusable(connection) or garbled(connection)
 
     def commits_by_itself(self, connection: Connection) -> bool:
         if connection.dialect.driver == "mysqlconnector":  # it would ask the server each time

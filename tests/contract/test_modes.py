@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from idemtable import Flag
+from idemtable import Flag, SessionNotUsableError
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import INNODB, Database, effect
 from tests.support.tokens import desk
@@ -73,3 +73,29 @@ def test_what_waits_for_nobody_is_neither_warned_of_nor_refused(
 def test_safe_updates_find_a_key_in_every_statement(db: Database) -> None:
     with told(db, "sql_safe_updates = 1") as engine:
         use(db, engine)
+
+
+@pytest.mark.parametrize("name", ["mariadb-async", "mysql-async"])
+@pytest.mark.parametrize("charset", ["utf8mb4", "gbk", "sjis"])
+@pytest.mark.parametrize("mode", ["", "NO_BACKSLASH_ESCAPES"])
+def test_a_session_in_which_asyncmy_writes_other_bytes_is_refused_with_the_cure(
+    name: str, charset: str, mode: str
+) -> None:
+    db = db_of(name)
+    arguments = {"charset": charset, "init_command": f"SET SESSION sql_mode = '{mode}'"}
+    with db.other_engine(connect_args=arguments) as engine, db.session(engine) as mine:
+        idem = db.table(engine)
+
+        @idem.transactional("order", key="key")
+        def order(session: Any, key: str) -> None:
+            effect(session, key)
+
+        def batch() -> None:
+            idem.claim_many(mine.session, "batch", ["a"])
+
+        for form in (lambda: order("k"), lambda: order.join(mine.session, "k"), batch):
+            if (charset, mode) == ("utf8mb4", ""):
+                form()
+            else:
+                with pytest.raises(SessionNotUsableError, match="asyncmy writes bytes wrongly"):
+                    form()
