@@ -15,7 +15,9 @@ from ..model import Status
 from .definition import Definition
 from .origin import listen
 from .purging import Swept
+from .shared import occupied
 from .statement import Answer, Statement
+from .told import commits_by_itself
 from .words import AS_IT_IS, Fault, Look, asks_autocommit, hang_up, wire
 
 if TYPE_CHECKING:
@@ -212,7 +214,7 @@ class Dialect(Definition):
 
     def occupied(self, engine: Engine) -> str | None:
         """Say why an engine can begin no transaction of the library's own now, with the cure; ``None`` if it can."""
-        return None
+        return occupied(engine.pool, self.inside)
 
     def join(self, connection: Connection, wait: float) -> None:
         """Take what must be held before a claim in a transaction that somebody else began."""
@@ -225,16 +227,7 @@ class Dialect(Definition):
 
     def commits_by_itself(self, connection: Connection) -> bool:
         """Say whether the driver was told to commit each statement, in ``connect_args`` or later."""
-        driver: Any = connection.connection.dbapi_connection
-        detect = getattr(connection.dialect, "detect_autocommit_setting", None)  # since SQLAlchemy 2.0.43
-        if detect is not None:
-            return bool(detect(driver))
-        raw: Any = connection.connection.driver_connection
-        if callable(tells := getattr(raw, "get_autocommit", None)):  # PyMySQL, asyncmy, mysqlclient
-            return bool(tells())
-        if isinstance(told := getattr(raw, "autocommit", None), bool):  # psycopg, psycopg2
-            return told
-        return getattr(driver, "isolation_level", None) == "autocommit"  # asyncpg, as SQLAlchemy has adapted it
+        return commits_by_itself(connection)
 
     def begun(self, connection: Connection) -> None:
         """Prepare for the end of a transaction of the library's own, of which nothing was sent yet."""
@@ -243,9 +236,13 @@ class Dialect(Definition):
         """Return what COMMIT can travel by with the statement before it, past SQLAlchemy; ``None`` if there is nothing."""
         return None
 
+    def inside(self, driver: Any) -> bool | None:
+        """Say whether a driver's connection is in a transaction; ``None`` if that is not for sure."""
+        return None
+
     def in_transaction(self, connection: Connection) -> bool:
         """Say whether the server still is in a transaction, as far as the driver tells; ``True`` if it does not."""
-        return True
+        return self.inside(connection.connection.driver_connection) is not False
 
     def hides_rows(self, connection: Connection) -> bool:
         """Say whether a row may be there that the session is not shown."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from .statement import Statement, disbelieve, fail, is_listened_to
+from .told import IN_TRANSACTION
 from .words import is_mariadb
 from .written import line
 
@@ -29,8 +30,6 @@ BLOCK: Final = """BEGIN NOT ATOMIC {statement};
 SEVERAL: Final = """{statement};
     SET @idemtable_kept = IF(ROW_COUNT() = 1, 1, (SELECT 1 UNION SELECT 2)); COMMIT"""
 
-IN_TRANSACTION: Final = 1
-"""The bit of the server's status that says so."""
 _MULTI_STATEMENTS: Final = 1 << 16
 _ASKED: Final = 4711
 """Comes back where an answer is the one to what was asked."""

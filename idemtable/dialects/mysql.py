@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from ..model import Status
 from .base import Dialect
 from .batches.mysql import MySQLBatches
-from .compound import IN_TRANSACTION, REFUSED, Along, send_several, takes_several, watch_end
+from .compound import REFUSED, Along, send_several, takes_several, watch_end
 from .definition import Driver
 from .fragments import COLUMNS, LASTING, VALUES
 from .garbled import garbled
@@ -26,6 +26,7 @@ from .purging import Swept
 from .purging.bites import Bites
 from .statement import Answer, Statement, disbelieve
 from .tables.mysql import MySQLTable
+from .told import in_transaction
 from .words import Fault, Look, asked_level, is_mariadb, is_plain, lent
 from .written import Written
 
@@ -266,11 +267,12 @@ class MySQL(MySQLTable, Dialect):
             return bool(getattr(connection.connection.driver_connection, "_autocommit", None))
         return super().commits_by_itself(connection)
 
+    def inside(self, driver: Any) -> bool | None:
+        # "No" is not for sure: PyMySQL and asyncmy hear of a transaction with the first answer to what writes.
+        return in_transaction(driver) or None
+
     def in_transaction(self, connection: Connection) -> bool:
-        driver = connection.connection.driver_connection
-        if (status := getattr(driver, "server_status", None)) is not None:
-            return bool(status & IN_TRANSACTION)
-        return bool(getattr(driver, "in_transaction", True))  # MySQL's own connector; mysqlclient does not tell
+        return in_transaction(connection.connection.driver_connection) is not False
 
     @contextmanager
     def waiting(self, connection: Connection, wait: float | None) -> Iterator[None]:

@@ -244,13 +244,12 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         size = self.statement(self.BYTES)(connection, {"table": self.table}).scalar()
         return None if size is None else int(size)
 
-    def in_transaction(self, connection: Connection) -> bool:
-        driver = connection.connection.driver_connection
+    def inside(self, driver: Any) -> bool | None:
         if (info := getattr(driver, "info", None)) is not None:  # psycopg, psycopg2
             return bool(info.transaction_status != 0)
         if (inside := getattr(driver, "is_in_transaction", None)) is not None:  # asyncpg
             return bool(inside())
-        return True
+        return None
 
     def hides_rows(self, connection: Connection) -> bool:
         sql = "SELECT row_security_active(CAST(:table AS text))"

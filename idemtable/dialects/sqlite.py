@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from sqlalchemy import SingletonThreadPool, StaticPool, false, update
+from sqlalchemy import false, update
 
 from .base import Dialect
 from .batches.sqlite import SQLiteBatches
@@ -122,19 +122,6 @@ class SQLite(SQLiteTable, Dialect):
     def beginning(self, wait: float) -> AbstractContextManager[None]:
         return Immediately(round(wait * 1000))
 
-    def occupied(self, engine: Engine) -> str | None:
-        pool, shared = engine.pool, None
-        if isinstance(pool, StaticPool):
-            shared = pool.__dict__.get("connection")  # made at first use
-        elif isinstance(pool, SingletonThreadPool):
-            shared = getattr(pool._conn, "current", lambda: None)()
-        if shared is None or not inside(getattr(shared, "driver_connection", None)):
-            return None
-        return (
-            f"its {type(pool).__name__} gives everybody one connection, and another transaction is at work in it, which "
-            f"this one would end. Make the engine with poolclass=sqlalchemy.QueuePool or NullPool, or end that one first"
-        )
-
     def join(self, connection: Connection, wait: float) -> None:
         # A deferred transaction that reads first can be refused its first write at once, however long it may wait.
         with busy_timeout(connection, round(wait * 1000)):
@@ -166,8 +153,8 @@ class SQLite(SQLiteTable, Dialect):
     def commits_by_itself(self, connection: Connection) -> bool:
         return mode_of(connection.connection.driver_connection) is not None
 
-    def in_transaction(self, connection: Connection) -> bool:
-        return inside(connection.connection.driver_connection)
+    def inside(self, driver: Any) -> bool | None:
+        return inside(driver)
 
     def cut(self, connection: Connection) -> None:
         raw = connection.connection.driver_connection

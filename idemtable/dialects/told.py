@@ -1,0 +1,36 @@
+"""What drivers tell of a connection, each in its own way, without asking the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+
+def commits_by_itself(connection: Connection) -> bool:
+    """Say whether a driver was told to commit each statement."""
+    driver: Any = connection.connection.dbapi_connection
+    detect = getattr(connection.dialect, "detect_autocommit_setting", None)  # since SQLAlchemy 2.0.43
+    if detect is not None:
+        return bool(detect(driver))
+    raw: Any = connection.connection.driver_connection
+    if callable(tells := getattr(raw, "get_autocommit", None)):  # PyMySQL, asyncmy, mysqlclient
+        return bool(tells())
+    if isinstance(told := getattr(raw, "autocommit", None), bool):  # psycopg, psycopg2
+        return told
+    return getattr(driver, "isolation_level", None) == "autocommit"  # asyncpg, as SQLAlchemy has adapted it
+
+
+# --- MySQL and MariaDB ------------------------------------------------------------------------------------------------
+
+IN_TRANSACTION: Final = 1
+"""The bit of the server's status that says so."""
+
+
+def in_transaction(driver: Any) -> bool | None:
+    """Say whether the last answer that tells of it was in a transaction; ``None`` if the driver keeps that to itself."""
+    if (status := getattr(driver, "server_status", None)) is not None:  # PyMySQL, asyncmy
+        return bool(status & IN_TRANSACTION)
+    inside: bool | None = getattr(driver, "in_transaction", None)  # MySQL's own connector; mysqlclient does not tell
+    return inside

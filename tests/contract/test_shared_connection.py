@@ -1,0 +1,86 @@
+"""A pool that gives everybody one connection: COMMIT and ROLLBACK there are everybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from idemtable import SessionNotUsableError
+from tests.support.backends import BACKENDS, db_of
+from tests.support.database import Database, Effect, effect
+
+SHARED = "gives everybody one connection"
+
+
+POOLS = [(name, sa.StaticPool) for name in BACKENDS]
+POOLS += [(name, sa.SingletonThreadPool) for name in BACKENDS if "async" not in name]  # which has one for each thread
+
+
+@pytest.fixture(params=POOLS, ids=lambda pool: f"{pool[0]}-{pool[1].__name__}")
+def pool(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def db(pool: Any) -> Database:
+    return db_of(pool[0])
+
+
+@pytest.fixture
+def shared(db: Database, pool: Any) -> Iterator[Any]:
+    """An engine with such a pool."""
+    with db.other_engine(poolclass=pool[1]) as engine:
+        yield engine
+
+
+@pytest.fixture
+def idem(db: Database, shared: Any) -> Any:
+    return db.table(shared)
+
+
+@pytest.fixture
+def order(idem: Any) -> Any:
+    @idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    return order
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_a_call_is_refused_while_somebody_elses_work_is_open_and_that_ends_as_its_owner_says(
+    db: Database, shared: Any, idem: Any, order: Any, ends: str
+) -> None:
+    @idem.transactional("aside", key="key", lookaside=True)
+    def aside(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    order("done")
+    aside("done")
+    with db.session(shared) as held:
+        held.run(lambda session: effect(session, "theirs"))
+        for call in (order, aside):
+            for key in ("done", "new"):
+                with pytest.raises(SessionNotUsableError, match=SHARED):
+                    call(key)
+        with pytest.raises(SessionNotUsableError, match=SHARED), idem.transaction("block", "k", wait=timedelta(0)):
+            pass
+        getattr(held, ends)()
+    assert db.effects() == ["done", "done", *(["theirs"] if ends == "commit" else [])]
+    assert (order.outcome("done").replayed, order.outcome("new").replayed, len(db.rows())) == (True, False, 3)
+
+
+def test_work_that_has_only_taken_locks_is_work(db: Database, shared: Any, order: Any) -> None:
+    """PyMySQL and asyncmy do not hear of a transaction before it has written."""
+    rows = sa.select(Effect.id).with_for_update()
+    with db.session(shared) as held:
+        held.run(lambda session: session.execute(rows).all())
+        with pytest.raises(SessionNotUsableError, match=SHARED):
+            order("k")
+        held.rollback()
+    order("k")
+    assert db.effects() == ["k"]
