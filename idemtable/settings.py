@@ -101,8 +101,8 @@ class Place:
     is_inside: bool
     """Whether everything happens inside a transaction that somebody else holds."""
 
-    def records_of(self, connection: Connection, session: Session | None = None) -> Records:
-        """Return the statements in the words of a connection, in the schema that it or its session translates to.
+    def records_of(self, connection: Connection | Engine, session: Session | None = None) -> Records:
+        """Return the statements in the words of a connection or engine, in the schema that it or its session translates to.
 
         A session that was handed over may have another driver, and a tenant's schema.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, UnboundExecutionError
 
 from ..errors import SessionNotUsableError
@@ -25,10 +26,23 @@ class Joined(Transaction):
     _savepoint: SessionTransaction | None = None
 
     def prepare(self) -> None:
+        if why := self._occupied():
+            raise SessionNotUsableError(f"the session cannot carry a claim: {why}")
         try:
             self.session.flush()
         except PendingRollbackError as error:
             raise self._unusable() from error
+
+    def _occupied(self) -> str | None:
+        """Say that somebody else is at work in the connection that the session would get, if it has none yet."""
+        root = self.session.get_transaction()
+        if root is not None and root._connections:
+            return None
+        try:
+            bind = self.session.get_bind()
+        except UnboundExecutionError:  # which is told where the connection is taken
+            return None
+        return self._place.records_of(bind, self.session).dialect.occupied(bind) if isinstance(bind, Engine) else None
 
     def _unusable(self) -> SessionNotUsableError:
         session = self.session

@@ -84,3 +84,37 @@ def test_work_that_has_only_taken_locks_is_work(db: Database, shared: Any, order
         held.rollback()
     order("k")
     assert db.effects() == ["k"]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_second_session_there_carries_no_claim_while_the_first_is_at_work(
+    db: Database, shared: Any, idem: Any, order: Any, begun: bool
+) -> None:
+    def claim(session: Any) -> None:
+        with idem.claim(session, "block", "k"):
+            pass
+
+    joins = {
+        "join": lambda session: order.join(session, "k"),
+        "claim": claim,
+        "claim_many": lambda session: idem.claim_many(session, "batch", ["k"]),
+        "unseen": lambda session: list(idem.unseen(session, "batch", ["k"], key=str)),
+    }
+    for name, join in joins.items():
+        with db.session(shared) as first:
+            first.run(lambda session, name=name: effect(session, f"before {name}"))
+            with db.session(shared) as second:
+                if begun:
+                    second.begin()
+                with pytest.raises(SessionNotUsableError, match=SHARED):
+                    join(second.session)
+            join(first.session)  # in whose transaction there is nothing of anybody else's
+            first.rollback()
+            first.run(lambda session, name=name: effect(session, name))
+            first.commit()
+    assert (db.effects(), db.rows()) == (list(joins), [])
+    with db.session(shared) as second:
+        for join in joins.values():
+            join(second.session)
+        second.commit()
+    assert len(db.rows()) == 3
