@@ -26,7 +26,7 @@ from .purging import Swept
 from .purging.bites import Bites
 from .statement import Answer, Statement, disbelieve
 from .tables.mysql import MySQLTable
-from .told import in_transaction
+from .told import asked_autocommit, in_transaction
 from .words import Fault, Look, asked_level, is_mariadb, is_plain, lent
 from .written import Written
 
@@ -263,9 +263,8 @@ class MySQL(MySQLTable, Dialect):
         return super().unusable(connection) or garbled(connection)
 
     def commits_by_itself(self, connection: Connection) -> bool:
-        if connection.dialect.driver == "mysqlconnector":  # it would ask the server each time
-            return bool(getattr(connection.connection.driver_connection, "_autocommit", None))
-        return super().commits_by_itself(connection)
+        is_connector = connection.dialect.driver == "mysqlconnector"
+        return asked_autocommit(connection) if is_connector else super().commits_by_itself(connection)
 
     def inside(self, driver: Any) -> bool | None:
         # "No" is not for sure: PyMySQL and asyncmy hear of a transaction with the first answer to what writes.

@@ -1,11 +1,16 @@
-"""What drivers tell of a connection, each in its own way, without asking the server."""
+"""What drivers tell of a connection, each in its own way, and what the server must be asked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from .statement import send
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+_AUTOCOMMIT: Final = "idemtable_autocommit"
+"""Where a driver's connection keeps what the server has said of it."""
 
 
 def commits_by_itself(connection: Connection) -> bool:
@@ -34,3 +39,18 @@ def in_transaction(driver: Any) -> bool | None:
         return bool(status & IN_TRANSACTION)
     inside: bool | None = getattr(driver, "in_transaction", None)  # MySQL's own connector; mysqlclient does not tell
     return inside
+
+
+def asked_autocommit(connection: Connection) -> bool:
+    """Say whether the server commits each statement of MySQL's own connector, which only knows what it has said itself.
+
+    Of an ``init_command`` or a statement of a listener it hears nothing, and what it would do, to ask each time, costs a
+    round trip in each call.
+    """
+    pooled = connection.connection
+    if getattr(pooled.driver_connection, "_autocommit", False):
+        return True
+    known = pooled.info
+    if _AUTOCOMMIT not in known:
+        known[_AUTOCOMMIT] = bool(send(connection, "SELECT @@SESSION.autocommit").scalar())
+    return bool(known[_AUTOCOMMIT])

@@ -99,3 +99,37 @@ def test_a_session_in_which_asyncmy_writes_other_bytes_is_refused_with_the_cure(
             else:
                 with pytest.raises(SessionNotUsableError, match="asyncmy writes bytes wrongly"):
                     form()
+
+
+def refuse(db: Database, engine: Any) -> None:
+    """Do all that writes a key, in what commits each statement by itself."""
+    idem, runs = db.table(engine), []
+
+    @idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        runs.append(key)
+
+    for _ in range(2):  # on a connection that the pool has had before, too
+        with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"):
+            order("k")
+        with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"), idem.transaction("pay", "k"):
+            pass
+        with db.session(engine) as held:
+            with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"):
+                order.join(held.session, "k")
+            with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"):
+                idem.claim_many(held.session, "batch", ["a", "b"])
+    assert (runs, db.rows()) == ([], [])
+
+
+def test_a_session_that_was_told_in_sql_to_commit_each_statement_is_refused(db: Database) -> None:
+    with told(db, "autocommit = 1") as engine:
+        refuse(db, engine)
+
+
+@pytest.mark.skipif("mysql-connector" not in BACKENDS, reason="there is no MySQL's own connector")
+def test_one_of_mysqls_own_connector_that_was_told_so_as_its_first_command_is_refused() -> None:
+    """The other drivers set what they were told themselves after it."""
+    db = db_of("mysql-connector")
+    with db.other_engine(connect_args={"init_command": "SET autocommit = 1"}) as engine:
+        refuse(db, engine)
