@@ -14,15 +14,19 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, sessionmaker
+
+from .dialects import Fault, known
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import async_sessionmaker
 
 T = TypeVar("T")
+
+_GONE: Final = (Fault.UNKNOWN, Fault.ELSEWHERE, Fault.AWAY)
 
 
 def is_async(target: object) -> bool:
@@ -205,10 +209,16 @@ class AsyncBinding(BaseBinding):
 def drop_dead(engine: Engine, error: BaseException) -> None:
     """Give an engine a new pool where an error is one with which a connection has lost its place in the pool for good.
 
-    That is the raw error of PyMySQL or asyncmy, from setting an isolation level or putting it back: SQLAlchemy does not
-    notice that the connection is dead, and would hand it out again, or never take it back.
+    That is the raw error of a driver of MySQL's, from setting an isolation level or putting it back: SQLAlchemy does not
+    notice that the connection is dead, and would hand it out again, or never take it back. An error that does not say so
+    may be the application's own, and a pool may be all there is of a database in memory.
     """
-    if engine.dialect.dbapi is not None and isinstance(error, engine.dialect.dbapi.Error):
+    dialect = engine.dialect
+    ways = known.get(dialect.name)
+    if ways is None or not ways.dies_unnoticed or dialect.dbapi is None or not isinstance(error, dialect.dbapi.Error):
+        return
+    # SQLAlchemy asks for the first of what there may be none of.
+    if error.args and (ways.numbered(error) in _GONE or dialect.is_disconnect(error, None, None)):
         engine.dispose(close=False)
 
 

@@ -55,6 +55,8 @@ class Dialect(Definition):
     """Whether a claim can travel with a statement of the function's."""
     begins_unasked: ClassVar[bool] = False
     """Whether the statement after an error that ended the transaction begins another one, of which nobody is told."""
+    dies_unnoticed: ClassVar[bool] = False
+    """Whether a lost connection may be told of by the driver's own error, past SQLAlchemy."""
     skips_equal: ClassVar[bool] = False
     """Whether an UPDATE that leaves a row as it is writes nothing."""
     busy: ClassVar[str] = "the first call with this key is still running"

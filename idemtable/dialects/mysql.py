@@ -69,6 +69,7 @@ class MySQL(MySQLTable, Dialect):
     reads_after_a_claim = True
     commits_along = True
     begins_unasked = True  # after a deadlock or 1020
+    dies_unnoticed = True
     skips_equal = True
     locks_gaps = True  # at REPEATABLE READ, which is what most servers run at
 

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
 
 from idemtable import IdempotencyError, ResultUnreadableError
 from idemtable.claim.attempt import Attempt
 from idemtable.claim.call import Keys
 from idemtable.claim.returned import RollBack, Unkept
 from idemtable.claim.run import AsyncRun, Run
+from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, effect
 from tests.support.plain import as_async
+
+
+class Audited(Session):
+    """A session to whose COMMIT a test listens."""
+
+
+@contextmanager
+def auditing(error: Exception) -> Iterator[None]:
+    """Have an audit of the application's own, in another database, fail before each COMMIT."""
+
+    def audit(session: Session) -> None:
+        raise error
+
+    sa.event.listen(Audited, "before_commit", audit)
+    try:
+        yield
+    finally:
+        sa.event.remove(Audited, "before_commit", audit)
+
+
+def audited(db: Database, engine: Any) -> Any:
+    """A table whose sessions are audited."""
+    if db.is_async:
+        from sqlalchemy.ext.asyncio import async_sessionmaker
+
+        return db.table(async_sessionmaker(engine, sync_session_class=Audited))
+    return db.table(sessionmaker(engine, class_=Audited))
 
 
 def answered(db: Database, key: str, work: Any) -> Any:
@@ -105,3 +138,47 @@ def test_a_call_that_fails_is_undone_once(db: Database, work: Any, monkeypatch: 
         answered(db, "k", work)
     assert undone == [raised.value]
     assert (db.effects(), db.rows()) == ([], [])
+
+
+def test_a_drivers_error_that_an_application_raises_itself_leaves_the_pool_alone(db: Database) -> None:
+    with db.other_engine() as engine:
+        sync, idem = getattr(engine, "sync_engine", engine), audited(db, engine)
+        pool, error = sync.pool, sync.dialect.dbapi.ProgrammingError("in another database")
+
+        @idem.transactional("order", key="key")
+        def order(session: Any, key: str) -> int:
+            return effect(session, key)
+
+        order("a")
+        with auditing(error):
+            with pytest.raises(type(error)):
+                order("b")
+            with pytest.raises(type(error)), idem.transaction("pay", "k"):
+                pass
+        assert sync.pool is pool
+        assert (order.outcome("a").replayed, order.outcome("b").replayed) == (True, False)
+    assert db.effects() == ["a", "b"]
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name.startswith("sqlite")])
+def test_a_database_in_memory_outlives_it(backend: str) -> None:
+    db = db_of(backend)
+    memory = db.url.set(database=None)
+    if db.is_async:
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        engine: Any = create_async_engine(memory, poolclass=sa.StaticPool)
+    else:
+        engine = sa.create_engine(memory, poolclass=sa.StaticPool)
+    idem = audited(db, engine)
+    idem.create_all()
+
+    @idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> int:
+        return 1
+
+    order("a")
+    with auditing(sqlite3.OperationalError("unable to open database file")), pytest.raises(sqlite3.OperationalError):
+        order("b")
+    assert order.outcome("a").replayed
+    db.dispose(engine)
