@@ -217,7 +217,7 @@ def chain(error: BaseException | None, handled: BaseException | None = None) -> 
     rest = [error]
     while rest:
         one = rest.pop()
-        if one is None or id(one) in seen:
+        if not isinstance(one, BaseException) or id(one) in seen:  # an application's `orig` may be anything
             continue
         seen.add(id(one))
         yield one

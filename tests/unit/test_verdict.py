@@ -218,3 +218,10 @@ def test_each_question_has_its_errors(code: int, asked: str) -> None:
     yes = {question for question in questions if getattr(verdict, question)}
     assert yes == ({asked, "is_gone"} if asked in ("is_lost", "is_elsewhere") else {asked})
     assert not verdict.is_the_functions
+
+
+def test_what_an_applications_error_calls_its_orig_may_be_no_error() -> None:
+    error = LookupError("no such order")
+    error.orig = "order 7"  # type: ignore[attr-defined]
+    assert list(chain(error)) == [error]
+    assert not restarts(error, DIALECTS["postgresql"])
