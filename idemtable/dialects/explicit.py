@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from contextlib import closing, suppress
 from contextvars import ContextVar
@@ -12,6 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
 from ..errors import SessionNotUsableError
+from .leftover import roll_back
 from .origin import root
 from .statement import is_listened_to, send
 from .tables.sqlite import inside
@@ -68,22 +68,7 @@ def configure_sqlite(engine: Engine | Any) -> None:
 
 
 def _let_go(dbapi_connection: Any, record: object, error: BaseException | None) -> None:
-    # Before it is closed because a call was cancelled or interrupted. SQLite keeps a closed connection alive, and its
-    # write lock held against everybody, for as long as the cursor of a half-read SELECT lives, and the error's traceback
-    # holds that. A rollback ends it now.
-    raw = getattr(dbapi_connection, "driver_connection", dbapi_connection)
-    if isinstance(raw, sqlite3.Connection):
-        with suppress(sqlite3.Error):
-            raw.rollback()
-    else:
-        # Not awaited: its thread may be waiting for the lock itself. It gets there first, the close comes behind it.
-        with suppress(RuntimeError):  # no loop is running
-            asyncio.get_running_loop().create_task(raw.rollback()).add_done_callback(_seen)
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
+    roll_back(getattr(dbapi_connection, "driver_connection", dbapi_connection))
 
 
 def _begin(connection: Connection) -> None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from .leftover import close_cursor
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
@@ -87,6 +89,8 @@ def fail(
         cursor: to be closed.
     """
     dbapi = connection.dialect.dbapi
+    if cursor is not None and (dbapi is None or not isinstance(error, dbapi.Error)):  # else SQLAlchemy does
+        close_cursor(cursor)
     if isinstance(error, Exception) and dbapi is not None and not isinstance(error, dbapi.Error):
         # Somebody else's, such as the time limit that a signal handler raises: it came in the middle of the driver's
         # work, and what the server answers next is the answer to this statement.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import pytest
 import sqlalchemy as sa
 
@@ -450,3 +453,69 @@ def test_a_look_aside_waits_no_longer_than_the_call_may(unlogged: Database) -> N
         with unlogged.session(engine) as held:
             timeout = held.run(lambda session: session.scalar(sa.text("PRAGMA busy_timeout")))
         assert timeout == 3_600_000, "what the application has set"
+
+
+@contextmanager
+def interrupting(db: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[type[BaseException]]]]:
+    """An engine, and a list: an error in it interrupts the next statement with rows between its run and their reading."""
+    armed: list[type[BaseException]] = []
+
+    def interrupt() -> None:
+        if armed:
+            raise armed.pop()
+
+    class Cursor(sqlite3.Cursor):
+        def fetchall(self) -> Any:
+            interrupt()
+            return super().fetchall()
+
+    class Connection(sqlite3.Connection):
+        def cursor(self, factory: Any = Cursor) -> Any:
+            return super().cursor(factory)
+
+    if db.is_async:
+        fetch = aiosqlite.Cursor.fetchall
+
+        async def fetchall(cursor: Any) -> Any:
+            interrupt()
+            return await fetch(cursor)
+
+        monkeypatch.setattr(aiosqlite.Cursor, "fetchall", fetchall)
+    with db.other_engine(**{} if db.is_async else {"connect_args": {"factory": Connection}}) as engine:
+        yield engine, armed
+
+
+@pytest.mark.parametrize("form", ["call", "lookaside", "block", "join", "claim_many"])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, asyncio.CancelledError, TimeoutError], ids=lambda one: one.__name__
+)
+def test_a_look_that_was_interrupted_keeps_nobody_from_committing(
+    unlogged: Database, monkeypatch: pytest.MonkeyPatch, form: str, error: type[BaseException]
+) -> None:
+    if unlogged.is_async and error is KeyboardInterrupt:
+        error = asyncio.CancelledError  # the other would end the loop
+    with interrupting(unlogged, monkeypatch) as (engine, armed), unlogged.session(engine) as held:
+        idem = unlogged.table(engine)
+
+        @idem.transactional("order", key="key", lookaside=form == "lookaside")
+        def order(session: Any, key: str) -> None: ...
+
+        def enter() -> None:
+            with idem.transaction("order", "k"):
+                pass
+
+        again = {
+            "block": enter,
+            "join": lambda: order.join(held.session, "k"),
+            "claim_many": lambda: idem.claim_many(held.session, "order", ["k"]),
+        }.get(form, lambda: order("k"))
+        order("k")
+        armed.append(error)
+        with pytest.raises((error, CancelledError)) as kept:
+            again()
+        assert armed == []
+        writer = sqlite3.connect(str(unlogged.sync_url.database), isolation_level=None, timeout=PATIENCE / 4)
+        writer.execute("INSERT INTO effect (name, amount) VALUES ('written', 1)")
+        writer.close()
+        assert kept.value is not None  # whose traceback holds the cursor
+    assert unlogged.effects() == ["written"]
