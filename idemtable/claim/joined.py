@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, UnboundExecutionError
 
 from ..errors import SessionNotUsableError
-from .transaction import Transaction, is_open, stands
+from .transaction import Transaction, connections, is_open, stands
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import SessionTransaction
@@ -26,17 +26,24 @@ class Joined(Transaction):
     _savepoint: SessionTransaction | None = None
 
     def prepare(self) -> None:
-        if why := self._occupied():
+        # Before the flush too: what is pending is sent by it.
+        if why := self._half_read() or self._occupied():
             raise SessionNotUsableError(f"the session cannot carry a claim: {why}")
         try:
             self.session.flush()
         except PendingRollbackError as error:
             raise self._unusable() from error
 
+    def _half_read(self) -> str | None:
+        """Say that the session is reading what a statement would end."""
+        for connection in connections(self.session):
+            if why := self._place.records_of(connection, self.session).dialect.half_read(connection):
+                return why
+        return None
+
     def _occupied(self) -> str | None:
         """Say that somebody else is at work in the connection that the session would get, if it has none yet."""
-        root = self.session.get_transaction()
-        if root is not None and root._connections:
+        if connections(self.session):
             return None
         try:
             bind = self.session.get_bind()

@@ -112,14 +112,9 @@ class Dialect(Definition):
     def filled(self, template: str) -> str:
         """Return a template in the words of this table and database."""
         return template.format(
-            table=self.table,
-            key=self._key,
-            now=self.now,
-            later=self.later,
-            past=self.past,
-            expires=self.expires,
-            settled=self.settled,
-        )
+            table=self.table, key=self._key, settled=self.settled,
+            now=self.now, later=self.later, past=self.past, expires=self.expires,
+        )  # fmt: skip
 
     def issue(self, count: int) -> Statement:
         """Compile the insertion of `count` tokens."""
@@ -230,6 +225,10 @@ class Dialect(Definition):
     def commits_by_itself(self, connection: Connection) -> bool:
         """Say whether the driver was told to commit each statement, in ``connect_args`` or later."""
         return commits_by_itself(connection)
+
+    def half_read(self, connection: Connection) -> str | None:
+        """Say why a session's next statement would lose rows that it is still reading, with the cure; ``None`` if not."""
+        return None
 
     def begun(self, connection: Connection) -> None:
         """Prepare for the end of a transaction of the library's own, of which nothing was sent yet."""

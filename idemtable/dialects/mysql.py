@@ -26,7 +26,7 @@ from .purging import Swept
 from .purging.bites import Bites
 from .statement import Answer, Statement, disbelieve
 from .tables.mysql import MySQLTable
-from .told import asked_autocommit, in_transaction
+from .told import asked_autocommit, half_read, in_transaction, number
 from .words import Fault, Look, asked_level, is_mariadb, is_plain, lent
 from .written import Written
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Select, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
-_UNNUMBERED = -1
-_TIMED_OUT = ("ConnectionTimeoutError", "ReadTimeoutError", "WriteTimeoutError")
-"""MySQL's own connector has closed the connection, and numbers that like a statement that took too long."""
 # The least that MySQL takes is 1: it makes that of 0 with a warning, which asyncmy logs, or in a strict mode refuses it.
 _LEND = """SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout,
     SESSION innodb_lock_wait_timeout = GREATEST(:wait, 1)"""
@@ -271,6 +268,9 @@ class MySQL(MySQLTable, Dialect):
         # "No" is not for sure: PyMySQL and asyncmy hear of a transaction with the first answer to what writes.
         return in_transaction(driver) or None
 
+    def half_read(self, connection: Connection) -> str | None:
+        return half_read(connection)
+
     def in_transaction(self, connection: Connection) -> bool:
         return in_transaction(connection.connection.driver_connection) is not False
 
@@ -334,12 +334,7 @@ class MySQL(MySQLTable, Dialect):
 
     @classmethod
     def code(cls, error: BaseException) -> Any:
-        code = error.args[0] if error.args else None
-        if code == _UNNUMBERED and type(error).__name__ in ("OperationalError", "InterfaceError"):
-            return 2013  # MySQL's own connector, which finds its connection gone before it sends anything
-        if type(error).__name__ in _TIMED_OUT:
-            return 2013
-        return code
+        return number(error)
 
     @classmethod
     def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:

@@ -54,3 +54,31 @@ def asked_autocommit(connection: Connection) -> bool:
     if _AUTOCOMMIT not in known:
         known[_AUTOCOMMIT] = bool(send(connection, "SELECT @@SESSION.autocommit").scalar())
     return bool(known[_AUTOCOMMIT])
+
+
+def half_read(connection: Connection) -> str | None:
+    """Say what a statement would lose where PyMySQL or asyncmy is giving the rows of another one as they come."""
+    if connection.closed or connection.invalidated:
+        return None
+    result = getattr(connection.connection.driver_connection, "_result", None)
+    if not getattr(result, "unbuffered_active", False):  # mysqlclient and the connector refuse the statement themselves
+        return None
+    return (
+        "it is still reading rows as they come (yield_per, stream_results), and its driver drops the rest of them at the "
+        "next statement. Read them into a list before, or in a session of their own"
+    )
+
+
+_UNNUMBERED: Final = -1
+_TIMED_OUT: Final = ("ConnectionTimeoutError", "ReadTimeoutError", "WriteTimeoutError")
+"""MySQL's own connector has closed the connection, and numbers that like a statement that took too long."""
+
+
+def number(error: BaseException) -> Any:
+    """Return the number of an error."""
+    code = error.args[0] if error.args else None
+    if code == _UNNUMBERED and type(error).__name__ in ("OperationalError", "InterfaceError"):
+        return 2013  # MySQL's own connector, which finds its connection gone before it sends anything
+    if type(error).__name__ in _TIMED_OUT:
+        return 2013
+    return code

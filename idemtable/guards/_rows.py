@@ -16,7 +16,9 @@ from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from ..binding import is_async, sync_session, unscoped
+from ..claim.transaction import connections
 from ..dialects import Dialect, find
+from ..errors import SessionNotUsableError
 from ._endings import endings
 
 if TYPE_CHECKING:
@@ -32,12 +34,25 @@ def dispatch(session: Any, work: Callable[[Session], T]) -> T | Awaitable[T]:
 
     Raises:
         TypeError: it is neither.
+        SessionNotUsableError: it is reading rows that a statement would drop.
     """
     session = unscoped(session)
     if is_async(session):
         sync_session(session, "AsyncSession")
-        return session.run_sync(work)  # type: ignore[no-any-return]
-    return work(sync_session(session, "Session"))
+        return session.run_sync(_unread(work))  # type: ignore[no-any-return]
+    return _unread(work)(sync_session(session, "Session"))
+
+
+def _unread(work: Callable[[Session], T]) -> Callable[[Session], T]:
+    """Refuse a session that is reading what a guard's statements would end."""
+
+    def checked(session: Session) -> T:
+        for connection in connections(session):
+            if why := dialect_of(connection.dialect).half_read(connection):
+                raise SessionNotUsableError(f"the session cannot be guarded: {why}")
+        return work(session)
+
+    return checked
 
 
 @lru_cache(maxsize=32)

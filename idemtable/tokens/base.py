@@ -148,6 +148,7 @@ class BaseTokens:
     def _inside(self, session: Session, work: Work[T]) -> T:
         """Run in the caller's transaction, under a SAVEPOINT: an error leaves it as it was."""
         tx = Joined(self._settings.place, session)
+        tx.prepare()
         with explained(self._settings, self._scope, repeats=False):
             try:
                 value = tx.enter(lambda: work(tx.records, tx.connection), self._settings.wait)

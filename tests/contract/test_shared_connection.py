@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from idemtable import SessionNotUsableError
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, Effect, effect
+from tests.support.tokens import desk
 
 SHARED = "gives everybody one connection"
 
@@ -99,6 +100,7 @@ def test_a_second_session_there_carries_no_claim_while_the_first_is_at_work(
         "claim": claim,
         "claim_many": lambda session: idem.claim_many(session, "batch", ["k"]),
         "unseen": lambda session: list(idem.unseen(session, "batch", ["k"], key=str)),
+        "issue": lambda session: desk(db, table=idem).issue("somebody", session),
     }
     for name, join in joins.items():
         with db.session(shared) as first:
@@ -117,4 +119,4 @@ def test_a_second_session_there_carries_no_claim_while_the_first_is_at_work(
         for join in joins.values():
             join(second.session)
         second.commit()
-    assert len(db.rows()) == 3
+    assert len(db.rows()) == 4

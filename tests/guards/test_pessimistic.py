@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +16,7 @@ from sqlalchemy.exc import NoResultFound
 
 from idemtable import IdemTable
 from idemtable.errors import RetryTransactionError, RowLockedError, SessionNotUsableError
-from idemtable.guards import lock, lock_name
+from idemtable.guards import compare_and_set, lock, lock_name
 from tests.support.database import INNODB
 from tests.support.guards import Animal, Cat, Counted, Horse, Item, Order, Parcel, Shop, Ticket
 
@@ -216,6 +218,26 @@ def test_autocommit_holds_no_lock(shop: Shop) -> None:
             shop.call(held, lock, Order, 1)
         with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"):
             shop.call(held, partial(name, named(shop)), "n")
+
+
+def test_no_guard_has_the_driver_drop_rows_that_are_still_read(shop: Shop) -> None:
+    """As PyMySQL and asyncmy do at the next statement, without a word to whoever reads."""
+    db = shop.db
+    shop.add(*(Order(number=number) for number in range(1, 21)))
+    drops = getattr(db.engine, "sync_engine", db.engine).dialect.driver in ("pymysql", "asyncmy")
+    guards: list[Any] = [
+        lambda held: shop.call(held, lock, Order, 1),
+        lambda held: shop.call(held, partial(name, named(shop)), "n"),
+        lambda held: shop.call(held, partial(compare_and_set, version=1, values={"status": "paid"}), Order, 1),
+    ]
+    for guard in guards:
+        with db.session() as held:
+            rows = db.streamed(held, sa.select(Order.number).order_by(Order.number))
+            read = list(islice(db.plainly(rows), 1))
+            with pytest.raises(SessionNotUsableError, match="into a list") if drops else nullcontext():
+                guard(held)
+            assert [*read, *db.plainly(rows)] == list(range(1, 21))
+            held.rollback()
 
 
 @pytest.mark.parametrize("wait", [5, "1s", timedelta(seconds=-1), timedelta(hours=2)])

@@ -154,6 +154,26 @@ class Database:
             with sessionmaker(engine, **options)() as held:
                 yield Held(self, held)
 
+    def streamed(self, held: Held, query: Any) -> Any:
+        """What a query gives a session as it comes, a few rows at a time: an iterable of the session's colour."""
+        query = query.execution_options(yield_per=3)
+        if self.loop is None:
+            return held.session.execute(query).scalars()
+        return self.loop.run(held.session.stream_scalars(query))
+
+    def plainly(self, rows: Any) -> Iterator[Any]:
+        """What an iterable of either colour gives, in plain steps."""
+        if self.loop is None:
+            yield from rows
+            return
+        end = object()
+
+        async def step() -> Any:
+            return await anext(rows, end)
+
+        while (row := self.loop.run(step())) is not end:
+            yield row
+
     def together(self, work: Callable[[], Any]) -> Any:
         """Run a plain function as one task: what it calls shares that task's context, as in one async function."""
         return work() if self.loop is None else self.loop.run(greenlet_spawn(work))
