@@ -90,6 +90,8 @@ class MySQL(MySQLTable, Dialect):
         3101: Fault.RESTART,  # Group Replication, at COMMIT
         1205: Fault.BUSY,  # lock wait time-out; rolls back the statement only
         3572: Fault.BUSY,  # NOWAIT, MySQL 8
+        1969: Fault.BUSY,  # MariaDB's max_statement_time, where it is shorter than the wait
+        3024: Fault.BUSY,  # MySQL's max_execution_time, which locking reads alone can run into
         1062: Fault.DUPLICATE,
         1792: Fault.READ_ONLY,
         1290: Fault.ELSEWHERE,  # super_read_only: a secondary, or what has lost its majority

@@ -53,7 +53,7 @@ RESTARTING = [
 FINAL = [
     # A lock that was waited for in vain is not waited for again.
     *(("postgresql", code) for code in ("55P03", "57014")),
-    *(("mysql", code) for code in (1205, 3572)),
+    *(("mysql", code) for code in (1205, 3572, 1969, 3024)),
     *(("sqlite", code) for code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY, sqlite3.SQLITE_LOCKED)),
     *(("postgresql", code) for code in ("23505", "23503", "42P01", "25006", "22001", "42601", None)),
     *(("mysql", code) for code in (1062, 1146, 1792, 1452, 1406, 1064)),
