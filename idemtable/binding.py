@@ -20,6 +20,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from .dialects import Fault, known
+from .dialects.shared import occupied
+from .errors import SessionNotUsableError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import async_sessionmaker
@@ -156,6 +158,7 @@ class Binding(BaseBinding):
         bound = self.bound
         if isinstance(bound, Connection):
             return within(bound, work)
+        _refuse_occupied(bound)
         with (
             dropping_dead(bound),
             bound.connect() as connection,
@@ -199,11 +202,19 @@ class AsyncBinding(BaseBinding):
         inside, bound = self.is_inside, self.sessions().kw["bind"]
         if inside:
             return await bound.run_sync(within, work)  # type: ignore[no-any-return]
+        _refuse_occupied(bound.sync_engine)
         with dropping_dead(bound.sync_engine):
             async with bound.connect() as connection:
                 await connection.execution_options(**options or {})
                 async with connection.begin():
                     return await connection.run_sync(work)  # type: ignore[no-any-return]
+
+
+def _refuse_occupied(engine: Engine) -> None:
+    """Raise SessionNotUsableError where a transaction of one's own would end somebody else's."""
+    ways = known.get(engine.dialect.name)
+    if ways is not None and (why := occupied(engine.pool, ways.inside)):
+        raise SessionNotUsableError(f"the engine has no transaction for this now: {why}")
 
 
 def drop_dead(engine: Engine, error: BaseException) -> None:

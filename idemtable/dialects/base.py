@@ -237,7 +237,8 @@ class Dialect(Definition):
         """Return what COMMIT can travel by with the statement before it, past SQLAlchemy; ``None`` if there is nothing."""
         return None
 
-    def inside(self, driver: Any) -> bool | None:
+    @classmethod
+    def inside(cls, driver: Any) -> bool | None:
         """Say whether a driver's connection is in a transaction; ``None`` if that is not for sure."""
         return None
 

@@ -266,7 +266,8 @@ class MySQL(MySQLTable, Dialect):
         is_connector = connection.dialect.driver == "mysqlconnector"
         return asked_autocommit(connection) if is_connector else super().commits_by_itself(connection)
 
-    def inside(self, driver: Any) -> bool | None:
+    @classmethod
+    def inside(cls, driver: Any) -> bool | None:
         # "No" is not for sure: PyMySQL and asyncmy hear of a transaction with the first answer to what writes.
         return in_transaction(driver) or None
 

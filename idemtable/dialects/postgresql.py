@@ -244,7 +244,8 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         size = self.statement(self.BYTES)(connection, {"table": self.table}).scalar()
         return None if size is None else int(size)
 
-    def inside(self, driver: Any) -> bool | None:
+    @classmethod
+    def inside(cls, driver: Any) -> bool | None:
         if (info := getattr(driver, "info", None)) is not None:  # psycopg, psycopg2
             return bool(info.transaction_status != 0)
         if (inside := getattr(driver, "is_in_transaction", None)) is not None:  # asyncpg

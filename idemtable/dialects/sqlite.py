@@ -153,7 +153,8 @@ class SQLite(SQLiteTable, Dialect):
     def commits_by_itself(self, connection: Connection) -> bool:
         return mode_of(connection.connection.driver_connection) is not None
 
-    def inside(self, driver: Any) -> bool | None:
+    @classmethod
+    def inside(cls, driver: Any) -> bool | None:
         return inside(driver)
 
     def cut(self, connection: Connection) -> None:

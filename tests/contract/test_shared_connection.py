@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -120,3 +120,29 @@ def test_a_second_session_there_carries_no_claim_while_the_first_is_at_work(
             join(second.session)
         second.commit()
     assert len(db.rows()) == 4
+
+
+def test_no_look_at_the_table_commits_what_somebody_else_has_not(
+    db: Database, shared: Any, idem: Any, order: Any
+) -> None:
+    order("k")
+    tokens = desk(db, table=idem)
+    looks: list[Callable[[], object]] = [
+        lambda: idem.get("order", "k"),
+        lambda: idem.records("order"),
+        lambda: idem.stats(),
+        lambda: idem.check_schema(),
+        lambda: idem.create_all(),
+        lambda: idem.purge(),
+        lambda: idem.forget("order", "k"),
+        lambda: tokens.issue(),
+        lambda: tokens.records(),
+    ]
+    with db.session(shared) as held:
+        held.run(lambda session: effect(session, "theirs"))
+        for look in looks:
+            with pytest.raises(SessionNotUsableError, match=SHARED):
+                look()
+        held.rollback()
+    assert (db.effects(), len(db.rows())) == (["k"], 1)
+    assert idem.get("order", "k") is not None
