@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import SessionTransaction
 
     from ..dialects import Dialect
-    from ..model import Request
     from ..settings import Place
 
 T = TypeVar("T")
@@ -154,11 +153,6 @@ class Own(Transaction):
             and not session.dispatch.after_begin
             and not session.dispatch.after_transaction_create
         )
-
-    def defer(self, request: Request, wait: float) -> bool:
-        self._begin(wait)
-        self.deferred = self.records.defer(self.connection, request, wait)
-        return self.deferred is not None
 
     def confirm(self, hold: Callable[[], bool], wait: float) -> bool:
         if not self.restart(hold, wait):

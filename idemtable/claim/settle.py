@@ -78,11 +78,13 @@ def refuse(course: Course, tx: Transaction, error: Exception, *, repeats: bool) 
 
 def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled:
     call = course.call
-    if (call.lookaside or call.deferred) and tx.is_alone and (decision := _without(course, tx, tell)) is not None:
+    if call.lookaside and tx.is_alone and (decision := _beside(course, tx, tell)) is not None:
         return decision
     wait = course.remaining()
     take = partial(call.kind.take, tx, call.request, None, wait)
-    if wait or not tx.owned:
+    if call.deferred and tx.is_alone and course.defers and tx.records.dialect.defers:
+        won = tx.enter(lambda: tx.defer(call.request, wait) or take(), wait)
+    elif wait or not tx.owned:
         won = tx.enter(take, wait)
     else:
         looked = tx.enter(lambda: tx.records.dialect.refuse_held(tx.connection, call.request.id), wait)
@@ -92,18 +94,15 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
     return Won() if won else _lost(course, tx, tell)
 
 
-def _without(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled | None:
-    """Settle without a claim that is a statement of its own; ``None`` where that cannot be."""
+def _beside(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled | None:
+    """Settle without a transaction; ``None`` where there is no answer yet."""
     call = course.call
-    if call.lookaside:
-        decision = call.kind.decide(tx.glance(partial(_look, course, tx, Look.ASIDE)), call.request)
-        if not isinstance(decision, Won | TakeOver) and _stands(course, tx, decision):
-            if steps.listeners:
-                tell(Step.FOUND)
-            return decision
-    if course.defers and tx.records.dialect.defers and tx.defer(call.request, course.remaining()):
-        return Won()
-    return None
+    decision = call.kind.decide(tx.glance(partial(_look, course, tx, Look.ASIDE)), call.request)
+    if isinstance(decision, Won | TakeOver) or not _stands(course, tx, decision):
+        return None
+    if steps.listeners:
+        tell(Step.FOUND)
+    return decision
 
 
 def _lost(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled:

@@ -83,8 +83,9 @@ class Transaction(ABC):
         return found
 
     def defer(self, request: Request, wait: float) -> bool:
-        """Have the claim travel with the function's first statement, and say whether it will."""
-        return False
+        """Have the claim travel with the function's first statement, and say whether it will; once entered."""
+        self.deferred = self.records.defer(self.connection, request, wait)
+        return self.deferred is not None
 
     @abstractmethod
     def confirm(self, hold: Callable[[], bool], wait: float) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from idemtable import (
     FingerprintMismatchError,
@@ -426,3 +426,52 @@ def test_an_engine_at_the_address_of_one_that_is_gone_is_listened_to() -> None:
         del engine, order
         gc.collect()
     raise AssertionError("no address came twice: this shows nothing")
+
+
+# --- where the claim cannot travel with the function's first statement ----------------------------------------------------
+
+
+KINDS = pytest.mark.parametrize(
+    ("options", "level"), [({}, None), ({}, "SERIALIZABLE"), ({"autobegin": False}, "SERIALIZABLE")], ids=str
+)
+
+
+@KINDS
+@pytest.mark.parametrize("lookaside", [False, True])
+def test_a_claim_that_cannot_travel_begins_its_transaction_once(
+    db: Database, options: dict[str, Any], level: str | None, lookaside: bool
+) -> None:
+    begun = list[Any]()
+
+    class Told(Session):
+        pass
+
+    def after_begin(session: Session, transaction: Any, connection: Any) -> None:
+        begun.append(transaction)
+        connection.exec_driver_sql("SELECT 1")  # from now on nothing can be sent along with BEGIN
+
+    event.listen(Told, "after_begin", after_begin)
+    idem = db.table(maker_of(db, Told, **options))
+    order = order_of(db, idem=idem, deferred=True, lookaside=lookaside, isolation_level=level)
+    assert order.outcome("k").replayed is False
+    assert len(begun) == 1 + lookaside
+    assert order.outcome("k").replayed
+    assert db.effects() == ["k"]
+
+
+def maker_of(db: Database, kind: type[Session], **options: Any) -> Any:
+    """A sessionmaker whose sessions, or those inside of them, are of a class."""
+    if db.is_async:
+        from sqlalchemy.ext.asyncio import async_sessionmaker
+
+        return async_sessionmaker(db.engine, sync_session_class=kind, **options)
+    return sessionmaker(db.engine, class_=kind, **options)
+
+
+@KINDS
+def test_a_claim_that_was_to_travel_takes_any_session_and_any_level(
+    db: Database, options: dict[str, Any], level: str | None
+) -> None:
+    order = order_of(db, idem=db.table(maker_of(db, Session, **options)), deferred=True, isolation_level=level)
+    assert [order.outcome("k").replayed for _ in range(3)] == [False, True, True]
+    assert db.effects() == ["k"]
