@@ -6,11 +6,12 @@ Where it is not, their first statement is never done: the claim fails, and the s
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import RetryTransactionError
-from .origin import listen_once
+from .origin import listen_once, said_by
 from .words import is_plain
 
 if TYPE_CHECKING:
@@ -31,16 +32,25 @@ class Deferred:
         sql: a statement that fails where the key is taken.
         values: of the statement.
         send: sends the claim by itself, and says whether it was won.
+        is_databases: says of an error whether it is the database's.
     """
 
     def __init__(
-        self, connection: Connection, begin: bytes, sql: str, values: Mapping[str, Any], send: Callable[[], bool]
+        self,
+        connection: Connection,
+        begin: bytes,
+        sql: str,
+        values: Mapping[str, Any],
+        send: Callable[[], bool],
+        is_databases: Callable[[BaseException], bool],
     ) -> None:
         pooled: Any = connection.connection
         self._driver = pooled.driver_connection
         self._begin, self._sql, self._values = begin, sql, values
         self._send: Callable[[], bool] | None = send
+        self._is_databases = is_databases
         self.is_lost = False
+        """Whether the function was let go on without it, by what the database said: nothing that it does can stay."""
         setattr(pooled, _MARK, self)
         pooled.commit = self._commit
 
@@ -63,7 +73,14 @@ class Deferred:
         self._send = None
 
     def _require(self) -> None:
-        if not self.take():
+        try:
+            taken = self.take()
+        except Exception as error:
+            # Raised into the function, which may make anything of it. What it means is for an attempt that claims first to
+            # say; but a time limit, which a signal handler raises in the middle, means what it says.
+            self.is_lost = said_by(self._is_databases, error) is not None
+            raise
+        if not taken:
             raise RetryTransactionError("the key was taken before this transaction had sent anything: it cannot go on")
 
     def _commit(self) -> None:
@@ -71,13 +88,22 @@ class Deferred:
         self._require()
         self._driver.commit()
 
-    def carry(self, cursor: Any, statement: str, execute: Callable[[], Any], *, together: bool) -> bool:
+    def carry(
+        self,
+        cursor: Any,
+        statement: str,
+        execute: Callable[[], Any],
+        give_up: Callable[[BaseException], object],
+        *,
+        together: bool,
+    ) -> bool:
         """Send it before or with the function's first statement; say whether that was executed here.
 
         Args:
             cursor: the driver's.
             statement: the function's.
             execute: executes it.
+            give_up: gives the connection up for an error.
             together: whether nobody else has a say in how.
 
         Raises:
@@ -87,12 +113,14 @@ class Deferred:
         if not together or type(cursor) is not self._driver.cursor_factory or ";" in statement.rstrip("; \n"):
             self._require()
             return False
-        self._ride(execute)
+        self._ride(execute, give_up)
         return True
 
-    def _ride(self, execute: Callable[[], Any]) -> None:
+    def _ride(self, execute: Callable[[], Any], give_up: Callable[[BaseException], object]) -> None:
         self.forget()
-        driver, failed = self._driver, None
+        driver = self._driver
+        failed: BaseException | None = None
+        answered: BaseException | None = None
         claim = driver.cursor()
         try:
             with driver.pipeline():
@@ -106,13 +134,22 @@ class Deferred:
                     failed = error
                 finally:
                     driver._autocommit = False
-        except Exception:
-            if failed is None:
-                raise
-        finally:
-            self.is_lost = claim.statusmessage is None
-        if failed is not None:
-            raise failed
+        except Exception as error:
+            answered = error
+        if answered is not None and not self._is_databases(answered := _first_of(answered)):
+            give_up(answered)  # what the server says next is the answer to this
+            raise answered
+        self.is_lost = claim.statusmessage is None
+        if (fault := failed or answered) is not None:
+            raise fault
+
+
+def _first_of(error: BaseException) -> BaseException:
+    """Return what an error of psycopg's was raised over: where a signal handler has raised, that it cannot go on."""
+    handled = sys.exc_info()[1]
+    while (behind := error.__context__) is not None and behind is not handled:
+        error = behind
+    return error
 
 
 def listen(engine: Engine) -> None:
@@ -123,12 +160,13 @@ def listen(engine: Engine) -> None:
 
 
 def _carried(cursor: Any, statement: str, context: Any, event: str, execute: Callable[[], Any]) -> bool | None:
-    deferred: Deferred | None = vars(context.root_connection.connection).get(_MARK)
+    connection = context.root_connection
+    deferred: Deferred | None = vars(connection.connection).get(_MARK)
     if deferred is None or not deferred.waits:
         return None
     dialect = context.dialect
     together = len(getattr(dialect.dispatch, event)) == 1 and is_plain(getattr(dialect, event))
-    return deferred.carry(cursor, statement, execute, together=together) or None
+    return deferred.carry(cursor, statement, execute, connection.invalidate, together=together) or None
 
 
 def _with_values(cursor: Any, statement: str, parameters: Any, context: Any) -> bool | None:

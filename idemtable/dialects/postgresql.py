@@ -191,8 +191,8 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         if line is None or line.is_async or not line.is_idle:
             return None
         listen(connection.engine)
-        sql = self._deferred.sql
-        return Deferred(connection, line.begin, sql, self._locking(values), partial(self.claim, connection, values))
+        sql, send = self._deferred.sql, partial(self.claim, connection, values)
+        return Deferred(connection, line.begin, sql, self._locking(values), send, self.is_driver_error)
 
     def _locking(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**values, "lock": int.from_bytes(values["id"].bytes[:8], "big", signed=True) ^ self._salt}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,6 +28,7 @@ from idemtable import (
     Status,
 )
 from tests.contract.test_shortcuts import Declined, order_of
+from tests.support import PATIENCE
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, Effect, Unique, effect
 from tests.support.lines import through_a_proxy
@@ -91,6 +94,16 @@ def test_the_claim_comes_before_commit_whatever_the_function_sends_first(deferri
     assert [order.outcome("k").replayed for _ in range(3)] == [False, True, True]
     assert len(db.effects()) == {None: 0, "SELECT 1": 0, "executemany": 3}.get(send, 1)
     assert len(db.rows()) == 1
+
+
+def test_a_replay_is_one_whatever_error_the_caller_is_handling(deferring: Database) -> None:
+    order = order_of(deferring, deferred=True)
+    first = order("k")
+    try:
+        raise LookupError("the caller's own")
+    except LookupError:
+        again = order.outcome("k")
+    assert (again.value, again.replayed) == (first, True)
 
 
 def test_a_function_that_swallows_the_news_that_it_is_a_replay_is_still_one(deferring: Database) -> None:
@@ -327,6 +340,92 @@ def test_a_claim_that_comes_last_is_refused_in_the_words_of_one_that_comes_first
         with pytest.raises(refusal):
             order("k")
     assert db.effects() == []
+
+
+WAYS = ["streamed", "several", "commit"]
+
+
+def unfit_for_a_pipeline(session: Session, way: str) -> None:
+    """Send something that takes no claim along, so that the claim is sent by itself, before it."""
+    if way == "streamed":
+        session.execute(sa.text("SELECT 1"), execution_options={"yield_per": 1}).all()
+    elif way == "several":
+        session.execute(sa.text("INSERT INTO effect (name, amount) VALUES ('a;b', 1)"))
+    else:
+        session.commit()
+
+
+@pytest.mark.parametrize("name", ["held", "no table", "read-only"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("then", ["raises", "translates", "swallows"])
+@pytest.mark.parametrize("remember", [(), Declined])  # which has a SAVEPOINT sent first
+def test_a_claim_that_comes_by_itself_is_refused_in_the_words_of_one_that_comes_first(
+    deferring: Database, name: str, way: str, then: str, remember: Any
+) -> None:
+    db = deferring
+    with trouble(db, name) as (idem, refusal):
+        options = {"share_scope": True, "deferred": True, "wait": timedelta(), "remember": remember}
+
+        @idem.transactional("late.held", key="key", **options)
+        def order(session: Any, key: str, amount: int = 1) -> None:
+            try:
+                unfit_for_a_pipeline(session, way)
+            except Exception as error:
+                if then == "translates":
+                    raise Declined(key) from error
+                if then == "raises":
+                    raise
+
+        with pytest.raises(refusal):
+            order("k")
+        with pytest.raises(refusal):
+            order("k")
+    assert db.effects() == []
+
+
+@pytest.mark.parametrize("way", [*WAYS, "insert"])
+def test_what_interrupts_a_claim_on_its_way_is_raised_and_the_function_does_not_run_again(way: str) -> None:
+    db, begun = db_of("postgresql18"), list[str]()
+    with trouble(db, "held") as (idem, _):
+
+        @idem.transactional("late.held", key="key", share_scope=True, deferred=True)
+        def order(session: Any, key: str, amount: int = 1) -> None:
+            begun.append(key)
+            if way == "insert":
+                effect(session, key)
+            else:
+                unfit_for_a_pipeline(session, way)
+
+        with interrupting(db), pytest.raises(TimeLimit):
+            order("k")
+    assert begun == ["k"]
+    assert order_of(db, deferred=True)("k"), "no connection of the pool is left in the middle of that"
+    assert db.engine.pool.checkedout() == 0
+
+
+class TimeLimit(Exception):
+    """What a signal handler raises, as Celery's does when a task's time is over."""
+
+
+@contextmanager
+def interrupting(db: Database) -> Iterator[None]:
+    """Have a signal handler raise TimeLimit here once somebody waits for a lock."""
+
+    def ring() -> None:
+        db.await_waiting(1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    def handler(*_: object) -> None:
+        raise TimeLimit
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    bell = threading.Thread(target=ring, daemon=True)
+    try:
+        bell.start()
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        bell.join(PATIENCE)
 
 
 def test_an_exception_to_remember_before_the_first_statement_is_remembered(deferring: Database) -> None:
