@@ -85,7 +85,16 @@ class Deferred:
 
     def _commit(self) -> None:
         # By a function that ends its transaction itself: what it does after that must not be without a key.
-        self._require()
+        try:
+            self._require()
+        except BaseException:
+            # SQLAlchemy takes a COMMIT that has raised for one that was sent, and sends no ROLLBACK after it: in a
+            # pool that sends none either the claim's transaction would stay open, and the key locked.
+            try:
+                self._driver.rollback()
+            except Exception:
+                self._driver.close()
+            raise
         self._driver.commit()
 
     def carry(

@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from idemtable import (
     FingerprintMismatchError,
+    IdempotencyError,
     IdemTable,
     InProgressError,
     LostClaimError,
@@ -310,7 +311,10 @@ def test_a_first_statement_that_goes_through_no_pipeline_comes_after_the_claim(d
 @contextmanager
 def trouble(db: Database, name: str) -> Iterator[tuple[IdemTable, type[Exception]]]:
     """Something that keeps a claim from being had."""
-    if name == "held":
+    if name == "done":
+        db.idem.transactional("late.held", key="name", share_scope=True)(effect)("k")
+        yield db.idem, IdempotencyError
+    elif name == "held":
         with db.session() as holder:
             db.idem.transactional("late.held", key="name", share_scope=True)(effect).join(holder.session, "k")
             yield db.idem, InProgressError
@@ -321,6 +325,34 @@ def trouble(db: Database, name: str) -> Iterator[tuple[IdemTable, type[Exception
     else:
         with db.other_engine(connect_args={"options": "-c default_transaction_read_only=on"}) as engine:
             yield db.table(engine), SessionNotUsableError
+
+
+@pytest.mark.parametrize("reset", ["rollback", None])
+@pytest.mark.parametrize("level", [None, "SERIALIZABLE"])
+@pytest.mark.parametrize("name", ["done", "held", "no table"])
+def test_a_function_that_commits_before_all_else_leaves_no_transaction_open_where_the_key_is_not_to_be_had(
+    deferring: Database, reset: Any, level: str | None, name: str
+) -> None:
+    db, idle = deferring, 0
+    with db.other_engine(pool_reset_on_return=reset, pool_size=2) as engine, trouble(db, name) as _:
+        late = db.table(engine, **({"table": "nowhere"} if name == "no table" else {}))
+
+        @late.transactional(
+            "late.held", key="name", share_scope=True, deferred=True, wait=timedelta(), isolation_level=level
+        )
+        def order(session: Any, name: str, amount: int = 1) -> int:
+            session.commit()
+            return 0
+
+        for _ in range(2):
+            with suppress(IdempotencyError):
+                order("k")
+        assert engine.pool.checkedout() == 0
+        with engine.connect() as one, engine.connect() as another:
+            for connection in (one, another):
+                driver: Any = connection.connection.driver_connection
+                assert driver.info.transaction_status == idle
+    assert db.effects() == (["k"] if name == "done" else [])
 
 
 @pytest.mark.parametrize("name", ["held", "no table", "read-only"])
