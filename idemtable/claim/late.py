@@ -42,13 +42,14 @@ def take(course: Course, tx: Transaction, checked: Checked, *, repeats: bool) ->
 def refusal(course: Course, tx: Transaction, checked: Checked, error: Any, *, repeats: bool) -> Exception | None:
     """Return why a function that has failed before its first statement would not have run; ``None`` where it would have.
 
-    It may have failed because its work was done before, and then the answer is what that has left.
+    It may have failed because its work was done before, and then the answer is what that has left. Where its connection was
+    lost there is nothing to claim on, and its error says by itself whether to begin again.
 
     Args:
         course, tx, checked, repeats: as of `take`.
         error: the function's.
     """
-    if tx.deferred.waits and isinstance(error, Exception) and tx.held():
+    if tx.deferred.waits and isinstance(error, Exception) and tx.held() and not tx.connection.invalidated:
         try:
             take(course, tx, checked, repeats=repeats)
         except Exception as refused:

@@ -492,6 +492,46 @@ def test_a_function_that_fails_because_its_work_was_done_is_answered_with_what_t
     assert [row.key for row in db.rows()] == ["k"]
 
 
+@pytest.mark.parametrize("then", ["goes on", "translates", "fails by itself"])
+@pytest.mark.parametrize("end", ["closed", "invalidated"])
+@pytest.mark.parametrize("remember", [(), Declined])
+def test_a_connection_that_is_lost_before_the_first_statement_is_as_lost_as_behind_a_claim(
+    deferring: Database, then: str, end: str, remember: Any
+) -> None:
+    db, told = deferring, list[Any]()
+
+    for deferred in (False, True):
+        lost = list[str]()
+
+        def work(session: Session, key: str, lost: list[str] = lost) -> str:
+            if not lost:
+                lost.append(key)
+                connection = session.connection()
+                if end == "closed":
+                    connection.connection.driver_connection.close()  # type: ignore[union-attr]
+                else:
+                    connection.invalidate()
+                if then == "fails by itself":
+                    raise Declined(key)
+            try:
+                session.execute(sa.insert(Effect), {"name": key})
+            except Exception as error:
+                if then == "translates":
+                    raise LookupError(key) from error
+                raise
+            return key
+
+        order = order_of(db, work, deferred=deferred, remember=remember)
+        try:
+            told.append(order.outcome(f"{deferred}").attempts)
+        except Exception as error:
+            told.append(type(error))
+    if (then, end, remember, db.backend) == ("fails by itself", "closed", (), "postgresql18"):
+        assert told == [Declined, 2], "whether its work was done before another attempt can tell"
+    else:
+        assert told[1] == told[0]
+
+
 def test_a_function_that_ends_its_transaction_and_fails_before_all_else_has_its_own_error(deferring: Database) -> None:
     db = deferring
 
