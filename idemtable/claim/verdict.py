@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..dialects import Fault, full_name, origin_of
+from ..dialects import Fault, full_name, is_own, origin_of
 from ..errors import (
     IdempotencyError,
     InProgressError,
@@ -61,13 +61,22 @@ class Verdict:
     @cached_property
     def faults(self) -> frozenset[Fault]:
         """What the error and all that led to it mean."""
-        own = [one for one in chain(self.error, self._handled) if not self._is_foreign(one)]
+        own = self._own
         found = {fault for one in own if (fault := self._dialect.fault(one)) is not None}
         if self._is_cut and any(map(self._is_a_databases, own)):
             found.add(Fault.UNKNOWN)
         if Fault.READ_ONLY in found and self._is_on_a_standby():
             found.add(Fault.ELSEWHERE)
         return frozenset(found)
+
+    @cached_property
+    def _own(self) -> list[BaseException]:
+        """The error and all that led to it, but for what other connections have said."""
+        return [one for one in chain(self.error, self._handled) if not self._is_foreign(one)]
+
+    def _was_told(self, fault: Fault) -> bool:
+        """Say whether the database said so to the library, and not to a listener of the application's."""
+        return any(is_own(one) and self._dialect.fault(one) is fault for one in self._own)
 
     def _is_on_a_standby(self) -> bool:
         connection = self._connection
@@ -170,7 +179,7 @@ class Verdict:
         if why := self._dialect.misread(self.error):
             return SessionNotUsableError(f"{scope}: {why}", scope=scope)
         faults = self.faults
-        if Fault.NO_TABLE in faults:
+        if self._was_told(Fault.NO_TABLE):
             return SchemaError(
                 f"the table {full_name(settings.table, settings.schema)} is missing or outdated. "
                 f"{cure(State(None, ()), settings.table, settings.schema)}"
@@ -186,7 +195,8 @@ class Verdict:
             return SessionNotUsableError(
                 f"{scope}: the session's transaction has failed: roll it back before the call", scope=scope
             )
-        if self.is_busy:
+        # Of a file's one lock it is the same, whoever asked for it.
+        if self.is_busy and (self._dialect.is_file or self._was_told(Fault.BUSY)):
             return InProgressError(f"{scope}: {self._dialect.busy}; try again later", scope=scope, retry_after=1.0)
         if not repeats and not faults.isdisjoint(_GONE):
             return begin_again(scope)

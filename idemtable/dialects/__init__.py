@@ -10,7 +10,7 @@ from .base import Dialect
 from .definition import Driver, Job, Types, full_name
 from .explicit import configure_sqlite
 from .mysql import MySQL
-from .origin import origin_of
+from .origin import is_own, origin_of
 from .postgresql import PostgreSQL
 from .purging import Swept
 from .sqlite import SQLite
@@ -32,6 +32,7 @@ __all__ = [
     "configure_sqlite",
     "find",
     "full_name",
+    "is_own",
     "is_stale",
     "known",
     "named",

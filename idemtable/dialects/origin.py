@@ -1,4 +1,4 @@
-"""Where an error came from: of which connection SQLAlchemy tells its listeners, and the error itself does not say."""
+"""Where an error came from: of which connection, and whether of a statement of the library's. It does not say it itself."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 _MARK: Final = "_idemtable_connection"
+_OWN: Final = "_idemtable_own"
 
 _listening: Final[weakref.WeakKeyDictionary[SQLAlchemyDialect, set[tuple[str, Callable[..., Any]]]]] = (
     weakref.WeakKeyDictionary()
@@ -78,6 +79,30 @@ def origin_of(error: BaseException) -> Connection | None:
     """Return the connection that raised an error, if it is known and still there."""
     reference = getattr(error, _MARK, None)
     return None if reference is None else reference()
+
+
+def note_own(error: BaseException, sql: str, is_databases: Callable[[BaseException], bool]) -> None:
+    """Note that an error is the database's answer to a statement of the library's.
+
+    By its number alone a table that an application misses is the library's: its listeners send statements around each of
+    these, as a transaction begins and before each cursor executes.
+
+    Args:
+        error: that was raised by it, whatever a listener has made of that.
+        sql: the statement.
+        is_databases: says so of an error.
+    """
+    said = said_by(is_databases, error)
+    # Not equal: a listener may have added a comment for those who trace it.
+    if said is not None and sql in (getattr(said, "statement", None) or sql):
+        for one in (said, getattr(said, "orig", None)):  # SQLAlchemy's, and the driver's in it
+            with suppress(AttributeError):
+                setattr(one, _OWN, True)
+
+
+def is_own(error: BaseException) -> bool:
+    """Say whether an error is the answer to a statement of the library's."""
+    return getattr(error, _OWN, False)
 
 
 def said_by(is_databases: Callable[[BaseException], bool], error: BaseException) -> BaseException | None:

@@ -13,7 +13,9 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from .origin import note_own
 
 from .leftover import close_cursor
 
@@ -60,8 +62,12 @@ def send(
         sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would, with a lost connection marked and taken out of the pool.
     """
     if written is None and (is_listened_to(connection) if heard is None else heard):
-        result = connection.exec_driver_sql(sql, parameters or None)
-        return Answer(result.fetchall() if result.returns_rows else (), result.rowcount)
+        try:
+            result = connection.exec_driver_sql(sql, parameters or None)
+            return Answer(result.fetchall() if result.returns_rows else (), result.rowcount)
+        except Exception as error:
+            _note_own(connection, error, sql)
+            raise
     cursor = None
     try:
         cursor = connection.connection.dbapi_connection.cursor()  # type: ignore[union-attr]  # the driver's own
@@ -96,10 +102,17 @@ def fail(
         # work, and what the server answers next is the answer to this statement.
         connection.invalidate(error)
         raise error
+    _note_own(connection, error, sql or "")
     # Not public, and the same in 2.0 and 2.1, which is what pyproject allows. What it does must be done for every
     # error: wrap it, ask the dialect whether the connection is lost, invalidate it and all that are older.
     connection._handle_dbapi_exception(error, sql, parameters, cursor, None)
     raise error  # never reached: the line above raises
+
+
+def _note_own(connection: Connection, error: BaseException, sql: str) -> None:
+    dbapi = connection.dialect.dbapi
+    databases = (DBAPIError,) if dbapi is None else (DBAPIError, dbapi.Error)
+    note_own(error, sql, lambda one: isinstance(one, databases))
 
 
 def disbelieve(connection: Connection, sql: str) -> NoReturn:

@@ -630,13 +630,14 @@ def test_a_claim_that_cannot_travel_begins_its_transaction_once(
     assert db.effects() == ["k"]
 
 
-def maker_of(db: Database, kind: type[Session], **options: Any) -> Any:
+def maker_of(db: Database, kind: type[Session], engine: Any = None, **options: Any) -> Any:
     """A sessionmaker whose sessions, or those inside of them, are of a class."""
+    engine = db.engine if engine is None else engine
     if db.is_async:
         from sqlalchemy.ext.asyncio import async_sessionmaker
 
-        return async_sessionmaker(db.engine, sync_session_class=kind, **options)
-    return sessionmaker(db.engine, class_=kind, **options)
+        return async_sessionmaker(engine, sync_session_class=kind, **options)
+    return sessionmaker(engine, class_=kind, **options)
 
 
 @KINDS
