@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from .origin import note_own
-
 from .leftover import close_cursor
+from .origin import note_own
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
