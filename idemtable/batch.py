@@ -10,12 +10,12 @@ from .binding import sync_session, unscoped
 from .claim.call import Keys
 from .claim.returned import Unkept
 from .claim.run import AsyncRun, Run
+from .claim.unread import Claim, Claims
 from .fields import NOTHING
 from .keys import checked_keys
 from .model import Flag
 from .paths import walk
 from .settings import checked_count
-from .unread import Claim, Claims
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -162,7 +162,7 @@ class Batch:
                 connection, request = self._sync.connection(), call.request
                 records = self._settings.place.records_of(connection, self._sync)
                 unread = len(many.new) if gives else 0
-                self._last = Claim(records, request.scope, next(iter(many.new)), request.owner, unread)
+                self._last = Claim(self._sync, records, request.scope, next(iter(many.new)), request.owner, unread)
                 Claims.of(self._sync, connection).add(self._last)
             return Unkept(None)
 

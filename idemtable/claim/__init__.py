@@ -11,6 +11,7 @@
 `late`                the claim that was to come with the function's first statement, where there was none
 `kinds`               what is claimed: a key, a token, a token in a store. *Takes, decides, keeps, gives back*
 `many`                one more of them: many keys at once, for which nothing runs
+`unread`              what COMMIT must find of them, and whether their loop was given all
 `transaction`         where, and what a claim needs of it:
 `own`, `joined`       a transaction of its own, which COMMIT may leave in one packet; a savepoint in the caller's
 `quiet`               what the session's listeners hear of COMMIT: one, at the end

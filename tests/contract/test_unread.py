@@ -455,10 +455,10 @@ def test_a_batch_that_another_of_the_transaction_has_taken_over_is_committed(db:
 
 @contextmanager
 def unguarded(monkeypatch: pytest.MonkeyPatch) -> Any:
-    from idemtable.unread import Claims
+    from idemtable.claim.unread import Claims
 
     with monkeypatch.context() as patch:
-        patch.setattr(Claims, "refuse_unread", lambda self: None)
+        patch.setattr(Claims, "refuse_unread", lambda self, session=None: None)
         yield
 
 
@@ -472,3 +472,75 @@ def test_without_the_refusal_items_would_be_lost(db: Database, monkeypatch: pyte
         assert db.idem.claim_many(held.session, "batch", ["e2"]) == [Flag.Seen]
         held.commit()
     assert done == ["e0", "e1", "e3", "e4", "e5"]
+
+
+# --- a connection that is kept ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def kept_connection(db: Database) -> Any:
+    """A connection that many sessions work on, one after the other, as a worker keeps one for its life."""
+    if db.loop is None:
+        with db.engine.connect() as connection:
+            yield connection
+    else:
+        connection = db.loop.run(db.engine.connect().start())
+        try:
+            yield connection
+        finally:
+            db.loop.run(connection.close())
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["committed", "in one transaction"])
+def test_sessions_on_a_connection_that_is_kept_leave_nothing_behind_there(db: Database, inside: bool) -> None:
+    def heard(connection: Any) -> dict[str, int]:
+        dispatch = getattr(connection, "sync_connection", connection).dispatch
+        return {name: len(list(getattr(dispatch, name))) for name in ("begin", "commit", "rollback_savepoint")}
+
+    counts = []
+    with kept_connection(db) as connection:
+        if inside:
+            begun = connection.begin()
+            if db.loop is not None:
+                db.loop.run(begun.start())
+        for number in range(4):
+            with db.session(connection) as held:
+                assert stop_after(db, held.session, 6) == ([f"e{n}" for n in range(6)] if not number else [])
+                flags = db.idem.claim_many(held.session, "kept", [f"k{number}"])
+                assert flags == [Flag.New]
+                held.commit()
+            counts.append(heard(connection))
+    assert counts == counts[:1] * 4
+    assert len(db.rows()) == (0 if inside else 10)
+
+
+def test_a_rollback_in_a_session_after_another_ones_commit_on_the_connection_does_not_end_the_loop(
+    sync_db: Database,
+) -> None:
+    db = sync_db
+    with kept_connection(db) as connection, db.session(connection) as other:
+        db.idem.claim_many(other.session, "kept", ["other"])
+        other.commit()
+        with db.session(connection) as held:
+            loop = db.idem.unseen(held.session, "batch", ["a", "b"], key=str, chunk=1)
+            assert next(loop) == "a"
+            connection.commit()
+            other.run(lambda session: session.execute(sa.text("SELECT 1")))
+            other.rollback()
+            held.run(lambda session: session.close())
+            assert next(loop) == "b"
+            assert list(loop) == []
+            held.commit()
+    assert len(db.rows()) == 3
+
+
+def test_a_session_that_ends_its_savepoint_inside_another_ones_loop_is_let_through(db: Database) -> None:
+    with kept_connection(db) as connection, db.session(connection) as held:
+        held.begin()
+        held.run(lambda session: session.connection())
+        with db.session(connection, join_transaction_mode="create_savepoint") as inner:
+            for event in db.idem.unseen(held.session, "batch", ["a", "b"], key=str):
+                assert db.idem.claim_many(inner.session, "inner", [event]) == [Flag.New]
+                inner.commit()
+        held.commit()
+    assert len(db.rows()) == 4

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import event
 
-from .dialects.origin import hear
-from .errors import RetryTransactionError, TransactionError
+from ..dialects.origin import hear
+from ..errors import RetryTransactionError, TransactionError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session, SessionTransaction
 
-    from .repository import Records
+    from ..repository import Records
 
 _CLAIMS: Final = "idemtable_claims"
 """Where a session keeps them, in its ``info``."""
+_on: Final[WeakKeyDictionary[Connection, Claims]] = WeakKeyDictionary()
+"""One for each connection: of those that a worker keeps for its life, each session would leave its listeners behind."""
 
 
 class Claim:
     """What one chunk or one call of `claim_many` has claimed.
 
     Attributes:
+        session: whose it is, as a reference.
         unread: how many items its loop has not been given yet.
         is_gone: whether it was rolled back.
         since: the number of the savepoint that it was made in; ``None`` while it is in there.
     """
 
-    __slots__ = ("id", "is_gone", "owner", "records", "scope", "since", "unread")
+    __slots__ = ("id", "is_gone", "owner", "records", "scope", "session", "since", "unread")
 
-    def __init__(self, records: Records, scope: str, id: bytes, owner: bytes, unread: int) -> None:
+    def __init__(self, session: Session, records: Records, scope: str, id: bytes, owner: bytes, unread: int) -> None:
+        self.session = ref(session)
         self.records, self.scope, self.id, self.owner, self.unread = records, scope, UUID(bytes=id), owner, unread
         self.is_gone = False
         self.since: int | None = None
@@ -48,7 +52,7 @@ class Claim:
 
 
 class Claims:
-    """What the batches of one session have claimed on one connection, until its transaction ends.
+    """What batches have claimed on one connection, until its transaction ends.
 
     A loop that is left early, by a ``break`` or an exception that somebody swallows, leaves keys behind that are claimed
     and whose items nobody has handled: committed, they would be *seen* for ever. And a transaction that the database has
@@ -57,12 +61,13 @@ class Claims:
     """
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = ref(connection)
         self._held: list[Claim] = []
         """What stands in a transaction that is open, the oldest first."""
         self._leaving: list[Claim] = []
         """What was let through to COMMIT, until the session has heard how that ended."""
         for name, listener in (
+            ("begin", self._begin),
+            ("begin_twophase", self._begin),
             ("commit", self._commit),
             ("commit_twophase", self._commit_twophase),
             ("prepare_twophase", self._prepare_twophase),
@@ -75,10 +80,12 @@ class Claims:
 
     @classmethod
     def of(cls, session: Session, connection: Connection) -> Claims:
-        """Return those of a session on its connection."""
-        found = _of(session)
-        if found is None or found._connection() is not connection:
-            found = session.info[_CLAIMS] = cls(connection)
+        """Return those on a session's connection, of which the session tells them too."""
+        found = _on.get(connection)
+        if found is None:
+            found = _on[connection] = cls(connection)
+        if _of(session) is not found:
+            session.info[_CLAIMS] = found
             # Once for each session, however often they are put there.
             event.listen(session, "before_commit", _before_commit)
             event.listen(session, "after_commit", _after_commit)
@@ -87,13 +94,13 @@ class Claims:
 
     def add(self, claim: Claim) -> None:
         """Hold a claim, in whose savepoint the session still is."""
-        self._leaving = []
         self._held.append(claim)
 
-    def refuse_unread(self) -> None:
-        """Raise TransactionError if a loop has not been given all that was claimed for it."""
+    def refuse_unread(self, session: Session | None = None) -> None:
+        """Raise TransactionError if a loop, or one of a session's, has not been given all that was claimed for it."""
         for claim in self._held:
-            if claim.unread:
+            # To end its own savepoint on the connection is for each session to decide, in the loop of another one too.
+            if claim.unread and (session is None or claim.session() is session):
                 raise TransactionError(
                     f"{claim.scope}: items of unseen() are claimed and were not given to the loop yet: committed, they "
                     f"would be lost. Commit when the loop has come to its end, or roll back; to commit in between, give "
@@ -108,6 +115,9 @@ class Claims:
             _let_go(leaving)
 
     # --- what the connection tells ----------------------------------------------------------------------------------------
+
+    def _begin(self, connection: Connection, xid: Any = None) -> None:
+        self._leaving = []  # nobody has heard of a failure; what another session does now is none
 
     def _check(self, connection: Connection) -> None:
         if self._held:
@@ -187,7 +197,7 @@ def _let_go(claims: list[Claim]) -> None:
 def _before_commit(session: Session) -> None:
     # In a savepoint it may be the end of that one, inside the loop.
     if not session.in_nested_transaction() and (claims := _of(session)) is not None:
-        claims.refuse_unread()
+        claims.refuse_unread(session)
 
 
 def _after_commit(session: Session) -> None:
