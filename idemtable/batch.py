@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from uuid import UUID
 
 from .binding import sync_session, unscoped
 from .claim.call import Keys
@@ -149,7 +150,7 @@ class Batch:
     def _holding(self, call: Call, many: Many, *, gives: bool) -> Callable[[Any], Unkept]:
         """Return what runs once the keys are claimed: the caller does the work, and no result of it is kept.
 
-        It is still inside the savepoint of the claim, whose release tells which one that was.
+        It is still inside the savepoint of the claim.
 
         Args:
             call: which it was.
@@ -162,8 +163,9 @@ class Batch:
                 connection, request = self._sync.connection(), call.request
                 records = self._settings.place.records_of(connection, self._sync)
                 unread = len(many.new) if gives else 0
-                self._last = Claim(self._sync, records, request.scope, next(iter(many.new)), request.owner, unread)
-                Claims.of(self._sync, connection).add(self._last)
+                id = UUID(bytes=next(iter(many.new)))
+                self._last = Claim(self._sync, records, request.scope, id, request.owner, unread)
+                Claims.of(self._sync, connection).add(connection, self._last, many.taken)
             return Unkept(None)
 
         return hold

@@ -17,6 +17,7 @@ from ..errors import (
 )
 from ..model import Decision, Mismatch, Newer, Refuse, Status, Stored, Unfinished, Won
 from ..policy import decide, decide_token
+from .unread import handed_on
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -136,7 +137,10 @@ class Key(Kind):
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
         if stale is None:
             return tx.records.claim(tx.connection, request, wait)
-        return tx.records.take_over(tx.connection, request, stale, wait)
+        if not tx.records.take_over(tx.connection, request, stale, wait):
+            return False
+        handed_on(tx.session, tx.connection, tx.records, request, stale)
+        return True
 
     def decide(self, stored: Stored | None, request: Request) -> Decision:
         return Won() if stored is None else decide(stored, request, stored.now)

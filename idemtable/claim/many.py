@@ -30,6 +30,8 @@ class Many(Kind):
         self._keys, self._kept = keys, kept
         self.new: set[bytes] = set()
         """The ids that nobody had, once they were taken."""
+        self.taken: dict[bytes, bytes] = {}
+        """Those among them whose rows had expired, and the owner who had them."""
 
     def holds(self, request: Request, id: UUID) -> bool:
         return id.bytes in self._keys
@@ -48,25 +50,26 @@ class Many(Kind):
         def remaining() -> float:
             return max(0.0, until - time.monotonic())
 
-        absent, expired = list(ids), list[bytes]()
+        absent, expired = list(ids), dict[bytes, bytes]()
         for _ in range(LOOKS):
             lost = set[bytes]()
             if absent:
                 keys = list(map(self._keys.__getitem__, absent)) if self._kept else None
                 lost |= records.claim_many(connection, request, absent, keys, remaining())
             if expired:
-                lost |= records.take_over_many(connection, request, expired, remaining())
+                lost |= (late := records.take_over_many(connection, request, sorted(expired), remaining()))
+                self.taken.update((id, owner) for id, owner in expired.items() if id not in late)
             self.new.update(ids)
             if not lost:
                 return
             self.new -= lost
-            absent, expired = [], []
+            absent, expired = [], {}
             for id, stored in records.look_many(connection, request, sorted(lost), remaining()):
                 match decision := self.decide(stored, request):
                     case Won():  # it was there a moment ago
                         absent.append(id)
-                    case TakeOver():
-                        expired.append(id)
+                    case TakeOver(before):
+                        expired[id] = before.owner
                     case Replay() | Reraise():
                         pass
                     case _:
@@ -74,7 +77,6 @@ class Many(Kind):
             if not absent and not expired:
                 return
             absent.sort()
-            expired.sort()
             ids = [*absent, *expired]
         raise too_fast(self.noun, request.scope)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import event
@@ -12,9 +11,13 @@ from ..dialects.origin import hear
 from ..errors import RetryTransactionError, TransactionError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from uuid import UUID
+
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session, SessionTransaction
 
+    from ..model import Request
     from ..repository import Records
 
 _CLAIMS: Final = "idemtable_claims"
@@ -30,16 +33,18 @@ class Claim:
         session: whose it is, as a reference.
         unread: how many items its loop has not been given yet.
         is_gone: whether it was rolled back.
-        since: the number of the savepoint that it was made in; ``None`` while it is in there.
+        since: the number of the savepoint that it was made in.
+        heir_of: the owner that it took the oldest one's row over from; ``None`` where it did not.
     """
 
-    __slots__ = ("id", "is_gone", "owner", "records", "scope", "session", "since", "unread")
+    __slots__ = ("heir_of", "id", "is_gone", "owner", "records", "scope", "session", "since", "unread")
 
-    def __init__(self, session: Session, records: Records, scope: str, id: bytes, owner: bytes, unread: int) -> None:
+    def __init__(self, session: Session, records: Records, scope: str, id: UUID, owner: bytes, unread: int = 0) -> None:
         self.session = ref(session)
-        self.records, self.scope, self.id, self.owner, self.unread = records, scope, UUID(bytes=id), owner, unread
+        self.records, self.scope, self.id, self.owner, self.unread = records, scope, id, owner, unread
         self.is_gone = False
-        self.since: int | None = None
+        self.since = 0
+        self.heir_of: bytes | None = None
 
     def check(self) -> None:
         """Raise RetryTransactionError if it was rolled back: its items would be handled without their keys."""
@@ -73,7 +78,6 @@ class Claims:
             ("prepare_twophase", self._prepare_twophase),
             ("rollback", self._rollback),
             ("rollback_twophase", self._rollback),
-            ("release_savepoint", self._release_savepoint),
             ("rollback_savepoint", self._rollback_savepoint),
         ):
             hear(connection, name, listener)
@@ -92,9 +96,35 @@ class Claims:
             event.listen(session, "after_soft_rollback", _after_soft_rollback)
         return found
 
-    def add(self, claim: Claim) -> None:
-        """Hold a claim, in whose savepoint the session still is."""
+    def add(self, connection: Connection, claim: Claim, taken: Mapping[bytes, bytes]) -> None:
+        """Hold a claim, in whose savepoint the connection still is.
+
+        Args:
+            connection: on which it was made.
+            claim: of a batch, or of a call that has taken a row over.
+            taken: the rows that it took over because they had expired, and from which owner.
+        """
+        savepoint = connection.get_nested_transaction()
+        claim.since = 0 if savepoint is None else _number(savepoint._savepoint)
+        if self._held:
+            claim.heir_of = taken.get(self._held[0].id.bytes)
         self._held.append(claim)
+
+    def _heir(self) -> bytes:
+        """Return whose the row of the oldest claim is by now.
+
+        Not any later claim's that may have the same key: one that has inserted the row has found none, and the oldest
+        claim had been undone. So it was too where a row was taken over from somebody else.
+        """
+        owner = self._held[0].owner
+        for claim in self._held:
+            if claim.heir_of == owner:
+                owner = claim.owner
+        return owner
+
+    def wants(self, id: UUID) -> bool:
+        """Say whether COMMIT will look at a row."""
+        return bool(self._held) and self._held[0].id == id
 
     def refuse_unread(self, session: Session | None = None) -> None:
         """Raise TransactionError if a loop, or one of a session's, has not been given all that was claimed for it."""
@@ -129,8 +159,7 @@ class Claims:
         oldest, cause = self._held[0], None
         try:
             found = oldest.records.find(connection, oldest.id)
-            # A later batch may have taken it over.
-            if found is not None and any(found.owner == claim.owner for claim in self._held):
+            if found is not None and found.owner == self._heir():
                 return
             if found is None and oldest.records.dialect.hides_rows(connection):
                 return
@@ -168,14 +197,19 @@ class Claims:
         _let_go(self._held)
         self._held = []
 
-    def _release_savepoint(self, connection: Connection, name: str, context: Any) -> None:
-        if self._held and (last := self._held[-1]).since is None:  # none was begun inside it
-            last.since = _number(name)
-
     def _rollback_savepoint(self, connection: Connection, name: str, context: Any) -> None:
         begun = _number(name)
-        _let_go([claim for claim in self._held if claim.since is None or claim.since > begun])
+        _let_go([claim for claim in self._held if claim.since >= begun])
         self._held = [claim for claim in self._held if not claim.is_gone]
+
+
+def handed_on(session: Session, connection: Connection, records: Records, request: Request, stale: bytes) -> None:
+    """Hear that a call has taken an expired row over, which may be a batch's of the same transaction."""
+    claims = _on.get(connection)
+    if claims is not None and claims.wants(request.id):
+        claims.add(
+            connection, Claim(session, records, request.scope, request.id, request.owner), {request.id.bytes: stale}
+        )
 
 
 def _number(name: str) -> int:

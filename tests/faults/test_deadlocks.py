@@ -285,6 +285,33 @@ def test_a_batch_whose_keys_a_swallowed_deadlock_has_undone_is_not_committed(inn
     assert orders(db) == names
 
 
+@pytest.mark.parametrize("verb", ["unseen", "claim_many"])
+def test_a_batch_that_a_swallowed_deadlock_has_undone_is_not_made_whole_by_claiming_its_keys_again(
+    innodb: Database, verb: str
+) -> None:
+    db, names = innodb, ["e0", "e1"]
+
+    def new(mine: Any) -> list[str]:
+        if verb == "unseen":
+            return list(db.idem.unseen(mine.session, "batch", names, key=str, chunk=1))
+        flags = db.idem.claim_many(mine.session, "batch", names)
+        return [name for name, flag in zip(names, flags, strict=True) if flag is Flag.New]
+
+    def one(session: Session) -> None:
+        effect(session, "lost")
+        with pytest.raises(DBAPIError):
+            run_into_a_deadlock(db, rival, session)
+
+    with rival_of(db) as rival, db.session() as mine:
+        assert new(mine) == names
+        mine.run(one)
+        assert new(mine) == names, "nobody has them any more"
+        mine.run(lambda session: effect(session, "after"))
+        with pytest.raises(RetryTransactionError, match="begin again"):
+            mine.commit()
+    assert (rival.deadlocks, orders(db), db.rows()) == (1, [], [])
+
+
 def test_a_call_in_whose_loop_a_deadlock_was_swallowed_commits_nothing(innodb: Database) -> None:
     db = innodb
     with rival_of(db) as rival:

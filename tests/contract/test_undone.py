@@ -1,0 +1,147 @@
+"""What the database has undone behind a batch is not committed, whatever was claimed after it; what stands is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from idemtable import Flag, RetryTransactionError
+from tests.support.database import Database, effect
+
+Take = Callable[[Database, Any, list[str]], list[str]]
+"""Claims keys in a session, and gives those that are new."""
+
+
+def by_claim_many(db: Database, session: Any, keys: list[str]) -> list[str]:
+    flags = db.idem.claim_many(session, "batch", keys)
+    return [key for key, flag in zip(keys, flags, strict=True) if flag is Flag.New]
+
+
+def by_unseen(db: Database, session: Any, keys: list[str]) -> list[str]:
+    return list(db.idem.unseen(session, "batch", keys, key=str, chunk=2))
+
+
+def by_join(db: Database, session: Any, keys: list[str]) -> list[str]:
+    @db.idem.transactional("batch", key="key", share_scope=True)
+    def call(session: Any, key: str) -> None: ...
+
+    return [key for key in keys if not call.join_outcome(session, key).replayed]
+
+
+def by_block(db: Database, session: Any, keys: list[str]) -> list[str]:
+    new = []
+    for key in keys:
+        with db.idem.claim(session, "batch", key) as claim:
+            if not claim.replayed:
+                new.append(key)
+    return new
+
+
+BATCHES: dict[str, Take] = {"claim_many": by_claim_many, "unseen": by_unseen}
+FORMS: dict[str, Take] = {**BATCHES, "join": by_join, "claim": by_block}
+
+
+def undo(session: Session) -> None:
+    """As a deadlock does it whose error is swallowed: the next statement begins another transaction."""
+    session.connection().exec_driver_sql("ROLLBACK")
+    session.connection().exec_driver_sql("BEGIN")
+
+
+def expire(session: Session) -> None:
+    # Finished when it began, so that nothing is added to the time that has passed.
+    session.execute(sa.text("UPDATE idemtable SET expires_at = created_at, completed_at = created_at"))
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["new", "expired"])
+@pytest.mark.parametrize("again", [["a"], ["d"], ["e", "a"], ["a", "b", "c", "d", "e"]], ids="".join)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("first", BATCHES)
+def test_keys_that_are_claimed_again_after_an_undone_transaction_do_not_make_it_whole(
+    db: Database, first: str, form: str, again: list[str], stale: bool
+) -> None:
+    keys = ["a", "b", "c"]
+    if stale:  # they are taken over, and are again what they were when that is undone
+        with db.session() as held:
+            by_claim_many(db, held.session, keys)
+            held.run(expire)
+            held.commit()
+    rows = len(db.rows())
+    with db.session() as held:
+        assert BATCHES[first](db, held.session, keys) == keys
+        held.run(lambda session: effect(session, "undone"))
+        held.run(undo)
+        assert FORMS[form](db, held.session, again) == again
+        held.run(lambda session: effect(session, "after"))
+        with pytest.raises(RetryTransactionError, match="begin again, from the first item"):
+            held.commit()
+        held.rollback()
+        assert (db.effects(), len(db.rows())) == ([], rows)
+        assert BATCHES[first](db, held.session, keys) == keys
+        held.commit()
+    assert len(db.rows()) == 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("first", BATCHES)
+def test_a_row_of_a_batch_that_has_expired_is_taken_over_in_its_transaction_and_committed(
+    db: Database, first: str, form: str
+) -> None:
+    keys = ["a", "b", "c"]
+    with db.session() as held:
+        assert BATCHES[first](db, held.session, keys) == keys
+        for _ in range(2):
+            held.run(expire)
+            assert FORMS[form](db, held.session, keys) == keys
+        held.run(lambda session: effect(session, "kept"))
+        held.commit()
+    assert db.effects() == ["kept"]
+    assert len(db.rows()) == 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_takeover_that_is_rolled_back_gives_the_row_back_to_its_batch(db: Database, form: str) -> None:
+    def begin(session: Session) -> Any:
+        return session.begin_nested()
+
+    with db.session() as held:
+        assert by_claim_many(db, held.session, ["a"]) == ["a"]
+        held.run(expire)
+        savepoint = held.run(begin)
+        assert FORMS[form](db, held.session, ["a"]) == ["a"]
+        held.run(lambda session: savepoint.rollback())
+        held.commit()
+    assert len(db.rows()) == 1
+
+
+def test_a_takeover_stands_where_a_savepoint_after_it_is_rolled_back(db: Database) -> None:
+    """Inside the call that took it over, too."""
+
+    @db.idem.transactional("batch", key="key", share_scope=True)
+    def call(session: Session, key: str) -> None:
+        session.begin_nested().rollback()
+        outer = session.begin_nested()
+        session.begin_nested().commit()
+        outer.rollback()
+
+    with db.session() as held:
+        assert by_claim_many(db, held.session, ["a"]) == ["a"]
+        held.run(expire)
+        assert not call.join_outcome(held.session, "a").replayed
+        held.commit()
+    assert len(db.rows()) == 1
+
+
+def test_a_takeover_in_a_session_beside_the_batches_is_committed_with_it(sync_db: Database) -> None:
+    db = sync_db
+    with db.session() as held:
+        assert by_claim_many(db, held.session, ["a"]) == ["a"]
+        held.run(expire)
+        with Session(held.session.connection(), join_transaction_mode="create_savepoint") as beside:
+            assert by_block(db, beside, ["a"]) == ["a"]
+            beside.commit()
+        held.commit()
+    assert len(db.rows()) == 1
