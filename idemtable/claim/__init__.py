@@ -14,6 +14,7 @@
 `unread`              what COMMIT must find of them, and whether their loop was given all
 `transaction`         where, and what a claim needs of it:
 `own`, `joined`       a transaction of its own, which COMMIT may leave in one packet; a savepoint in the caller's
+`second`              the connection that no COMMIT is of, and that is refused
 `quiet`               what the session's listeners hear of COMMIT: one, at the end
 `nesting`, `door`     which calls run around this one; one at a time, and none once it is ending
 `verdict`, `retry`    what an error means to this call; how often and how far apart attempts follow each other

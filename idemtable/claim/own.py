@@ -16,6 +16,7 @@ from ..dialects.words import AS_IT_IS
 from ..errors import SessionNotUsableError
 from . import steps
 from .quiet import quiet
+from .second import none_opened
 from .transaction import Transaction, stands
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class Own(Transaction):
             self._undo()
             return False
         with quiet(self.session):  # to whoever listens to the session nothing was committed: it is a replay
-            self._commit()
+            self._end()
         return True
 
     def intact(self, work: SessionTransaction | None = None) -> bool:
@@ -191,6 +192,10 @@ class Own(Transaction):
         return dialect.along(connection)
 
     def _commit(self) -> None:
+        with none_opened(self.session):
+            self._end()
+
+    def _end(self) -> None:
         try:
             self.session.commit()
         except Exception as error:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from ..dialects.origin import hear, unhear
 from .quiet import quiet
+from .second import second_connection
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -133,14 +134,7 @@ class Transaction(ABC):
 
     def second_connection(self) -> str | None:
         """Say that the session holds another connection, which cannot be committed together with this one."""
-        root = self.session.get_transaction()
-        # Each is kept under itself and under its engine.
-        if root is None or len(root._connections) <= 2 or len({id(one[0]) for one in root._connections.values()}) == 1:
-            return None
-        return (
-            "its session works on two connections, and no COMMIT is of both: take binds= away, or write to the other "
-            "database in a call of its own"
-        )
+        return second_connection(self.session)
 
     def cut(self) -> None:
         """Give the connection up while somebody else still works on it: the server undoes everything, and they fail."""

@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary, ref
 from sqlalchemy import event
 
 from ..dialects.origin import hear
-from ..errors import RetryTransactionError, TransactionError
+from ..errors import RetryTransactionError, SessionNotUsableError, TransactionError
+from .second import second_connection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,6 +92,7 @@ class Claims:
         if _of(session) is not found:
             session.info[_CLAIMS] = found
             # Once for each session, however often they are put there.
+            event.listen(session, "after_begin", _after_begin)
             event.listen(session, "before_commit", _before_commit)
             event.listen(session, "after_commit", _after_commit)
             event.listen(session, "after_soft_rollback", _after_soft_rollback)
@@ -138,6 +140,13 @@ class Claims:
                     scope=claim.scope,
                 )
 
+    def refuse_second(self, session: Session) -> None:
+        """Raise SessionNotUsableError if a session that has claimed works on another connection too."""
+        if self._held and (why := second_connection(session)):
+            for claim in self._held:
+                if claim.session() is session:
+                    raise SessionNotUsableError(f"{claim.scope}: {why}", scope=claim.scope)
+
     def settle(self, *, committed: bool) -> None:
         """Hear how the COMMIT ended that was let through."""
         leaving, self._leaving = self._leaving, []
@@ -152,6 +161,8 @@ class Claims:
     def _check(self, connection: Connection) -> None:
         if self._held:
             self.refuse_unread()
+            for session in {claim.session() for claim in self._held} - {None}:
+                self.refuse_second(session)
             self._refuse_undone(connection)
 
     def _refuse_undone(self, connection: Connection) -> None:
@@ -228,10 +239,17 @@ def _let_go(claims: list[Claim]) -> None:
 # somebody listens to the session's COMMIT a call's own does not travel past SQLAlchemy.
 
 
+def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    # At once: COMMIT flushes, and of the two connections that there are then it may commit the other one first.
+    if (claims := _of(session)) is not None:
+        claims.refuse_second(session)
+
+
 def _before_commit(session: Session) -> None:
     # In a savepoint it may be the end of that one, inside the loop.
     if not session.in_nested_transaction() and (claims := _of(session)) is not None:
         claims.refuse_unread(session)
+        claims.refuse_second(session)  # somebody may have swallowed the refusal
 
 
 def _after_commit(session: Session) -> None:
