@@ -108,11 +108,13 @@ class Batch:
         before = 0
         while part := list(islice(items, size)):
             call, many, ids = self._call(list(map(read, part)), before, cure=cure)
-            self._check()
+            self._go_on()
             Run(self._settings, call).inside(self._session, self._holding(call, many, gives=True))
             before += len(part)
-            yield from self._given(part, ids, many)
-        self._check()
+            for item in self._given(part, ids, many):
+                yield item
+                self._go_on()
+        self._go_on()
 
     def aunseen(self, items: Iterable[T] | AsyncIterable[T], key: KeyOf, chunk: int) -> AsyncIterator[T]:
         """Give the items that are new; see `IdemTable.unseen`."""
@@ -125,12 +127,13 @@ class Batch:
         before = 0
         async for part in parts:
             call, many, ids = self._call(list(map(read, part)), before, cure=cure)
-            self._check()
+            await self._ago_on()
             await AsyncRun(self._settings, call).inside(self._session, self._aholding(call, many, gives=True))
             before += len(part)
             for item in self._given(part, ids, many):
                 yield item
-        self._check()
+                await self._ago_on()
+        await self._ago_on()
 
     def _given(self, part: list[T], ids: list[bytes], many: Many) -> Iterator[T]:
         for item, is_new in zip(part, _firsts(ids, many), strict=True):
@@ -138,12 +141,15 @@ class Batch:
                 assert self._last is not None
                 self._last.unread -= 1
                 yield item
-                self._check()
 
-    def _check(self) -> None:
-        """Raise if what the loop was given last has been rolled back; the source of the items may have done it too."""
-        if self._last is not None:
-            self._last.check()
+    def _go_on(self) -> None:
+        """Raise if the transaction of what the loop was given last is over; the source of the items may have ended it."""
+        if (last := self._last) is not None and last.is_over:
+            last.refuse()
+
+    async def _ago_on(self) -> None:
+        if (last := self._last) is not None and last.is_over:
+            await self._session.run_sync(lambda _: last.refuse())
 
     # --- what becomes of the claims ---------------------------------------------------------------------------------------
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import event
 
 from ..dialects.origin import hear
-from ..errors import RetryTransactionError, SessionNotUsableError, TransactionError
+from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TransactionError
 from .second import second_connection
 
 if TYPE_CHECKING:
@@ -34,27 +34,51 @@ class Claim:
         session: whose it is, as a reference.
         unread: how many items its loop has not been given yet.
         is_gone: whether it was rolled back.
+        is_held: whether its transaction is open, as far as SQLAlchemy knows.
+        connection: on which it was made, as a reference.
         since: the number of the savepoint that it was made in.
         heir_of: the owner that it took the oldest one's row over from; ``None`` where it did not.
     """
 
-    __slots__ = ("heir_of", "id", "is_gone", "owner", "records", "scope", "session", "since", "unread")
+    __slots__ = (
+        "connection", "heir_of", "id", "is_gone", "is_held", "owner", "records", "scope", "session", "since", "unread",
+    )  # fmt: skip
+    connection: ref[Connection]
 
     def __init__(self, session: Session, records: Records, scope: str, id: UUID, owner: bytes, unread: int = 0) -> None:
         self.session = ref(session)
         self.records, self.scope, self.id, self.owner, self.unread = records, scope, id, owner, unread
-        self.is_gone = False
+        self.is_gone = self.is_held = False
         self.since = 0
         self.heir_of: bytes | None = None
 
-    def check(self) -> None:
-        """Raise RetryTransactionError if it was rolled back: its items would be handled without their keys."""
-        if self.is_gone:
+    @property
+    def is_over(self) -> bool:
+        """Whether its transaction is, behind the session's back too: its items would be handled without their keys."""
+        return self.is_gone or (self.is_held and not self.is_inside())
+
+    def refuse(self) -> None:
+        """Say how its transaction has ended, for which a row is looked at.
+
+        Raises:
+            RetryTransactionError: it was rolled back.
+            LostClaimError: it was committed, by a COMMIT sent as text or by MySQL at DDL, with what the loop was not given.
+        """
+        connection = self.connection()
+        if self.is_gone or connection is None:
             raise RetryTransactionError(
                 f"{self.scope}: the claims of this loop were rolled back with their transaction; begin the loop again, "
                 f"from its first item",
                 scope=self.scope,
             )
+        _on[connection].refuse_ended(connection)
+
+    def is_inside(self) -> bool:
+        """Say whether the server still is in the transaction, as far as the driver tells."""
+        try:
+            return self.records.dialect.in_transaction(self.connection())  # type: ignore[arg-type]
+        except Exception:  # it was closed or lost, of which a rollback will tell
+            return True
 
 
 class Claims:
@@ -110,6 +134,7 @@ class Claims:
         claim.since = 0 if savepoint is None else _number(savepoint._savepoint)
         if self._held:
             claim.heir_of = taken.get(self._held[0].id.bytes)
+        claim.connection, claim.is_held = ref(connection), True
         self._held.append(claim)
 
     def _heir(self) -> bytes:
@@ -147,6 +172,17 @@ class Claims:
                 if claim.session() is session:
                     raise SessionNotUsableError(f"{claim.scope}: {why}", scope=claim.scope)
 
+    def refuse_ended(self, connection: Connection) -> NoReturn:
+        """Say how the transaction has ended that the server is not in any more; as `Claim.refuse`."""
+        self._refuse_undone(connection)
+        scope = self._held[0].scope
+        raise LostClaimError(
+            f"{scope}: the transaction of this batch was committed behind its session: by COMMIT sent as text, or by DDL, "
+            f"which MySQL and MariaDB commit at. Its keys are seen from now on, also those whose items the loop was not "
+            f"given: forget these before the import is done again",
+            scope=scope,
+        )
+
     def settle(self, *, committed: bool) -> None:
         """Hear how the COMMIT ended that was let through."""
         leaving, self._leaving = self._leaving, []
@@ -161,9 +197,13 @@ class Claims:
     def _check(self, connection: Connection) -> None:
         if self._held:
             self.refuse_unread()
-            for session in {claim.session() for claim in self._held} - {None}:
-                self.refuse_second(session)
-            self._refuse_undone(connection)
+            for session in {claim.session() for claim in self._held}:
+                if session is not None:
+                    self.refuse_second(session)
+            if self._held[-1].is_inside():
+                self._refuse_undone(connection)
+            else:
+                self.refuse_ended(connection)
 
     def _refuse_undone(self, connection: Connection) -> None:
         # Of the oldest: what was claimed after the transaction was undone stands in the one that began in its place.
@@ -194,7 +234,7 @@ class Claims:
             except Exception:
                 connection.invalidate()
             raise
-        self._leaving, self._held = self._held, []
+        self._leave()
 
     def _commit_twophase(self, connection: Connection, xid: Any, is_prepared: bool) -> None:
         if not is_prepared:
@@ -202,7 +242,12 @@ class Claims:
 
     def _prepare_twophase(self, connection: Connection, xid: Any) -> None:
         self._check(connection)
+        self._leave()
+
+    def _leave(self) -> None:
         self._leaving, self._held = self._held, []
+        for claim in self._leaving:
+            claim.is_held = False
 
     def _rollback(self, connection: Connection, *twophase: Any) -> None:
         _let_go(self._held)
@@ -231,7 +276,7 @@ def _number(name: str) -> int:
 
 def _let_go(claims: list[Claim]) -> None:
     for claim in claims:
-        claim.is_gone = True
+        claim.is_gone, claim.is_held = True, False
 
 
 # --- what the session tells -----------------------------------------------------------------------------------------------

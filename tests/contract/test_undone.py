@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from idemtable import Flag, RetryTransactionError
-from tests.support.database import Database, effect
+from idemtable import Flag, LostClaimError, RetryTransactionError
+from tests.support.database import INNODB, Database, effect
 
 Take = Callable[[Database, Any, list[str]], list[str]]
 """Claims keys in a session, and gives those that are new."""
@@ -145,3 +145,58 @@ def test_a_takeover_in_a_session_beside_the_batches_is_committed_with_it(sync_db
             beside.commit()
         held.commit()
     assert len(db.rows()) == 1
+
+
+# --- what was committed behind the session's back ---------------------------------------------------------------------
+
+SILENT = ("asyncmy", "mysqldb")
+"""Drivers that do not tell whether the server is in a transaction."""
+DDL = "CREATE TABLE of_the_loop (id INTEGER PRIMARY KEY)"
+
+
+def end(db: Database, session: Session, how: str) -> None:
+    session.flush()
+    if how == "ddl":
+        try:
+            session.execute(sa.text(DDL))
+        finally:
+            db.execute("DROP TABLE IF EXISTS of_the_loop")
+    else:
+        session.execute(sa.text("COMMIT"))
+
+
+@pytest.mark.parametrize("how", ["text", "ddl"])
+@pytest.mark.parametrize("at", ["a", "c", "d"])
+def test_a_loop_whose_claims_were_committed_behind_it_says_so_where_the_driver_tells(
+    db: Database, how: str, at: str
+) -> None:
+    if how == "ddl" and db.kind not in INNODB:  # where a transaction takes it like any other statement
+        return
+    if db.url.get_driver_name() in SILENT:
+        return
+    done = []
+    with db.session() as held:
+        with pytest.raises(LostClaimError, match="committed behind its session"):
+            for key in db.idem.unseen(held.session, "batch", list("abcd"), key=str, chunk=3):
+                done.append(key)
+                held.run(lambda session, key=key: effect(session, key))
+                if key == at:
+                    held.run(lambda session: end(db, session, how))
+        held.rollback()
+    assert done == list("abcd")[: "abcd".index(at) + 1]
+    assert db.effects() == done
+
+
+@pytest.mark.parametrize("how", ["text", "ddl"])
+@pytest.mark.parametrize("first", BATCHES)
+def test_a_commit_of_what_was_committed_behind_it_already_says_so_where_the_driver_tells(
+    db: Database, first: str, how: str
+) -> None:
+    if (how == "ddl" and db.kind not in INNODB) or db.url.get_driver_name() in SILENT:
+        return
+    with db.session() as held:
+        assert BATCHES[first](db, held.session, ["a", "b"]) == ["a", "b"]
+        held.run(lambda session: end(db, session, how))
+        with pytest.raises(LostClaimError, match="committed behind its session"):
+            held.commit()
+    assert len(db.rows()) == 2
