@@ -225,14 +225,16 @@ class Claims:
     def _commit(self, connection: Connection) -> None:
         try:
             self._check(connection)
-        except TransactionError:
+        except BaseException:  # Ctrl-C too
             # SQLAlchemy takes a COMMIT that has raised for one that was sent, and sends no ROLLBACK after it: whoever has
             # the connection next would commit all of it.
             self._rollback(connection)
             try:
                 connection.dialect.do_rollback(connection.connection)
-            except Exception:
+            except BaseException as error:
                 connection.invalidate()
+                if not isinstance(error, Exception):
+                    raise
             raise
         self._leave()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from idemtable import Flag, LostClaimError, RetryTransactionError
+from idemtable.claim.unread import Claims
 from tests.support.database import INNODB, Database, effect
 
 Take = Callable[[Database, Any, list[str]], list[str]]
@@ -200,3 +202,41 @@ def test_a_commit_of_what_was_committed_behind_it_already_says_so_where_the_driv
         with pytest.raises(LostClaimError, match="committed behind its session"):
             held.commit()
     assert len(db.rows()) == 2
+
+
+# --- what interrupts the look -----------------------------------------------------------------------------------------
+
+
+class TimeLimit(Exception):
+    """As a signal handler raises it."""
+
+
+@pytest.mark.parametrize("at", ["the look", "the rollback"])
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, TimeLimit])
+@pytest.mark.parametrize("on", ["session", "connection"])
+def test_what_interrupts_the_look_at_commit_goes_on_and_leaves_no_transaction_in_the_pool(
+    sync_db: Database, monkeypatch: pytest.MonkeyPatch, on: str, interruption: type[BaseException], at: str
+) -> None:
+    db = sync_db
+
+    def interrupted(*_: Any) -> Any:
+        raise interruption
+
+    with db.other_engine(pool_size=1, max_overflow=0) as engine:
+        idem = db.table(engine)
+        with ExitStack() as stack:
+            bind = stack.enter_context(engine.connect()) if on == "connection" else engine
+            session = stack.enter_context(Session(bind, join_transaction_mode="control_fully"))
+            assert idem.claim_many(session, "batch", ["a"]) == [Flag.New]
+            effect(session, "interrupted")
+            patch = stack.enter_context(monkeypatch.context())
+            patch.setattr(Claims, "_refuse_undone", interrupted)
+            if at == "the rollback":
+                patch.setattr(engine.dialect, "do_rollback", interrupted)
+            with pytest.raises(interruption):
+                session.commit()
+            patch.undo()
+        with Session(engine) as stranger:
+            effect(stranger, "stranger")
+            stranger.commit()
+    assert (db.effects(), db.rows()) == (["stranger"], [])
