@@ -23,6 +23,7 @@ from idemtable.binding import apart, dropping_dead
 from idemtable.dialects import Job, known, named
 from idemtable.revisions import NothingToWrite, revision, revision_text
 from idemtable.schema import STEP, check_names
+from idemtable.tables import translated
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -274,5 +275,6 @@ def _fresh(connection: sa.Connection) -> sa.Connection:
 @contextmanager
 def locked(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> Iterator[None]:
     """Hold the lock of everybody who upgrades this table, around one transaction that commits at the end."""
-    with named(connection.dialect.name).upgrading(connection, f"idemtable.{schema or ''}.{table}", WAIT):
+    where = translated(schema, connection.get_execution_options())
+    with named(connection.dialect.name).upgrading(connection, table, where, WAIT):
         yield

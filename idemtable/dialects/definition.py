@@ -178,8 +178,12 @@ class Definition(ABC):
 
     @classmethod
     @abstractmethod
-    def upgrading(cls, connection: Connection, name: str, wait: int) -> AbstractContextManager[None]:
-        """Hold the lock `name` around one transaction that commits at the end; wait `wait` seconds for it.
+    def upgrading(
+        cls, connection: Connection, table: str, schema: str | None, wait: int
+    ) -> AbstractContextManager[None]:
+        """Hold a table's lock around one transaction that commits at the end; wait `wait` seconds for it.
+
+        Programs tell where the table is in more ways than one, and the lock has one name: that of the place.
 
         Raises:
             SchemaError, DBAPIError: somebody else held it for longer.

@@ -223,7 +223,7 @@ def no_upgrade_lock() -> Any:
     """Whoever migrates does not wait for who is doing so."""
 
     @contextmanager
-    def upgrading(connection: Any, name: str, wait: int) -> Iterator[None]:
+    def upgrading(connection: Any, table: str, schema: str | None, wait: int) -> Iterator[None]:
         with connection.begin():
             yield
 

@@ -68,7 +68,7 @@ class MySQLTable(Definition):
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 
-    changing = 1684  # "was skipped since its definition is being modified by concurrent DDL statement"; MySQL alone
+    changing = 1684  # "was skipped since its definition is being modified by concurrent DDL statement"
     before_ddl = (
         "SET @idemtable_lock_wait = @@SESSION.lock_wait_timeout",
         "SET SESSION lock_wait_timeout = 10",
@@ -77,10 +77,10 @@ class MySQLTable(Definition):
 
     @classmethod
     @contextmanager
-    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
-        # The names are the server's, not the database's, and MySQL takes 64 characters.
-        database = connection.exec_driver_sql("SELECT database()").scalar()
-        lock = "idemtable-" + sha256(f"{database}.{name}".encode()).hexdigest()[:48]
+    def upgrading(cls, connection: Connection, table: str, schema: str | None, wait: int) -> Iterator[None]:
+        place = schema or connection.exec_driver_sql("SELECT database()").scalar()
+        # The names of locks are the server's, not the database's, and MySQL takes 64 characters.
+        lock = "idemtable-" + sha256(f"{place}.{table}".encode()).hexdigest()[:48]
         got = connection.execute(select(func.get_lock(lock, wait))).scalar()
         connection.rollback()
         if not got:

@@ -74,9 +74,10 @@ class PostgreSQLTable(Definition):
 
     @classmethod
     @contextmanager
-    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
-        number = int.from_bytes(sha256(name.encode()).digest()[:8], signed=True)
+    def upgrading(cls, connection: Connection, table: str, schema: str | None, wait: int) -> Iterator[None]:
         with connection.begin():
+            place = schema or connection.execute(select(func.current_schema())).scalar()  # where CREATE TABLE makes it
+            number = int.from_bytes(sha256(f"idemtable.{place}.{table}".encode()).digest()[:8], signed=True)
             # Of the transaction, not of the session: it has to work behind PgBouncer.
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{wait}s'")
             connection.execute(select(func.pg_advisory_xact_lock(number)))

@@ -59,7 +59,7 @@ class SQLiteTable(Definition):
 
     @classmethod
     @contextmanager
-    def upgrading(cls, connection: Connection, name: str, wait: int) -> Iterator[None]:
+    def upgrading(cls, connection: Connection, table: str, schema: str | None, wait: int) -> Iterator[None]:
         before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
 
         def put_back() -> None:
