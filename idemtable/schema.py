@@ -27,6 +27,7 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 
 from idemtable.dialects import full_name, named
+from idemtable.differences import differences
 from idemtable.errors import SchemaError
 from idemtable.tables import build, check_names, key_table, metadata, untranslated, version_table
 
@@ -117,15 +118,15 @@ def state(connection: sa.Connection, table: str = "idemtable", schema: str | Non
     between = _is_between(columns)
     if step is not None and step < STEP and between:
         return State(step, (f"the table {name} is at step {step}, this version needs {STEP}",), recorded)
-    differences = _differences(connection, inspector, table, schema)
-    problems = tuple(f"the table {name}: {text}" for _, text in differences)
+    found = differences(connection, table, schema)
+    problems = tuple(f"the table {name}: {text}" for _, text in found)
     if unread and problems:
         # It may be that of a newer version of the library, which the version table would tell.
         said = f"this role has no right to SELECT from {full_name(version, schema)}, which tells the step"
         return State(step, (*problems, said), curable=False, unread=True)
     # What the steps look for before they make it or take it away.
     cured = {"add_index", "add_column", "remove_column"} if between else {"add_index"}
-    return State(step, problems, recorded, curable=all(kind in cured for kind, _ in differences))
+    return State(step, problems, recorded, curable=all(kind in cured for kind, _ in found))
 
 
 def _is_between(columns: set[str]) -> bool:
@@ -286,46 +287,6 @@ def _record(step: int, before: int, table: str, schema: str | None) -> None:
 def _cleared(version: sa.Table) -> sa.Delete:
     # Every row, and not without a condition on the key: a session of MySQL's or MariaDB's may have safe updates.
     return version.delete().where(version.c.version_num >= "")
-
-
-def _differences(
-    connection: sa.Connection, inspector: sa.Inspector, table: str, schema: str | None
-) -> list[tuple[str, str]]:
-    from alembic.autogenerate import compare_metadata
-    from alembic.runtime.migration import MigrationContext
-
-    dialect = connection.dialect
-    database = named(dialect.name)
-    if schema == dialect.default_schema_name:
-        schema = None  # Alembic knows the default schema by no other name
-    wanted = key_table(sa.MetaData(), table, schema)
-
-    def include(name: str | None, kind: str, _: Any) -> bool:
-        return name == schema if kind == "schema" else kind != "table" or name == table
-
-    def said(fact: Any) -> Any:
-        return fact.compile(dialect=dialect) if isinstance(fact, sa.types.TypeEngine) else fact
-
-    options = {"compare_type": True, "include_schemas": schema is not None, "include_name": include}
-    compared = compare_metadata(MigrationContext.configure(connection, opts=options), wanted.metadata)
-    found: list[tuple[str, str]] = []
-    for kind, *facts in (each for one in compared for each in (one if isinstance(one, list) else [one])):
-        if kind in ("add_column", "remove_column"):
-            found.append((kind, f"column {facts[2].name} is {'missing' if kind == 'add_column' else 'not ours'}"))
-        elif kind in ("modify_type", "modify_nullable"):
-            found.append((kind, f"column {facts[2]}: {kind[7:]} is {said(facts[4])}, needs {said(facts[5])}"))
-        elif kind in ("add_index", "add_table"):
-            found.append((kind, f"{facts[0].name} is missing" if kind == "add_index" else "it is not a table"))
-        # Everything else, such as a comment or an index of somebody's own, is the owner's business.
-    if inspector.get_pk_constraint(table, schema=schema)["constrained_columns"] != ["id"]:
-        found.append(("primary_key", "the primary key is not (id)"))
-    # What Alembic does not compare, and what would cut times or refuse keys.
-    for column in inspector.get_columns(table, schema=schema) if not found else ():
-        flaw = database.column_flaw(column["type"], wanted.c[column["name"]].type.dialect_impl(dialect))
-        if flaw is not None:
-            found.append(("modify_type", f"column {column['name']}: {flaw}"))
-    found += [("table", flaw) for flaw in database.table_flaws(connection, table, schema)]
-    return found
 
 
 def cure(found: State, table: str, schema: str | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from idemtable import revisions, schema, tables
+from idemtable import differences, revisions, schema, tables
 from idemtable import upgrade as steps
 from idemtable.cli import db
 from tests.support.migrations import ROOT
@@ -125,7 +125,7 @@ def installed(kind: str) -> Iterator[None]:
         patched.setattr(schema, "_STEPS", (*schema._STEPS, NAME))
         for room in (schema, steps, revisions, db):
             patched.setattr(room, "STEP", 2)
-        for room in (tables, schema):
+        for room in (tables, schema, differences):
             patched.setattr(room, "key_table", space["key_table"])
         metadata = sa.MetaData()
         schema.build(metadata)
