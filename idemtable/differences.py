@@ -10,6 +10,16 @@ from idemtable.dialects import named
 from idemtable.tables import key_table
 
 
+def index_names(connection: sa.Connection, table: str, schema: str | None) -> dict[str, str]:
+    """Give the names of a table's indexes by what they would be had it always been spelled as it is.
+
+    SQLite's rename, and a server that keeps tables in small letters, change the table's capitals and not its indexes'.
+    """
+    names = [str(index["name"]) for index in sa.inspect(connection).get_indexes(table, schema=schema) if index["name"]]
+    own = f"ix_{table}_" if named(connection.dialect.name).folds_indexes else ""
+    return {own + name[len(own) :] if name.lower().startswith(own.lower()) else name: name for name in names}
+
+
 def differences(connection: sa.Connection, table: str, schema: str | None) -> list[tuple[str, str]]:
     """Give what of the table, which is there, is not as it should be: each a kind, by Alembic's name of it, and a text."""
     from alembic.autogenerate import compare_metadata
@@ -27,6 +37,10 @@ def differences(connection: sa.Connection, table: str, schema: str | None) -> li
     def said(fact: Any) -> Any:
         return fact.compile(dialect=dialect) if isinstance(fact, sa.types.TypeEngine) else fact
 
+    there = index_names(connection, table, schema)
+    for index in wanted.indexes:
+        name = str(index.name)
+        index.name = sa.sql.quoted_name(there.get(name, name), None)
     options = {"compare_type": True, "include_schemas": schema is not None, "include_name": include}
     compared = compare_metadata(MigrationContext.configure(connection, opts=options), wanted.metadata)
     found: list[tuple[str, str]] = []

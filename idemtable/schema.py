@@ -86,8 +86,7 @@ def _where_it_is(look: Callable[[sa.Connection, str, str | None], T]) -> Callabl
     def wrapper(connection: sa.Connection, table: str = "idemtable", schema: str | None = None) -> T:
         check_names(table, schema)
         with untranslated(connection, schema) as translated:
-            spelled = named(connection.dialect.name).spelled(connection, table, translated)
-            return look(connection, spelled, translated)
+            return look(connection, *named(connection.dialect.name).spelled(connection, table, translated))
 
     return wrapper
 
@@ -259,7 +258,7 @@ def _in_revision(table: str, schema: str | None) -> Iterator[tuple[str, str | No
     else:
         bind = op.get_bind()
         with untranslated(bind, schema) as translated:
-            yield named(bind.dialect.name).spelled(bind, table, translated), translated
+            yield named(bind.dialect.name).spelled(bind, table, translated)
 
 
 def _step(number: int) -> Any:

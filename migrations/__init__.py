@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from idemtable.dialects import named
+from idemtable.differences import index_names
 from idemtable.schema import recognised
 
 
@@ -26,9 +27,8 @@ def guarded(table: str, schema: str | None) -> Iterator[frozenset[str] | None]:
         inspector = sa.inspect(op.get_bind())
         there = frozenset()
         if inspector.has_table(table, schema=schema):
-            indexes = (index["name"] for index in inspector.get_indexes(table, schema=schema))
             columns = (f"{table}.{column['name']}" for column in inspector.get_columns(table, schema=schema))
-            there = frozenset({table, *(name for name in indexes if name), *columns})
+            there = frozenset({table, *index_names(op.get_bind(), table, schema), *columns})
     _execute(database.before_ddl)
     try:
         yield there

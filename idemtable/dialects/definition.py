@@ -140,9 +140,12 @@ class Definition(ABC):
         """
 
     @classmethod
-    def spelled(cls, connection: Connection, table: str, schema: str | None) -> str:
-        """Return the name of a table as the database has it, where it finds the table under another spelling too."""
-        return table
+    def spelled(cls, connection: Connection, table: str, schema: str | None) -> tuple[str, str | None]:
+        """Return the names of a table and its schema as the database has them, where it finds them under others too."""
+        return table, schema
+
+    folds_indexes: ClassVar[bool] = False
+    """Whether two names of indexes are one where they differ in capitals alone."""
 
     deleting: ClassVar[str] = "forget or tokens.revoke"
     """The verbs of an application that delete rows of the table."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from idemtable import schema
+from idemtable import IdemTable, SchemaError, schema
 from idemtable import upgrade as steps
-from tests.support.migrations import ROOT, tables
+from idemtable.doctor import examine
+from idemtable.model import Level
+from tests.servers import mariadb
+from tests.support.backends import needed
+from tests.support.migrations import ROOT, alembic, tables
 
 
 @pytest.mark.parametrize("name", ["", "1a", "a b", 'a"b', "a;b", "a.b", "ä", "a\n", "a" * 49, None, 7])
@@ -54,6 +60,85 @@ def test_a_table_is_found_under_the_spelling_under_which_its_statements_find_it(
     assert steps.check(engine, table="Keys") == []
     assert steps.downgrade(engine, table="keys") == (1,)
     assert tables(engine) == set()
+
+
+def test_a_table_renamed_in_its_capitals_alone_is_as_it_should_be(engine: sa.Engine) -> None:
+    steps.upgrade(engine, table="keys")
+    with engine.begin() as connection:
+        quote = engine.dialect.identifier_preparer.quote_identifier
+        for end in ("", "_version"):
+            for old, new in pairwise(quote(name + end) for name in ("keys", "between", "Keys")):
+                connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
+    for _ in range(2):
+        steps.upgrade(engine, table="Keys")
+        assert steps.check(engine, table="Keys") == []
+        with engine.begin() as connection:
+            for index in sa.Table("Keys", sa.MetaData(), autoload_with=connection).indexes:
+                index.drop(connection)
+        assert "ix_Keys_expires_at is missing" in steps.check(engine, table="Keys")[0]
+
+
+@pytest.fixture
+def small() -> Iterator[sa.Engine]:
+    """A database of a server that keeps the names of tables and schemas in small letters, and another one beside it."""
+    with needed():
+        server = mariadb(extra=["lower_case_table_names=1"])
+    with server:
+        for name in ("shop", "Other"):
+            server.create_database(name)
+        yield sa.create_engine(server.url("shop"), poolclass=sa.NullPool)
+
+
+def test_a_server_that_keeps_names_in_small_letters_has_the_table_under_any_spelling(small: sa.Engine) -> None:
+    for table, name in (("Req_Keys", None), ("Req_Keys", "Other"), ("req_keys", "OTHER"), ("Req_Keys", "shop")):
+        assert steps.upgrade(small, table=table, schema=name) == (1,)
+        for one, where in ((table, name), (table.upper(), name), (table.lower(), name and name.lower())):
+            assert steps.upgrade(small, table=one, schema=where) == ()
+            assert steps.check(small, table=one, schema=where) == []
+            found = [finding for finding in examine(small, table=one, schema=where) if finding.about == "schema"]
+            assert [finding.level for finding in found] == [Level.GOOD]
+            idem = IdemTable(small, table=one, schema=where)
+            idem.create_all()
+            idem.check_schema()
+            with idem.transaction("order", "k") as claim:
+                assert claim.replayed is ((one, where) != (table, name))
+        assert steps.downgrade(small, table=table.upper(), schema=name) == (1,)
+        assert not {one for where in ("shop", "other") for one in sa.inspect(small).get_table_names(where)}
+
+
+@pytest.mark.parametrize("made", ["by the metadata", "by alembic in a checkout"])
+def test_a_table_made_under_capitals_that_its_server_does_not_keep_passes_and_is_healed(
+    small: sa.Engine, made: str
+) -> None:
+    """The server drops the capitals of the table, and keeps those of the index."""
+    if made == "by the metadata":
+        metadata = sa.MetaData()
+        schema.build(metadata, "Req_Keys")
+        metadata.create_all(small)
+    else:
+        url = small.url.render_as_string(hide_password=False)
+        for _ in range(2):
+            result = alembic(url, "-x", "table=Req_Keys", "upgrade", "head")
+            assert result.returncode == 0, result.stderr
+    for name in ("Req_Keys", "req_keys"):
+        assert steps.check(small, table=name) == []
+        steps.upgrade(small, table=name)
+        assert steps.upgrade(small, table=name) == ()
+        with small.begin() as connection:
+            schema.create_all(connection, name)
+            connection.exec_driver_sql("DROP INDEX ix_req_keys_expires_at ON req_keys")
+        assert "ix_req_keys_expires_at is missing" in steps.check(small, table=name)[0]
+        assert steps.upgrade(small, table=name) == (1,)
+        assert steps.check(small, table=name) == []
+
+
+def test_whoever_spells_the_table_otherwise_waits_where_it_is_the_same_one(
+    small: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "WAIT", 1)
+    with small.connect() as holder, steps.locked(holder, "Req_Keys", "Shop"), pytest.raises(SchemaError, match="again"):
+        steps.upgrade(small, table="REQ_KEYS")
+    assert tables(small) == set()
 
 
 def test_steps_that_cannot_be_are_refused(engine: sa.Engine) -> None:

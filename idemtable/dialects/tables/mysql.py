@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _OPTIONS: Final = text("""SELECT engine, table_collation FROM information_schema.tables
     WHERE table_name = :table AND table_schema = COALESCE(:schema, DATABASE())
     ORDER BY CAST(table_name AS BINARY) = CAST(:table AS BINARY) DESC LIMIT 1""")
+# Of 0 "Keys" and "keys" are two tables; of 1 one, which is kept as "keys"; of 2 one, which is kept as it was made.
+_CASING: Final = "SELECT @@lower_case_table_names"
 
 
 class MySQLTable(Definition):
@@ -66,6 +68,14 @@ class MySQLTable(Definition):
         wanted = {"engine": cls.options["engine"], "default charset": cls.options["charset"]}
         return [f"{what} is not {value}" for what, value in wanted.items() if found[what] != value]
 
+    folds_indexes = True
+
+    @classmethod
+    def spelled(cls, connection: Connection, table: str, schema: str | None) -> tuple[str, str | None]:
+        kept = table.lower(), schema and schema.lower()
+        is_told = kept == (table, schema) or connection.exec_driver_sql(_CASING).scalar() != 1
+        return (table, schema) if is_told else kept
+
     # --- migrations ---------------------------------------------------------------------------------------------------
 
     changing = 1684  # "was skipped since its definition is being modified by concurrent DDL statement"
@@ -78,9 +88,11 @@ class MySQLTable(Definition):
     @classmethod
     @contextmanager
     def upgrading(cls, connection: Connection, table: str, schema: str | None, wait: int) -> Iterator[None]:
-        place = schema or connection.exec_driver_sql("SELECT database()").scalar()
+        place = f"{schema or connection.exec_driver_sql('SELECT database()').scalar()}.{table}"
+        if connection.exec_driver_sql(_CASING).scalar():
+            place = place.lower()
         # The names of locks are the server's, not the database's, and MySQL takes 64 characters.
-        lock = "idemtable-" + sha256(f"{place}.{table}".encode()).hexdigest()[:48]
+        lock = "idemtable-" + sha256(place.encode()).hexdigest()[:48]
         got = connection.execute(select(func.get_lock(lock, wait))).scalar()
         connection.rollback()
         if not got:

@@ -44,13 +44,16 @@ class SQLiteTable(Definition):
                 f"the schema out, and give the URL of the file; or, in a program, attach it under that name on connect"
             )
 
+    folds_indexes = True
+
     @classmethod
-    def spelled(cls, connection: Connection, table: str, schema: str | None) -> str:
+    def spelled(cls, connection: Connection, table: str, schema: str | None) -> tuple[str, str | None]:
         # Statements and pragmas ignore capitals; the names of indexes and SQLAlchemy's look at a primary key do not.
         inspector = inspect(connection)
         if not inspector.has_table(table, schema=schema):
-            return table
-        return next((name for name in inspector.get_table_names(schema) if name.lower() == table.lower()), table)
+            return table, schema
+        names = inspector.get_table_names(schema)
+        return next((name for name in names if name.lower() == table.lower()), table), schema
 
     # --- migrations ---------------------------------------------------------------------------------------------------
 
