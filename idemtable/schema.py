@@ -105,8 +105,10 @@ def state(connection: sa.Connection, table: str = "idemtable", schema: str | Non
     recorded = None
     unread = database.unreadable(connection, version, schema)
     if not unread and inspector.has_table(version, schema=schema):
-        rows = connection.execute(sa.select(version_table(sa.MetaData(), table, schema).c.version_num)).scalars()
-        recorded = max((int(number) for number in rows), default=None)
+        try:
+            recorded = _recorded(connection, version_table(sa.MetaData(), table, schema))
+        except ValueError as error:
+            return State(None, (f"the table {full_name(version, schema)}: {error}",), curable=False)
     if not inspector.has_table(table, schema=schema):
         return State(None, (f"the table {name} is missing",), recorded)
     if recorded is not None and recorded > STEP:
@@ -126,6 +128,17 @@ def state(connection: sa.Connection, table: str = "idemtable", schema: str | Non
     # What the steps look for before they make it or take it away.
     cured = {"add_index", "add_column", "remove_column"} if between else {"add_index"}
     return State(step, problems, recorded, curable=all(kind in cured for kind, _ in found))
+
+
+def _recorded(connection: sa.Connection, version: sa.Table) -> int | None:
+    # Somebody else's table may have that name, or Alembic's ids of revisions be in it; and what is recorded is deleted.
+    columns = sa.inspect(connection).get_columns(version.name, schema=version.schema)
+    if [column["name"] for column in columns] != ["version_num"] or not isinstance(columns[0]["type"], sa.String):
+        raise ValueError("it has not the one column version_num, of characters")
+    numbers = [str(number) for number in connection.execute(sa.select(version.c.version_num)).scalars()]
+    if wrong := [number for number in numbers if not (number.isascii() and number.isdecimal())]:
+        raise ValueError(f"{wrong[0]:.32} is not the number of a step (if it is the library's, delete that row)")
+    return max(map(int, numbers), default=None)
 
 
 def _is_between(columns: set[str]) -> bool:

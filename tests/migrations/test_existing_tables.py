@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 
 from idemtable import IdemTable, schema
 from idemtable import upgrade as steps
+from idemtable.cli import main
+from idemtable.doctor import Level, examine
 from idemtable.errors import SchemaError
 from tests.support.backends import BACKENDS
 from tests.support.migrations import alembic, as_it_should_be, differences, kind, recorded, tables
@@ -66,6 +71,59 @@ def test_a_table_that_is_not_ours_is_neither_stamped_nor_changed_nor_dropped(
         sa.Table("idemtable_version", sa.MetaData(), autoload_with=engine).drop(engine)
     assert [str(each) for each in differences(engine)] == before
     assert steps.check(engine) != []
+
+
+_NUMBERS = "CREATE TABLE idemtable_version (version_num VARCHAR(32))"
+STRANGE = {
+    "another table": ("CREATE TABLE idemtable_version (product INT)", "(7)"),
+    "a column more": ("CREATE TABLE idemtable_version (version_num VARCHAR(32), product INT NOT NULL)", "('0001', 7)"),
+    "another type": ("CREATE TABLE idemtable_version (version_num INT)", "(1)"),
+    "a word": (_NUMBERS, "('abc')"),
+    "a number below zero": (_NUMBERS, "('-1')"),
+    "nothing": (_NUMBERS, "(NULL)"),
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_a_version_table_that_is_not_ours_is_named_and_left_alone(
+    engine: sa.Engine, strange: str, database_url: str
+) -> None:
+    create, row = STRANGE[strange]
+    idem = IdemTable(engine)
+
+    def rows() -> list[tuple[Any, ...]]:
+        with engine.connect() as connection:
+            return [tuple(one) for one in connection.exec_driver_sql("SELECT * FROM idemtable_version")]
+
+    for beside in ("nothing", "ours"):
+        with engine.begin() as connection:
+            connection.exec_driver_sql(create)
+            connection.exec_driver_sql(f"INSERT INTO idemtable_version VALUES {row}")
+        before = tables(engine), rows()
+        problem, cure = steps.check(engine)
+        assert problem.startswith("the table idemtable_version: ")
+        assert "rename it" in cure
+        for refused in (
+            lambda: steps.upgrade(engine),
+            lambda: steps.downgrade(engine),
+            idem.check_schema,
+            idem.create_all,
+        ):
+            with pytest.raises(SchemaError, match=r"^the table idemtable_version: .* It is not the library's table"):
+                refused()
+        (told,) = (finding for finding in examine(engine) if finding.about == "schema")
+        assert (told.level, told.found, told.cure) == (Level.MEND, problem, cure)
+        assert CliRunner().invoke(main, ["db", "check", "--url", database_url]).exit_code == 1
+        assert (tables(engine), rows()) == before
+        with engine.begin() as connection:
+            if "delete that row" in problem:
+                connection.exec_driver_sql("DELETE FROM idemtable_version")
+            else:
+                connection.exec_driver_sql(f"ALTER TABLE idemtable_version RENAME TO theirs_beside_{beside}")
+        assert steps.upgrade(engine) == (1,)
+        assert steps.check(engine) == []
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE idemtable_version")
 
 
 _SPOILED_INNODB = {
