@@ -16,7 +16,7 @@ from ..dialects.words import AS_IT_IS
 from ..errors import SessionNotUsableError
 from . import steps
 from .quiet import quiet
-from .second import none_opened
+from .second import may_open, none_opened
 from .transaction import Transaction, stands
 
 if TYPE_CHECKING:
@@ -192,6 +192,9 @@ class Own(Transaction):
         return dialect.along(connection)
 
     def _commit(self) -> None:
+        if not may_open(self.session):
+            self._end()
+            return
         with none_opened(self.session):
             self._end()
 

@@ -28,16 +28,18 @@ def second_connection(session: Session) -> str | None:
     )
 
 
+def may_open(session: Session) -> bool:
+    """Say whether code of somebody's still runs as a session is committed; else there is nothing to listen to."""
+    return bool(session.dispatch.before_commit) or type(session).commit is not Session.commit or not session._is_clean()
+
+
 @contextmanager
 def none_opened(session: Session) -> Iterator[None]:
     """Let a session open no other connection inside, where it is committed after the look that everybody takes.
 
     Not by a look between its flush and COMMIT, which it leaves no room for: of two connections the other one may be
-    committed first. And only where somebody's code still runs in there; to listen costs as much as a statement.
+    committed first. Only where `may_open` says so: to listen costs as much as a statement.
     """
-    if not (session.dispatch.before_commit or type(session).commit is not Session.commit or not session._is_clean()):
-        yield
-        return
     event.listen(session, "after_begin", _refuse)
     try:
         yield
