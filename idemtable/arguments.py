@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from types import AsyncGeneratorType, GeneratorType
@@ -12,6 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from .fingerprint import fingerprint
+from .nature import by_nature
 
 # No function can change a value of these.
 _FIXED: Final = frozenset(
@@ -67,9 +67,14 @@ _ITERATORS: Final = (Iterator, AsyncIterator)
 
 
 def _print(value: Any) -> bytes | None:
-    with suppress(Exception):  # of an ORM object nobody can tell
+    try:
         return fingerprint(value)
-    return None
+    except TypeError:  # of an ORM object nobody can tell
+        return None
+    except Exception as error:
+        if not by_nature(error, lambda: fingerprint(value)):
+            raise
+        return None
 
 
 def _iterators_in(value: Any) -> list[Any]:

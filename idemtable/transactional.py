@@ -17,6 +17,7 @@ from .dress import dressed
 from .errors import RetryTransactionError
 from .fingerprint import NEWEST
 from .model import ALL, Outcome, Unset
+from .nature import by_nature
 from .scopes import SCOPES, owner_of
 from .settings import LEVELS, checked_flag
 from .signature import Fingerprinter, Parameters
@@ -153,9 +154,14 @@ class Compiled:
         return work(session)
 
     def _differ(self, call: Call, given: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        def taken() -> bytes | None:
+            return self._print(given, args, kwargs, NEWEST)
+
         try:
-            return self._print(given, args, kwargs, NEWEST) != call.request.fingerprint
-        except Exception:  # it had one before
+            return taken() != call.request.fingerprint
+        except Exception as error:  # it had one before
+            if not by_nature(error, taken):
+                raise
             return True
 
     def joined(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

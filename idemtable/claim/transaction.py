@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from ..dialects.origin import hear, unhear
+from ..nature import by_nature
 from .quiet import quiet
 from .second import second_connection
 
@@ -206,8 +207,10 @@ class Transaction(ABC):
             return True
         try:
             return self.records.dialect.in_transaction(self.connection) and not self.is_cut
-        except Exception:
-            return False  # sqlite3 and aiosqlite do not tell of a connection that somebody has cut
+        except Exception as error:  # sqlite3 and aiosqlite do not tell of a connection that somebody has cut
+            if not by_nature(error, lambda: self.records.dialect.in_transaction(self.connection)):
+                raise
+            return False
 
     def is_uncommitted(self) -> bool:
         """Say whether the business left COMMIT alone: what is given back after it would be used a second time."""

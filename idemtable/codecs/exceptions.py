@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ..errors import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError
+from ..nature import by_nature
 from .same import difference, held, members
 from .tagged import identity, loaded, tagged, untagged
 
@@ -29,12 +30,12 @@ def pack(error: Exception, classes: tuple[type[Exception], ...], scope: str, lim
         ResultTooLargeError: more bytes than `limit`.
     """
     try:
-        data = _encoded(error)
-        back = None if len(data) > limit else _decoded(data, classes)
-        why = None if back is None else _changed(error, back)  # which asks values that may refuse to be compared
+        data, why = _packed(error, classes, limit)
     except Exception as fault:
+        if not by_nature(fault, lambda: _packed(error, classes, limit)):
+            raise
         raise _refused(error, scope, str(fault)) from error
-    if back is None:
+    if len(data) > limit:
         raise ResultTooLargeError(
             f"{type(error).__name__}, which {scope} is to remember, has {len(data)} bytes, more than the {limit} "
             f"allowed; the effect was rolled back and nothing is remembered",
@@ -56,12 +57,20 @@ def unpack(data: bytes | None, classes: tuple[type[Exception], ...], scope: str)
     try:
         return _decoded(data or b"", classes)
     except Exception as fault:
+        if not by_nature(fault, lambda: _decoded(data or b"", classes)):
+            raise
         raise ResultUnreadableError(
             f"{scope} failed with an exception that was remembered, and this call cannot rebuild it ({fault}): name the "
             f"class in remember= and see that its module is imported, or forget the key",
             scope=scope,
             codec=CODEC,
         ) from fault
+
+
+def _packed(error: Exception, classes: tuple[type[Exception], ...], limit: int) -> tuple[bytes, str | None]:
+    """Return its bytes, and what they would make of it that it is not; of too many nobody asks."""
+    data = _encoded(error)
+    return data, None if len(data) > limit else _changed(error, _decoded(data, classes))
 
 
 def _refused(error: Exception, scope: str, why: str) -> ResultNotSerializableError:

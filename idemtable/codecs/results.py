@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError
+from ..nature import by_nature
 from .codec import Codec, named, type_name
 from .same import difference
 
@@ -30,6 +31,8 @@ class Results:
             data = self._carrier.encode(value)
             decoded = self._carrier.decode(data)
         except Exception as error:
+            if not by_nature(error, lambda: self._carrier.decode(self._carrier.encode(value))):
+                raise
             raise self._refused(value, f"{type(error).__name__}: {error}") from error
         if not isinstance(data, bytes):  # some drivers store a text all the same, and no replay can read it
             raise self._refused(value, f"the codec {self.codec!r} has made a {type(data).__name__} of it, not bytes")
@@ -44,6 +47,8 @@ class Results:
         try:
             found = difference(value, decoded)
         except Exception as error:  # of the value's own code
+            if not by_nature(error, lambda: difference(value, decoded)):
+                raise
             raise self._refused(value, f"it cannot be compared: {type(error).__name__}: {error}") from error
         if found is not None:
             raise self._refused(value, found.removeprefix(": "))
@@ -80,9 +85,10 @@ class Results:
             ResultUnreadableError: the codec is not known, or the bytes are not of the declared type. The row stays.
         """
         try:
-            carrier = self._carrier if codec == self.codec else named(codec).carrier(self._returns)
-            return carrier.decode(data or b"")
+            return self._decoded(codec, data)
         except Exception as error:
+            if not by_nature(error, lambda: self._decoded(codec, data)):
+                raise
             why = f"no codec named {codec!r} is registered" if isinstance(error, KeyError) else str(error)
             raise ResultUnreadableError(
                 f"the stored result of {self._scope} cannot be read as {type_name(self._returns)}: {why}. The row stays "
@@ -90,3 +96,7 @@ class Results:
                 scope=self._scope,
                 codec=codec,
             ) from error
+
+    def _decoded(self, codec: str | None, data: bytes | None) -> Any:
+        carrier = self._carrier if codec == self.codec else named(codec).carrier(self._returns)
+        return carrier.decode(data or b"")

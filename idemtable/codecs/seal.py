@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..errors import ResultNotSerializableError, ResultUnreadableError
+from ..nature import by_nature
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -73,9 +74,12 @@ def opened(seal: Seal, stored: Stored, request: Request) -> bytes | None:
     if data is None:
         return None
     codec = record.codec or ""
+    context = SealContext(request.id, request.tenant, request.scope, codec, record.status)
     try:
-        return seal.open(data, SealContext(request.id, request.tenant, request.scope, codec, record.status))
+        return seal.open(data, context)
     except Exception as error:
+        if not by_nature(error, lambda: seal.open(data, context)):
+            raise
         raise ResultUnreadableError(
             f"the stored result of {request.scope} cannot be opened with this seal: {type(error).__name__}. The row "
             f"stays and the function does not run again; give the table the seal that the row was written with, or "

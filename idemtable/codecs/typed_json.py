@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect as types
 
+from ..nature import by_nature
 from .codec import Carrier, type_name
 from .declared import classes, is_pydantic, refuse_what_never_comes_back
 
@@ -84,20 +85,26 @@ class JsonCodec:
         if returns is object:
             returns = Any
         try:
-            found = list(classes(returns))
-            refuse_what_never_comes_back(found)
-            if any(map(is_pydantic, found)):
-                return _Validated(returns)
-            for cls in _foreign(types.type_info(returns), set()):
-                raise TypeError(f"no decoder knows {type_name(cls)}")
-            return _Typed(returns)
+            return _carrier(returns)
         except ImportError:
             raise
         except Exception as error:  # Pydantic's schema errors are of several families
+            if not by_nature(error, lambda: _carrier(returns)):
+                raise
             raise TypeError(
                 f"the result type {type_name(returns)} cannot be carried by the {self.name!r} codec: {error}. Return a "
                 f"dataclass or another plain type (not an ORM object), or pass returns= or codec="
             ) from error
+
+
+def _carrier(returns: Any) -> Carrier:
+    found = list(classes(returns))
+    refuse_what_never_comes_back(found)
+    if any(map(is_pydantic, found)):
+        return _Validated(returns)
+    for cls in _foreign(types.type_info(returns), set()):
+        raise TypeError(f"no decoder knows {type_name(cls)}")
+    return _Typed(returns)
 
 
 def _foreign(info: Any, seen: set[int]) -> Any:
