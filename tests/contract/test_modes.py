@@ -133,3 +133,16 @@ def test_one_of_mysqls_own_connector_that_was_told_so_as_its_first_command_is_re
     db = db_of("mysql-connector")
     with db.other_engine(connect_args={"init_command": "SET autocommit = 1"}) as engine:
         refuse(db, engine)
+
+
+@pytest.mark.parametrize("name", ["mariadb", "mysql"])
+@pytest.mark.parametrize("charset", ["sjis", "gbk", "latin1"])
+def test_a_batch_tells_new_keys_from_seen_ones_in_every_character_set(name: str, charset: str) -> None:
+    db = db_of(name)
+    with db.other_engine(connect_args={"charset": charset}) as engine:
+        idem, found = db.table(engine), []
+        for keys in (["a", "b"], ["b", "c"]):
+            with db.session(engine) as mine:
+                found.append(idem.claim_many(mine.session, "batch", keys))
+                mine.commit()
+    assert found == [[Flag.New, Flag.New], [Flag.Seen, Flag.New]]

@@ -95,7 +95,7 @@ class MySQLBatches(Batches):
     ) -> set[bytes]:
         # Not by RETURNING, where there is one: from rows PyMySQL does not learn that a transaction has begun.
         lost = words.lost(connection, {**values, **arrays(ids)}).scalar()
-        return {ids[number - 1] for number in json.loads(lost or "[]")}
+        return {ids[int(number) - 1] for number in json.loads(lost or "[]")}  # MariaDB quotes them in sjis
 
     @contextmanager
     def _speaking(self, connection: Connection, values: Mapping[str, Any]) -> Iterator[_Words]:
