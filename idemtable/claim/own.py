@@ -133,6 +133,8 @@ class Own(Transaction):
             if why := self.records.dialect.occupied(engine):
                 raise _unusable(why)
             with self._connect(engine=engine) as connection:
+                if self._level is not None:
+                    connection.execution_options(isolation_level=self._level)
                 connection.begin()
                 self.connection = connection
                 self._spoken().begun(connection)
@@ -146,8 +148,7 @@ class Own(Transaction):
         session = self.session
         kind = type(session)
         return (
-            self._level is None
-            and session.bind is self._place.engine
+            session.bind is self._place.engine
             and kind.connection is Session.connection
             and kind.get_bind is Session.get_bind
             and not getattr(session, "execution_options", None)  # since SQLAlchemy 2.1

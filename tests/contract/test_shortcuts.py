@@ -234,3 +234,16 @@ def test_a_look_aside_that_finds_the_answer_begins_no_transaction_of_a_session()
         assert len(begun) == 1
         assert order.outcome("k").replayed
         assert len(begun) == 1
+
+
+@pytest.mark.parametrize("level", [None, "SERIALIZABLE"])
+def test_a_look_aside_that_finds_nothing_rolls_no_session_back(sync_db: Database, level: str | None) -> None:
+    db = sync_db
+    with db.other_engine() as engine:
+        maker: Any = sessionmaker(engine)
+        undone: list[Any] = []
+        sa.event.listen(maker, "after_soft_rollback", lambda session, transaction: undone.append(session))
+        order = order_of(db, idem=IdemTable(maker), lookaside=True, isolation_level=level)
+        assert order.outcome("k").replayed is False
+        assert undone == []
+        assert order.outcome("k").replayed
