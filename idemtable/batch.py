@@ -60,7 +60,7 @@ class Batch:
         self._settings = settings
         self._session = unscoped(session)
         self._sync = sync_session(self._session, "AsyncSession" if self._is_async else "Session")
-        self._asks = Keys(settings, scope, ttl=ttl, wait=wait)
+        self._asks = Keys(settings, scope, ttl=ttl, wait=wait, results=settings.no_results)
         self._tenant = None if tenant is None else self._asks.tenant(tenant)
         self._last: Claim | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from .codecs import JSON, Codec, Results, Seal, register
@@ -184,6 +185,11 @@ class Settings:
     @property
     def _is_engine(self) -> bool:
         return hasattr(self.binding.given, "dialect")
+
+    @cached_property
+    def no_results(self) -> Results:
+        """What stands where nothing is carried, as in a batch; made once, for to compile it takes 30 microseconds."""
+        return self.results(Any, "a batch")
 
     def results(self, returns: Any, scope: str) -> Results:
         """Return what carries the results of one function or block of this table."""

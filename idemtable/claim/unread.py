@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..dialects.origin import hear
 from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TransactionError
@@ -215,6 +216,8 @@ class Claims:
             if found is None and oldest.records.dialect.hides_rows(connection):
                 return
         except Exception as error:  # the transaction is dead; COMMIT would be answered with a ROLLBACK, and no error
+            if not isinstance(error, SQLAlchemyError) and not oldest.records.dialect.is_driver_error(error):
+                raise  # a time limit that a signal handler raises
             cause = error
         raise RetryTransactionError(
             f"{oldest.scope}: the transaction was undone after its keys had been claimed, as by a deadlock that was "

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from idemtable import Flag, LostClaimError, RetryTransactionError
-from idemtable.claim.unread import Claims
+from idemtable.repository import Records
 from tests.support.database import INNODB, Database, effect
 
 Take = Callable[[Database, Any, list[str]], list[str]]
@@ -230,7 +230,7 @@ def test_what_interrupts_the_look_at_commit_goes_on_and_leaves_no_transaction_in
             assert idem.claim_many(session, "batch", ["a"]) == [Flag.New]
             effect(session, "interrupted")
             patch = stack.enter_context(monkeypatch.context())
-            patch.setattr(Claims, "_refuse_undone", interrupted)
+            patch.setattr(Records, "find", interrupted)
             if at == "the rollback":
                 patch.setattr(engine.dialect, "do_rollback", interrupted)
             with pytest.raises(interruption):
