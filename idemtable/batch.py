@@ -171,7 +171,7 @@ class Batch:
                 unread = len(many.new) if gives else 0
                 id = UUID(bytes=next(iter(many.new)))
                 self._last = Claim(self._sync, records, request.scope, id, request.owner, unread)
-                Claims.of(self._sync, connection).add(connection, self._last, many.taken)
+                Claims.of(self._sync, connection).add(connection, self._last, many.taken, many.mark)
             return Unkept(None)
 
         return hold
@@ -180,7 +180,7 @@ class Batch:
         hold = self._holding(call, many, gives=gives)
 
         async def ahold(session: Any) -> Unkept:
-            return hold(session)
+            return await session.run_sync(hold)  # type: ignore[no-any-return]
 
         return ahold
 

@@ -106,8 +106,10 @@ class Records:
 
     def claim_many(
         self, connection: Connection, request: Request, ids: Sequence[bytes], keys: Sequence[str] | None, wait: float
-    ) -> set[bytes]:
+    ) -> tuple[set[bytes], str | None]:
         """Insert a finished row for each id that is not there, at most `most`, and return the ids that were lost.
+
+        And the mark of the transaction, where that comes along.
 
         Args:
             connection: in whose transaction.

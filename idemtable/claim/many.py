@@ -32,6 +32,8 @@ class Many(Kind):
         """The ids that nobody had, once they were taken."""
         self.taken: dict[bytes, bytes] = {}
         """Those among them whose rows had expired, and the owner who had them."""
+        self.mark: str | None = None
+        """Of the transaction, where it came along."""
 
     def holds(self, request: Request, id: UUID) -> bool:
         return id.bytes in self._keys
@@ -55,7 +57,7 @@ class Many(Kind):
             lost = set[bytes]()
             if absent:
                 keys = list(map(self._keys.__getitem__, absent)) if self._kept else None
-                lost |= records.claim_many(connection, request, absent, keys, remaining())
+                lost, self.mark = records.claim_many(connection, request, absent, keys, remaining())
             if expired:
                 lost |= (late := records.take_over_many(connection, request, sorted(expired), remaining()))
                 self.taken.update((id, owner) for id, owner in expired.items() if id not in late)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InvalidRequestError
 
 from ..dialects.origin import hear
 from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TransactionError
 from .second import second_connection
+from .verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,11 +39,13 @@ class Claim:
         is_held: whether its transaction is open, as far as SQLAlchemy knows.
         connection: on which it was made, as a reference.
         since: the number of the savepoint that it was made in.
+        mark: of its transaction, if it is the oldest one; where the database tells.
         heir_of: the owner that it took the oldest one's row over from; ``None`` where it did not.
     """
 
     __slots__ = (
-        "connection", "heir_of", "id", "is_gone", "is_held", "owner", "records", "scope", "session", "since", "unread",
+        "connection", "heir_of", "id", "is_gone", "is_held", "mark", "owner", "records", "scope", "session",
+        "since", "unread",
     )  # fmt: skip
     connection: ref[Connection]
 
@@ -52,6 +55,7 @@ class Claim:
         self.is_gone = self.is_held = False
         self.since = 0
         self.heir_of: bytes | None = None
+        self.mark: str | None = None
 
     @property
     def is_over(self) -> bool:
@@ -72,7 +76,7 @@ class Claim:
                 f"from its first item",
                 scope=self.scope,
             )
-        _on[connection].refuse_ended(connection)
+        _on[connection].refuse_ended(connection, is_inside=False)
 
     def is_inside(self) -> bool:
         """Say whether the server still is in the transaction, as far as the driver tells."""
@@ -123,14 +127,17 @@ class Claims:
             event.listen(session, "after_soft_rollback", _after_soft_rollback)
         return found
 
-    def add(self, connection: Connection, claim: Claim, taken: Mapping[bytes, bytes]) -> None:
+    def add(self, connection: Connection, claim: Claim, taken: Mapping[bytes, bytes], mark: str | None = None) -> None:
         """Hold a claim, in whose savepoint the connection still is.
 
         Args:
             connection: on which it was made.
             claim: of a batch, or of a call that has taken a row over.
             taken: the rows that it took over because they had expired, and from which owner.
+            mark: of the transaction, if it is known.
         """
+        if not self._held:
+            claim.mark = mark or claim.records.dialect.mark(connection)
         savepoint = connection.get_nested_transaction()
         claim.since = 0 if savepoint is None else _number(savepoint._savepoint)
         if self._held:
@@ -173,16 +180,33 @@ class Claims:
                 if claim.session() is session:
                     raise SessionNotUsableError(f"{claim.scope}: {why}", scope=claim.scope)
 
-    def refuse_ended(self, connection: Connection) -> NoReturn:
-        """Say how the transaction has ended that the server is not in any more; as `Claim.refuse`."""
-        self._refuse_undone(connection)
-        scope = self._held[0].scope
-        raise LostClaimError(
-            f"{scope}: the transaction of this batch was committed behind its session: by COMMIT sent as text, or by DDL, "
-            f"which MySQL and MariaDB commit at. Its keys are seen from now on, also those whose items the loop was not "
-            f"given: forget these before the import is done again",
-            scope=scope,
-        )
+    def refuse_ended(self, connection: Connection, *, is_inside: bool) -> None:
+        """Raise as `Claim.refuse` if the transaction is not the one any more in which the oldest claim was made."""
+        # Of the oldest: what was claimed after the transaction was undone stands in the one that began in its place.
+        oldest, cause, is_there = self._held[0], None, False
+        try:
+            if is_inside and oldest.mark is not None and oldest.records.dialect.mark(connection) == oldest.mark:
+                return
+            found = oldest.records.find(connection, oldest.id)
+            is_there = found is not None and found.owner == self._heir()
+            if is_inside and is_there and oldest.mark is None:
+                return
+        except Exception as error:
+            if not self._is_dead(error, connection):
+                raise  # a time limit that a signal handler raises, a role that may not read the table
+            cause = error  # COMMIT would be answered with a ROLLBACK, and no error
+        if is_there:
+            raise LostClaimError(
+                f"{oldest.scope}: the transaction of this batch was committed behind its session: by COMMIT sent as text, "
+                f"or by DDL, which MySQL and MariaDB commit at. Its keys are seen from now on, also those whose items the "
+                f"loop was not given: forget these before the import is done again",
+                scope=oldest.scope,
+            )
+        raise RetryTransactionError(
+            f"{oldest.scope}: the transaction was undone after its keys had been claimed, as by a deadlock that was "
+            f"swallowed; what came after it is not committed. Roll it back and begin again, from the first item",
+            scope=oldest.scope,
+        ) from cause
 
     def settle(self, *, committed: bool) -> None:
         """Hear how the COMMIT ended that was let through."""
@@ -201,29 +225,11 @@ class Claims:
             for session in {claim.session() for claim in self._held}:
                 if session is not None:
                     self.refuse_second(session)
-            if self._held[-1].is_inside():
-                self._refuse_undone(connection)
-            else:
-                self.refuse_ended(connection)
+            self.refuse_ended(connection, is_inside=self._held[-1].is_inside())
 
-    def _refuse_undone(self, connection: Connection) -> None:
-        # Of the oldest: what was claimed after the transaction was undone stands in the one that began in its place.
-        oldest, cause = self._held[0], None
-        try:
-            found = oldest.records.find(connection, oldest.id)
-            if found is not None and found.owner == self._heir():
-                return
-            if found is None and oldest.records.dialect.hides_rows(connection):
-                return
-        except Exception as error:  # the transaction is dead; COMMIT would be answered with a ROLLBACK, and no error
-            if not isinstance(error, SQLAlchemyError) and not oldest.records.dialect.is_driver_error(error):
-                raise  # a time limit that a signal handler raises
-            cause = error
-        raise RetryTransactionError(
-            f"{oldest.scope}: the transaction was undone after its keys had been claimed, as by a deadlock that was "
-            f"swallowed; what came after it is not committed. Roll it back and begin again, from the first item",
-            scope=oldest.scope,
-        ) from cause
+    def _is_dead(self, error: Exception, connection: Connection) -> bool:
+        verdict = Verdict(error, self._held[0].records.dialect, connection=connection)
+        return isinstance(error, InvalidRequestError) or verdict.is_gone or verdict.is_dead
 
     def _commit(self, connection: Connection) -> None:
         try:

@@ -246,9 +246,9 @@ class Dialect(Definition):
         """Say whether the server still is in a transaction, as far as the driver tells; ``True`` if it does not."""
         return self.inside(connection.connection.driver_connection) is not False
 
-    def hides_rows(self, connection: Connection) -> bool:
-        """Say whether a row may be there that the session is not shown."""
-        return False
+    def mark(self, connection: Connection) -> str | None:
+        """Return what tells a transaction that has written from every other one; ``None`` where nothing does."""
+        return None
 
     def give_up(self, connection: Connection, error: Exception) -> None:
         """Keep a session from going on where an error has ended its transaction, until it rolls back.

@@ -11,9 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from idemtable import Flag, LostClaimError, RetryTransactionError
+from idemtable.dialects.postgresql import PostgreSQL
 from idemtable.repository import Records
+from tests.support.backends import BACKENDS, HIRED
 from tests.support.database import INNODB, Database, effect
 
+POSTGRESQL = [name for name in BACKENDS if name.startswith("postgresql")]
 Take = Callable[[Database, Any, list[str]], list[str]]
 """Claims keys in a session, and gives those that are new."""
 
@@ -231,6 +234,7 @@ def test_what_interrupts_the_look_at_commit_goes_on_and_leaves_no_transaction_in
             effect(session, "interrupted")
             patch = stack.enter_context(monkeypatch.context())
             patch.setattr(Records, "find", interrupted)
+            patch.setattr(PostgreSQL, "mark", interrupted)
             if at == "the rollback":
                 patch.setattr(engine.dialect, "do_rollback", interrupted)
             with pytest.raises(interruption):
@@ -240,3 +244,32 @@ def test_what_interrupts_the_look_at_commit_goes_on_and_leaves_no_transaction_in
             effect(stranger, "stranger")
             stranger.commit()
     assert (db.effects(), db.rows()) == (["stranger"], [])
+
+
+# --- what only keeps the look from its table --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("db", POSTGRESQL, indirect=True)
+@pytest.mark.parametrize("sql", ["SET LOCAL ROLE pg_read_all_settings", "SET LOCAL search_path TO pg_catalog"])
+@pytest.mark.parametrize("first", BATCHES)
+def test_a_transaction_that_does_not_see_the_table_any_more_is_committed(db: Database, first: str, sql: str) -> None:
+    if HIRED and "ROLE" in sql:
+        return  # who has no right more than the application needs may be nobody else
+    with db.session() as held:
+        assert BATCHES[first](db, held.session, ["a", "b"]) == ["a", "b"]
+        held.run(lambda session: effect(session, "kept"))
+        held.run(lambda session: session.execute(sa.text(sql)))
+        held.commit()
+    assert (db.effects(), len(db.rows())) == (["kept"], 2)
+
+
+@pytest.mark.parametrize("db", [name for name in BACKENDS if name.startswith(INNODB)], indirect=True)
+@pytest.mark.parametrize("first", BATCHES)
+def test_a_look_that_fails_says_what_it_failed_with(db: Database, first: str) -> None:
+    with db.other_engine(poolclass=sa.NullPool) as engine, db.session(engine) as held:
+        assert BATCHES[first](db, held.session, ["a", "b"]) == ["a", "b"]
+        held.run(lambda session: effect(session, "kept"))
+        held.run(lambda session: session.execute(sa.text("USE information_schema")))
+        with pytest.raises(sa.exc.DBAPIError, match="idemtable"):
+            held.commit()
+    assert (db.effects(), db.rows()) == ([], [])

@@ -44,7 +44,7 @@ class Batches(ABC):
     @abstractmethod
     def claim(
         self, connection: Connection, ids: Sequence[bytes], keys: Sequence[str] | None, values: Mapping[str, Any]
-    ) -> set[bytes]:
+    ) -> tuple[set[bytes], str | None]:
         """Insert a finished row for each id that is not there, waiting for whoever holds one.
 
         Args:
@@ -54,7 +54,8 @@ class Batches(ABC):
             values: of the request.
 
         Returns:
-            The ids that were lost: whose rows, by their owner, are not the request's.
+            The ids that were lost: whose rows, by their owner, are not the request's. And `Dialect.mark`, where it comes
+            along.
         """
 
     @abstractmethod

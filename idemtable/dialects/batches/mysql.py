@@ -76,10 +76,10 @@ class MySQLBatches(Batches):
 
     def claim(
         self, connection: Connection, ids: Sequence[bytes], keys: Sequence[str] | None, values: Mapping[str, Any]
-    ) -> set[bytes]:
+    ) -> tuple[set[bytes], str | None]:
         with self._speaking(connection, values) as words:
             words.claim(connection, {**values, **arrays(ids, keys)})
-            return self._lost(words, connection, ids, values)
+            return self._lost(words, connection, ids, values), None
 
     def look(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> Answer:
         with self._speaking(connection, values) as words:

@@ -34,6 +34,8 @@ _STATUS: Final = f"""CASE WHEN clock_timestamp() > before.soon AND set_config('l
             THEN NULL ELSE {Status.COMPLETED.code} END"""
 _VALUES: Final = f":tenant, :scope, k.text, {_STATUS}, CAST(:owner AS bytea), {{now}}, {{now}}, {{later}}"
 
+MARK: Final = "CAST(pg_catalog.pg_current_xact_id_if_assigned() AS text)"
+
 
 class PostgreSQLBatches(Batches):
     """The statements, with no state of the session beyond their own end."""
@@ -45,7 +47,7 @@ class PostgreSQLBatches(Batches):
         ON CONFLICT (id) DO NOTHING
         RETURNING id)
         SELECT count(*), CASE WHEN count(*) < CAST(:count AS bigint) THEN string_agg(uuid_send(id), CAST('' AS bytea)) END,
-            {_AFTER} FROM won"""
+            {_AFTER}, {MARK} FROM won"""
     LOOK = f"""SELECT uuid_send(CAST(k.id AS uuid)), {FOUND}
         FROM {_IDS} AS k(id) LEFT JOIN {{table}} AS t ON t.id = CAST(k.id AS uuid) WHERE {OPEN}"""
     # Locked first, in their order: an UPDATE takes its rows in the order in which a plan comes upon them. What is volatile
@@ -64,11 +66,11 @@ class PostgreSQLBatches(Batches):
 
     def claim(
         self, connection: Connection, ids: Sequence[bytes], keys: Sequence[str] | None, values: Mapping[str, Any]
-    ) -> set[bytes]:
+    ) -> tuple[set[bytes], str | None]:
         text = None if keys is None else "\n".join(keys)
         own = {"ids": _joined(ids), "keys": text, "count": len(ids)}
-        count, won, _ = self._claim(connection, {**values, **own}).first()
-        return set() if count == len(ids) else _lost(ids, won)
+        count, won, _, mark = self._claim(connection, {**values, **own}).first()
+        return set() if count == len(ids) else _lost(ids, won), mark
 
     def look(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> Answer:
         return self._look(connection, {"ids": _joined(ids)})

@@ -40,10 +40,10 @@ class SQLiteBatches(Batches):
 
     def claim(
         self, connection: Connection, ids: Sequence[bytes], keys: Sequence[str] | None, values: Mapping[str, Any]
-    ) -> set[bytes]:
+    ) -> tuple[set[bytes], str | None]:
         own = {**values, **_arrays(ids, keys)}
         self._claim(connection, own)
-        return {bytes(row[0]) for row in self._lost(connection, own)}
+        return {bytes(row[0]) for row in self._lost(connection, own)}, None
 
     def look(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> Answer:
         return self._look(connection, _arrays(ids))
