@@ -107,7 +107,7 @@ class Batch:
     def _unseen(self, items: Iterator[T], read: Callable[[Any], Any], cure: str, size: int) -> Iterator[T]:
         before = 0
         while part := list(islice(items, size)):
-            call, many, ids = self._call(list(map(read, part)), before, cure=cure)
+            call, many, ids = self._call([read(item) for item in part], before, cure=cure)
             self._go_on()
             Run(self._settings, call).inside(self._session, self._holding(call, many, gives=True))
             before += len(part)
@@ -126,7 +126,7 @@ class Batch:
     async def _aunseen(self, parts: AsyncIterator[list[T]], read: Callable[[Any], Any], cure: str) -> AsyncIterator[T]:
         before = 0
         async for part in parts:
-            call, many, ids = self._call(list(map(read, part)), before, cure=cure)
+            call, many, ids = self._call([read(item) for item in part], before, cure=cure)
             await self._ago_on()
             await AsyncRun(self._settings, call).inside(self._session, self._aholding(call, many, gives=True))
             before += len(part)

@@ -166,3 +166,17 @@ def test_something_else_than_a_session_is_refused_before_anything_is_read(db: Da
             db.idem.unseen(session, "batch", never(), key="id")
         with pytest.raises(TypeError, match="Session"):
             db.idem.claim_many(session, "batch", never())
+
+
+def test_a_key_that_stops_the_iteration_is_an_error_and_gives_no_item(db: Database) -> None:
+    """As ``next()`` does where it finds nothing; a ``map`` would take it for the end of the chunk."""
+
+    def key(item: list[str]) -> str:
+        return next(iter(item))
+
+    with db.session() as held:
+        for items in ([["a"], [], ["b"]], [[], ["a"]]):
+            with pytest.raises(RuntimeError, match="StopIteration"):
+                list(db.idem.unseen(held.session, "batch", items, key=key))
+        held.commit()
+    assert db.rows() == []
