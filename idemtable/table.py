@@ -341,7 +341,5 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
         self._settings.binding.run(self._check_schema)
 
     def _run(self, work: Callable[[Connection], T], *, writes: bool = False) -> T:
-        # A read waits for nobody, which on SQLite means not to begin as a writer.
-        options = self._settings.dialect.begin_options(self._settings.wait) if writes else {}
         with self._explained():
-            return cast("T", self._settings.binding.run(work, options))
+            return cast("T", self._sent(work, writes))

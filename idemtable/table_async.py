@@ -195,7 +195,5 @@ class AsyncIdemTable(
         await self._settings.binding.run(self._check_schema)  # type: ignore[misc]
 
     async def _run(self, work: Callable[[Connection], T], *, writes: bool = False) -> T:
-        # A read waits for nobody, which on SQLite means not to begin as a writer.
-        options = self._settings.dialect.begin_options(self._settings.wait) if writes else {}
         with self._explained():
-            return await cast("Awaitable[T]", self._settings.binding.run(work, options))
+            return await cast("Awaitable[T]", self._sent(work, writes))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, Type
 
 from . import schema as schemas
 from .claim.call import Keys
+from .claim.run import alone
 from .claim.verdict import explained
 from .codecs import opened
 from .dialects import full_name
@@ -145,6 +146,14 @@ class BaseTable(Generic[BindT, TokensT, InboxT]):
 
     def _explained(self) -> AbstractContextManager[None]:
         return explained(self._settings, "idemtable")
+
+    def _sent(self, work: Callable[[Connection], Any], writes: bool) -> Any:
+        """Run what is no call in a transaction of its own; with an async table, awaitable.
+
+        A read waits for nobody, which on SQLite means not to begin as a writer. What writes is done again where
+        a deadlock has undone it, as it does beside batches on MariaDB and MySQL.
+        """
+        return alone(self._settings, work) if writes else self._settings.binding.run(work)
 
     def _get(self, id: UUID) -> Callable[[Connection], Record | None]:
         def work(connection: Connection) -> Record | None:

@@ -337,3 +337,18 @@ def test_a_call_in_whose_loop_a_deadlock_was_swallowed_commits_nothing(innodb: D
         assert rival.deadlocks == 1
         assert importing("k") == 3
     assert orders(db) == ["e0", "e1", "e2"]
+
+
+def test_a_key_is_forgotten_where_a_deadlock_has_undone_the_first_try(db: Database) -> None:
+    with db.idem.transaction("order", "k"):
+        pass
+    with rival_of(db) as rival, db.other_engine() as engine:
+        idem = db.table(engine)
+
+        def collide(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+            if statement.lstrip().startswith("DELETE") and not rival.deadlocks:
+                run_into_a_deadlock(db, rival, connection)
+
+        sa.event.listen(getattr(engine, "sync_engine", engine), "before_cursor_execute", collide)
+        assert idem.forget("order", "k") is True
+    assert (rival.deadlocks, db.rows()) == (1, [])
