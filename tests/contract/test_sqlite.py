@@ -492,6 +492,8 @@ def interrupting(db: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[tupl
 def test_a_look_that_was_interrupted_keeps_nobody_from_committing(
     unlogged: Database, monkeypatch: pytest.MonkeyPatch, form: str, error: type[BaseException]
 ) -> None:
+    if unlogged.is_async and sa.__version__ < "2.1":
+        pytest.skip("since SQLAlchemy 2.1: 2.0 keeps aiosqlite's cursor where nobody else finds it")
     if unlogged.is_async and error is KeyboardInterrupt:
         error = asyncio.CancelledError  # the other would end the loop
     with interrupting(unlogged, monkeypatch) as (engine, armed), unlogged.session(engine) as held:
