@@ -137,13 +137,9 @@ class Attempt:
                 held=tx.held if stays else None,
             )
             nesting.push(self._frame)
-        if self._answer is None:
-            if steps.listeners:
-                self._tell(Step.RUNNING)
-            return None
         if steps.listeners:
-            self._tell(Step.REPLAYED)
-        return give(course, self._answer, self._number)
+            self._tell(Step.RUNNING if self._answer is None else Step.REPLAYED)
+        return None if self._answer is None else give(course, self._answer, self._number)
 
     # --- the way out ------------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, UnboundExecutionError
 
 from ..errors import SessionNotUsableError
-from .transaction import Transaction, connections, is_open, stands
+from .second import connections
+from .transaction import Transaction, is_open, stands
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
     from sqlalchemy.orm import SessionTransaction
 
 
@@ -27,24 +29,23 @@ class Joined(Transaction):
 
     def prepare(self) -> None:
         # Before the flush too: what is pending is sent by it.
-        if why := self._half_read() or self._occupied():
+        begun = connections(self.session)
+        if why := self._half_read(begun) if begun else self._occupied():
             raise SessionNotUsableError(f"the session cannot carry a claim: {why}")
         try:
             self.session.flush()
         except PendingRollbackError as error:
             raise self._unusable() from error
 
-    def _half_read(self) -> str | None:
+    def _half_read(self, begun: list[Connection]) -> str | None:
         """Say that the session is reading what a statement would end."""
-        for connection in connections(self.session):
+        for connection in begun:
             if why := self._place.records_of(connection, self.session).dialect.half_read(connection):
                 return why
         return None
 
     def _occupied(self) -> str | None:
-        """Say that somebody else is at work in the connection that the session would get, if it has none yet."""
-        if connections(self.session):
-            return None
+        """Say that somebody else is at work in the connection that the session would get."""
         try:
             bind = self.session.get_bind()
         except UnboundExecutionError:  # which is told where the connection is taken

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import SessionTransaction
 
 
+def connections(session: Session) -> list[Connection]:
+    """Return those that a session's transaction has begun on."""
+    root = session.get_transaction()
+    # Each is kept under itself and under its engine.
+    return [] if root is None else list({id(one[0]): one[0] for one in root._connections.values()}.values())
+
+
 def second_connection(session: Session) -> str | None:
     """Say that a session holds two connections, which cannot be committed together."""
     root = session.get_transaction()
-    # Each is kept under itself and under its engine.
-    if root is None or len(root._connections) <= 2 or len({id(one[0]) for one in root._connections.values()}) == 1:
+    if root is None or len(root._connections) <= 2 or len(connections(session)) < 2:  # nearly always by the first two
         return None
     return (
         "its session works on two connections, and no COMMIT is of both: take binds= away, or write to the other "

@@ -238,13 +238,6 @@ def _given_up(connection: Connection) -> None:
     _cut[number] = ref(connection, lambda _: _cut.pop(number, None))
 
 
-def connections(session: Session) -> list[Connection]:
-    """Return those that a session's transaction has begun on."""
-    root = session.get_transaction()
-    # Each is kept under itself and under its engine.
-    return [] if root is None else list({id(one[0]): one[0] for one in root._connections.values()}.values())
-
-
 def stands(session: Session, savepoint: SessionTransaction) -> bool:
     """Say whether the session still is inside a savepoint that nothing has undone."""
     return is_open(session, savepoint) and savepoint.is_active

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from ..binding import is_async, sync_session, unscoped
-from ..claim.transaction import connections
+from ..claim.second import connections
 from ..dialects import Dialect, find
 from ..errors import SessionNotUsableError
 from ._endings import endings
