@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 # The least that MySQL takes is 1: it makes that of 0 with a warning, which asyncmy logs, or in a strict mode refuses it.
-_LEND = """SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout,
-    SESSION innodb_lock_wait_timeout = GREATEST(:wait, 1)"""
+_LEAST = 1
+_LEND = "SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = :wait"
 _GIVE_BACK = "SET SESSION innodb_lock_wait_timeout = @idemtable_wait"
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
 _DIRTY_OR_LOCKED = ("READ UNCOMMITTED", "SERIALIZABLE")
@@ -185,7 +185,7 @@ class MySQL(MySQLTable, Dialect):
 
     def _claim_in_one(self, connection: Connection, values: Mapping[str, Any]) -> None:
         try:
-            send_several(connection, self._claim_at_once, values, (0, 1, 0))
+            send_several(connection, self._claim_at_once, {**values, "wait": max(values["wait"], _LEAST)}, (0, 1, 0))
         except BaseException:
             with lent(connection, lambda: self._give_wait_back(connection)):  # which it did not come to
                 raise
@@ -245,7 +245,7 @@ class MySQL(MySQLTable, Dialect):
     def lending(self, connection: Connection, wait: Any) -> Iterator[None]:
         """Set the session's lock time-out meanwhile; MySQL has no SET STATEMENT."""
         with lent(connection, lambda: self._give_wait_back(connection)):
-            self._lend_wait(connection, {"wait": wait})
+            self._lend_wait(connection, {"wait": max(wait, _LEAST)})
             yield
 
     @cached_property
