@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import SessionNotUsableError
-from tests.support.backends import BACKENDS, db_of
+from tests.support.backends import BACKENDS, HIRED, db_of
 from tests.support.database import Database, Effect, effect
 from tests.support.tokens import desk
 
@@ -132,12 +132,11 @@ def test_no_look_at_the_table_commits_what_somebody_else_has_not(
         lambda: idem.records("order"),
         lambda: idem.stats(),
         lambda: idem.check_schema(),
-        lambda: idem.create_all(),
-        lambda: idem.purge(),
-        lambda: idem.forget("order", "k"),
         lambda: tokens.issue(),
         lambda: tokens.records(),
     ]
+    if not HIRED:  # where each of them is another user's, on a connection of its own
+        looks += [lambda: idem.create_all(), lambda: idem.purge(), lambda: idem.forget("order", "k")]
     with db.session(shared) as held:
         held.run(lambda session: effect(session, "theirs"))
         for look in looks:

@@ -46,7 +46,7 @@ def limited(db: Database) -> Iterator[Any]:
 @contextmanager
 def holding(db: Database, *scopes: str) -> Iterator[int]:
     """Somebody who has claimed a key in each scope, a name and a row, and is still at it."""
-    with db.session() as holder:
+    with db.deleting(), db.session() as holder:  # a lock by name takes DELETE on InnoDB
         number: int = holder.run(lambda session: effect(session, "held"))
         holder.commit()
         holder.run(lambda session: session.get(Effect, number, with_for_update=True))
