@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from math import ceil
 from time import monotonic
@@ -21,23 +21,20 @@ from .compound import REFUSED, Along, send_several, takes_several, watch_end
 from .definition import Driver
 from .fragments import COLUMNS, LASTING, VALUES
 from .garbled import garbled
+from .lock_wait import GIVE_BACK, LEND, LockWait, possible
 from .origin import said_by
 from .purging import Swept
 from .purging.bites import Bites
 from .statement import Answer, Statement, disbelieve
 from .tables.mysql import MySQLTable
 from .told import asked_autocommit, half_read, in_transaction, number
-from .words import Fault, Look, asked_level, is_mariadb, is_plain, lent
+from .words import Fault, Look, asked_level, is_mariadb, is_plain
 from .written import Written
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Select, Table
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
-# The least that MySQL takes is 1: it makes that of 0 with a warning, which asyncmy logs, or in a strict mode refuses it.
-_LEAST = 1
-_LEND = "SET @idemtable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = :wait"
-_GIVE_BACK = "SET SESSION innodb_lock_wait_timeout = @idemtable_wait"
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
 _DIRTY_OR_LOCKED = ("READ UNCOMMITTED", "SERIALIZABLE")
 
@@ -150,10 +147,8 @@ class MySQL(MySQLTable, Dialect):
         self._find_held_in_time = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {held}")
         self._update = self.statement(Dialect.TAKE_OVER)
         self._update_issued = self.statement(Dialect.REDEEM)
-        # One statement to look and to set: each costs a round trip. The variable is the session's own, like the setting.
-        self._lend_wait = self.statement(_LEND)
-        self._give_wait_back = self.statement(_GIVE_BACK)
-        self._claim_at_once = self.statement(f"{_LEND}; {self._INSERT}; {_GIVE_BACK}")
+        self._lock_wait = LockWait(self.statement)
+        self._claim_at_once = self.statement(f"{LEND}; {self._INSERT}; {GIVE_BACK}")
         self._along = Along(self.statement, self.STORE)
         self._nowait = self.statement("SELECT 1 FROM {table} WHERE id = :id FOR UPDATE NOWAIT")
 
@@ -169,7 +164,7 @@ class MySQL(MySQLTable, Dialect):
         try:
             if is_mariadb(connection):
                 answer = self._claim(connection, values)
-            elif takes_several(connection):
+            elif takes_several(connection) and not self._lock_wait.suits(connection, values["wait"]):
                 self._claim_in_one(connection, values)
                 return True
             else:
@@ -185,9 +180,9 @@ class MySQL(MySQLTable, Dialect):
 
     def _claim_in_one(self, connection: Connection, values: Mapping[str, Any]) -> None:
         try:
-            send_several(connection, self._claim_at_once, {**values, "wait": max(values["wait"], _LEAST)}, (0, 1, 0))
+            send_several(connection, self._claim_at_once, {**values, "wait": possible(values["wait"])}, (0, 1, 0))
         except BaseException:
-            with lent(connection, lambda: self._give_wait_back(connection)):  # which it did not come to
+            with self._lock_wait.put_back(connection):  # which it did not come to
                 raise
 
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
@@ -241,12 +236,9 @@ class MySQL(MySQLTable, Dialect):
         with self.lending(connection, values["wait"]):
             return plain(connection, values)
 
-    @contextmanager
-    def lending(self, connection: Connection, wait: Any) -> Iterator[None]:
-        """Set the session's lock time-out meanwhile; MySQL has no SET STATEMENT."""
-        with lent(connection, lambda: self._give_wait_back(connection)):
-            self._lend_wait(connection, {"wait": max(wait, _LEAST)})
-            yield
+    def lending(self, connection: Connection, wait: int) -> AbstractContextManager[None]:
+        """Have what runs inside wait so many seconds for each lock; MySQL has no SET STATEMENT."""
+        return self._lock_wait.bounded(connection, wait)
 
     @cached_property
     def _purging(self) -> Bites:

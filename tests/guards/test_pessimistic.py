@@ -295,7 +295,7 @@ def test_what_a_name_costs(shop: Shop) -> None:
     for wait in (None, NOW, SHORT):
         with shop.db.session() as held, shop.statements() as sent:
             shop.call(held, partial(name, named(shop)), "n", wait=wait)
-        counts.append(len(sent))
+        counts.append(sum("SELECT @@SESSION" not in text for text in sent))  # which comes once in a connection's life
     assert (
         counts == {"postgresql": [1, 1, 5], "mariadb": [2, 2, 2], "mysql": [2, 6, 4], "sqlite": [1, 1, 1]}[shop.db.kind]
     )

@@ -21,7 +21,8 @@ from tests.support.database import Database, effect
 T = TypeVar("T")
 
 WAIT = timedelta(seconds=50)
-"""Longer than anything here takes: a waiter that gives up is a failure, however slow the machine."""
+"""Longer than anything here takes: a waiter that gives up is a failure, however slow the machine. MySQL's sessions wait as
+long by themselves, and are told nothing then; the library's own five seconds they are told."""
 
 
 def crowd(count: int, call: Callable[[int], Any]) -> list[Any]:
