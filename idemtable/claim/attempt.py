@@ -247,7 +247,7 @@ class Attempt:
                 self._abandon()
                 raise refusal from error
         try:
-            stands = not self._is_occupied and not self._is_left_over()
+            stands = not (self._is_occupied or self._tx.is_lost or self._is_left_over())
             if self._work and stands and isinstance(error, self._call.remember) and verdict.is_the_functions:
                 self._remember(error)
                 return

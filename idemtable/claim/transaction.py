@@ -159,6 +159,12 @@ class Transaction(ABC):
         """Whether its connection was given up, by it or by a call inside it."""
         return id(getattr(self, "connection", None)) in _cut
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its connection is gone, whoever has given it up, so that nothing of it can be committed."""
+        connection = getattr(self, "connection", None)
+        return self.is_cut or (connection is not None and bool(connection.invalidated))
+
     @abstractmethod
     def intact(self, work: SessionTransaction | None = None) -> bool:
         """Say whether the business left the transaction, and the savepoint `work` in it, as they were."""

@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 
 from ..model import Status
+from .amid import give_up_amid
 from .definition import Definition
 from .origin import listen
 from .purging import Swept
@@ -197,6 +198,7 @@ class Dialect(Definition):
     def prepare(self, engine: Engine) -> None:
         """Put on an engine what its transactions need; doing it twice is harmless."""
         listen(engine)
+        give_up_amid(engine)
 
     purge_options: ClassVar[Mapping[str, Any]] = {}
     """Execution options of the purge's transactions."""
@@ -253,8 +255,7 @@ class Dialect(Definition):
     def give_up(self, connection: Connection, error: Exception) -> None:
         """Keep a session from going on where an error has ended its transaction, until it rolls back.
 
-        Where the next statement begins another transaction COMMIT would keep what comes after the error without what came
-        before it, and nobody would know.
+        Where the next statement begins another one COMMIT would keep what comes after the error without what came before.
         """
         if self.begins_unasked and not connection.invalidated:
             with suppress(Exception):  # what is being raised matters more
