@@ -20,6 +20,7 @@ from .second import may_open, none_opened
 from .transaction import Transaction, stands
 
 if TYPE_CHECKING:
+    from sqlalchemy import RootTransaction
     from sqlalchemy.orm import SessionTransaction
 
     from ..dialects import Dialect
@@ -56,6 +57,7 @@ class Own(Transaction):
         isolation_level: str | None = None,
     ) -> None:
         super().__init__(place, session)
+        self._begun: RootTransaction | None = None
         self._is_within = is_within
         self._level = isolation_level
 
@@ -109,7 +111,7 @@ class Own(Transaction):
         except Exception as error:
             drop_dead(place.engine, error)
             raise
-        self._root = session.get_transaction()
+        self._root, self._begun = session.get_transaction(), self.connection.get_transaction()
         dialect = self._spoken()
         if not inside:
             dialect.begun(self.connection)
@@ -167,6 +169,8 @@ class Own(Transaction):
     def intact(self, work: SessionTransaction | None = None) -> bool:
         root = self._root
         if root is None or self.session.get_transaction() is not root or not root.is_active:
+            return False
+        if self.connection.get_transaction() is not self._begun:  # ended past the session, at its connection
             return False
         return (work is None or stands(self.session, work)) and self._is_alive()
 

@@ -55,6 +55,24 @@ def test_a_commit_and_another_transaction_inside_the_function_keep_what_was_comm
     assert db.idem.get("order", "k").status is Status.IN_PROGRESS
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["last", "then more"])
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_transaction_that_is_ended_at_its_connection_is_a_lost_claim_and_nothing_follows_it(
+    db: Database, end: str, again: bool
+) -> None:
+    @db.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        effect(session, "before")
+        getattr(session.connection(), end)()
+        if again:
+            effect(session, "after")
+
+    with pytest.raises(LostClaimError, match="broke out"):
+        order("k")
+    assert db.effects() == (["before"] if end == "commit" else [])
+    assert [record.status for record in db.idem.records("order")] == ([Status.IN_PROGRESS] if end == "commit" else [])
+
+
 def test_a_rollback_sent_as_text_is_a_lost_claim_and_what_follows_it_is_not_committed(db: Database) -> None:
     @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
