@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -403,6 +405,39 @@ def test_the_traps_of_a_sqlite_engine_are_found(file: str, monkeypatch: pytest.M
     assert "nfs4" in found(file)["file"].found
     memory = found("sqlite://", Level.NOTE)
     assert "in memory" in memory["file"].found
+
+
+def read_only(file: str, option: str) -> str:
+    return f"{file.replace('sqlite:///', 'sqlite:///file:')}?{option}&uri=true"
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+@pytest.mark.parametrize("driver", ["sqlite", "sqlite+aiosqlite"])
+@pytest.mark.parametrize(
+    ("option", "mended"), [("mode=ro", {"grants"}), ("immutable=1", {"grants"}), ("mode=rw", set())]
+)
+def test_a_file_that_is_opened_for_reading_only_is_found_and_left_as_it_is(
+    option: str, mended: set[str], driver: str, journal: str, file: str
+) -> None:
+    path = Path(str(sa.make_url(file).database))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {journal}")
+    before = path.read_bytes()
+    assert set(found(read_only(file, option).replace("sqlite", driver, 1))) == mended
+    assert path.read_bytes() == before
+
+
+def test_a_connection_that_only_asks_is_found(file: str, run: Run) -> None:
+    engine = sa.create_engine(file)
+    sa.event.listen(engine, "connect", lambda connection, record: connection.execute("PRAGMA query_only = ON"))
+    assert "query_only" in found(engine)["grants"].found
+    assert run("doctor", "--url", read_only(file, "mode=ro")).code == 1
+
+
+def test_a_file_in_which_somebody_writes_is_not_said_to_be_read_only(file: str) -> None:
+    with closing(sqlite3.connect(str(sa.make_url(file).database), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert found(file) == {}
 
 
 def test_a_file_that_is_not_there_is_found_and_not_made(tmp_path: Path, run: Run) -> None:

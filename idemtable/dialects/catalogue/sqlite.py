@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete, false
+from sqlalchemy import table as table_named
+from sqlalchemy.exc import DBAPIError
 
 from ...model import Finding
+from ..timeout import busy_timeout
 from . import Catalogue
 from .asking import RUN_TWICE, asked, first, good, mend, note
 
@@ -32,8 +36,10 @@ class SQLiteCatalogue(Catalogue):
     @classmethod
     def examine(cls, connection: Connection, table: str, schema: str | None) -> list[Finding]:
         """Ask, and judge."""
-        on_disk = _of_connection(connection) if _file(connection) is not None else ()
-        return [*_of_file(connection), *on_disk]
+        if _file(connection) is None:
+            return [*_of_file(connection)]
+        # Last, because the write lock stays until the transaction ends.
+        return [*_of_file(connection), *_of_connection(connection), *_of_writing(connection, table, schema)]
 
     @classmethod
     def lockless(cls, connection: Connection) -> str | None:
@@ -83,7 +89,7 @@ def _of_file(connection: Connection) -> Iterator[Finding]:
             f"SQLite {version}: the library is made for 3.31 and later",
             "Take a newer Python, or a newer SQLite",
         )
-    if (name := _file(connection)) is None:
+    if _file(connection) is None:
         text = "in memory: gone with its last connection, and each connection may have one of its own"
         yield note("file", text, "Name a file")
         return
@@ -92,9 +98,6 @@ def _of_file(connection: Connection) -> Iterator[Finding]:
         yield mend("file", found, cure)
     else:
         yield good("file", "on a local disk, as far as can be told")
-    if not (os.access(name, os.W_OK) and os.access(os.path.dirname(name) or ".", os.W_OK)):
-        text = "this user may not write to it, or not make the journal beside it"
-        yield mend("grants", text, "Give the user the file and its folder")
 
 
 def _of_connection(connection: Connection) -> Iterator[Finding]:
@@ -117,3 +120,28 @@ def _of_connection(connection: Connection) -> Iterator[Finding]:
         if name not in ("main", "temp") and first(connection, f'PRAGMA "{quoted}".journal_mode') == "wal":
             text = f"{name} is in WAL mode, where SQLite commits file by file: calls are refused"
             yield mend("attached", text, f"PRAGMA {name}.journal_mode = DELETE, or keep both in one file")
+
+
+def _of_writing(connection: Connection, table: str, schema: str | None) -> Iterator[Finding]:
+    name = _file(connection) or ""
+    if first(connection, "PRAGMA query_only"):
+        text = "PRAGMA query_only is ON: every call is refused"
+        yield mend("grants", text, "Take the PRAGMA out of where the engine is made")
+    elif not (os.access(name, os.W_OK) and os.access(os.path.dirname(name) or ".", os.W_OK)):
+        text = "this user may not write to the file, or not make the journal beside it"
+        yield mend("grants", text, "Give the user the file and its folder")
+    elif _is_read_only(connection, table, schema):
+        text = "SQLite has opened the file for reading only: every call is refused"
+        yield mend("grants", text, "Take mode=ro and immutable=1 out of the URL")
+
+
+def _is_read_only(connection: Connection, table: str, schema: str | None) -> bool:
+    """Say whether SQLite refuses to write, by deleting no row: that takes the write lock, and changes no byte."""
+    nothing = delete(table_named(table, schema=schema)).where(false())
+    try:
+        # Whoever holds the lock is not waited for: that the file can be written is known then.
+        with busy_timeout(connection, 0), connection.begin_nested():
+            connection.execute(nothing)
+    except DBAPIError as error:
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
+    return False
