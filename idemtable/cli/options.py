@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final
 
 import click
@@ -36,6 +36,14 @@ def _noted(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.meta[DEBUG] = True
 
 
+def _not_empty(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter(f"it must not be empty or white space alone: leave {option.opts[0]} out", ctx)
+    return value
+
+
+of_whom = partial(click.option, callback=_not_empty)
+"""Makes the option that says whose: an empty one is a variable of a script that was not set."""
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 debug = click.option(
     "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_noted, help="Show an error's traceback."

@@ -16,11 +16,11 @@ from ..model import Record, Status
 from ..table import IdemTable
 from . import runner, text
 from .failure import Failure, failure
-from .options import EPILOG, as_json, on_database, sure, yes_option
+from .options import EPILOG, as_json, of_whom, on_database, sure, yes_option
 from .target import Target
 
 _STATUSES = [status.value for status in Status if status is not Status.LOCK]
-tenant_option = click.option("--tenant", help="The key's tenant.")
+tenant_option = of_whom("--tenant", help="The key's tenant.")
 
 
 @click.command(epilog=EPILOG)
@@ -73,7 +73,7 @@ def _bar(idem: IdemTable, limit: int | None) -> Iterator[Any]:
 
 @click.command(epilog=EPILOG)
 @click.argument("scope", required=False)
-@click.option("--tenant", help="Only this tenant's.")
+@of_whom("--tenant", help="Only this tenant's.")
 @click.option(
     "--status", type=click.Choice(_STATUSES), multiple=True, help="Only those of this status, or one of these."
 )

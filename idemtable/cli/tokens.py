@@ -9,7 +9,7 @@ import click
 from ..tokens import Tokens
 from . import text
 from .failure import Failure
-from .options import EPILOG, as_json, on_database
+from .options import EPILOG, as_json, of_whom, on_database
 from .target import Target
 
 
@@ -20,7 +20,7 @@ def tokens() -> None:
 
 @tokens.command(epilog=EPILOG)
 @click.argument("scope")
-@click.option("--subject", help="Whom the token is for; only they can redeem it.")
+@of_whom("--subject", help="Whom the token is for; only they can redeem it.")
 @click.option("--ttl", type=text.duration, default="30m", show_default=True, metavar="TIME",
               help="How long it can be redeemed: 90s, 30m, 1d.")  # fmt: skip
 @on_database

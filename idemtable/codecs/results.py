@@ -55,10 +55,12 @@ class Results:
         return data, decoded
 
     def _refused(self, value: Any, why: str) -> ResultNotSerializableError:
+        cure = "Declare the type that is returned, or pass returns="
+        if value is None:
+            cure = "Return a result (in a block, assign claim.result), or declare with returns= that it may be None"
         return ResultNotSerializableError(
             f"the result of {self._scope}, a {type(value).__name__}, does not survive storage as "
-            f"{type_name(self._returns)}: {why}. Declare the type that is returned, or pass returns=; the effect was "
-            f"rolled back",
+            f"{type_name(self._returns)}: {why}. {cure}; the effect was rolled back",
             scope=self._scope,
         )
 

@@ -191,7 +191,7 @@ class StateMachine:
         if target not in self._states:
             known = ", ".join(repr(_label(state)) for state in self._states)
             raise ValueError(f"{self._column} has no state {_label(target)!r}; its machine knows {known}")
-        event = None if event_id is None else checked_key(event_id)
+        event = None if event_id is None else checked_key(event_id, what="event_id")
         table = idem or self._idem
         if event is not None and table is None:
             raise TypeError("an event_id needs a table to be remembered in: pass idem=, or use idem.machine(…)")

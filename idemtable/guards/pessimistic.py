@@ -191,7 +191,7 @@ def lock_name(
     """
     if name is None:
         raise ValueError("a lock needs a name, such as 'payout:7', not None")
-    text = checked_key(name)
+    text = checked_key(name, what="name")
     seconds = None if wait is None else checked_wait(wait)
 
     def work(session: Session) -> None:

@@ -192,6 +192,24 @@ def test_wrong_usage(args: tuple[str, ...], run: Run) -> None:
     assert ended.out == ""
 
 
+@pytest.mark.parametrize(
+    ("args", "option"),
+    [
+        (("ls",), "--tenant"),
+        (("show", "orders", "k"), "--tenant"),
+        (("forget", "orders", "k"), "--tenant"),
+        (("tokens", "issue", "orders"), "--subject"),
+    ],
+)
+def test_an_option_that_says_whose_and_is_empty_is_refused_in_the_words_of_the_command_line(
+    args: tuple[str, ...], option: str, file_url: str, run: Run
+) -> None:
+    for empty in ("", " "):
+        ended = run(*args, option, empty, "--url", file_url)
+        assert (ended.code, ended.out) == (2, "")
+        assert f"leave {option} out" in ended.err
+
+
 def test_reading_a_file_that_is_not_there_does_not_create_it(tmp_path: Path, run: Run) -> None:
     url = f"sqlite:///{tmp_path / 'typo.db'}"
     assert run("stats", "--url", url).code == 3

@@ -133,6 +133,16 @@ def test_a_block_whose_result_does_not_survive_storage_is_rolled_back(db: Databa
     assert (db.effects(), db.rows()) == ([], [])
 
 
+def test_a_block_that_forgot_its_result_is_told_to_assign_one(db: Database) -> None:
+    with (
+        pytest.raises(ResultNotSerializableError, match=r"assign claim\.result"),
+        db.idem.transaction("pay", "k", returns=int) as claim,
+    ):
+        leave(db, claim, "tea")
+
+    assert (db.effects(), db.rows()) == ([], [])
+
+
 def test_the_same_key_with_another_payload_is_refused_before_the_block_runs(db: Database) -> None:
     with db.idem.transaction("pay", "k", payload={"amount": 1}) as claim:
         claim.result = 1
