@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,16 @@ def test_without_protection_it_fails(tmp_path: Path) -> None:
     assert "✗ every payment was made exactly once" in ended.stdout
     folder = Path(ended.stderr.split()[-1])
     assert json.loads((folder / "requests.jsonl").read_text().splitlines()[0])["day"] == 1
+
+
+def test_a_demo_that_never_began_speaks_of_no_recording_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(sa.exc.OperationalError):
+        demo.run(sa.make_url(f"sqlite:///{tmp_path}/no folder/shop.db"), workers=2, requests=COUNT)
+    assert capsys.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_of_somebody_else_are_left_alone(database_url: str) -> None:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from ..model import Level
 from ..schema import check_names
 from . import text
-from .failure import Failure, Unusable, masked
+from .failure import OWN_TABLES, Failure, Unusable, masked
 from .options import EPILOG, as_json, debug, on_database, url_option
 from .target import Target
 
@@ -62,6 +62,7 @@ def verify(
     from .. import verify as guarantee
     from ..verify.page import page
 
+    click.get_current_context().meta[OWN_TABLES] = True
     check_names(table, schema)
     target = Target(url, table, schema)
     if report is not None:

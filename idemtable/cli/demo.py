@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .failure import Failure
+from .failure import OWN_TABLES, Failure
 from .options import EPILOG, debug, url_option
 from .target import Target
 
@@ -31,6 +31,7 @@ def demo(url: sa.URL | None, **options: Any) -> None:
     """
     from .. import demo as demonstration
 
+    click.get_current_context().meta[OWN_TABLES] = True
     if url is not None:
         url = Target(url, "idemtable_demo", None).engine.url
     sys.exit(0 if demonstration.run(url, **options) else Failure.exit_code)

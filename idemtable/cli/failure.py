@@ -12,12 +12,13 @@ from urllib.parse import quote, quote_plus
 import click
 import sqlalchemy as sa
 
-from ..dialects import Driver, Fault, known
+from ..dialects import Driver, Fault, known, untried
 from ..errors import IdempotencyError, SchemaError, SessionNotUsableError
 from ..upgrade import place
 
 URL: Final = "idemtable.url"
 DEBUG: Final = "idemtable.debug"
+OWN_TABLES: Final = "idemtable.own_tables"
 """Where the options leave what the handler of errors needs, in click's ``Context.meta``."""
 
 _CONNECTING: Final = (sa.exc.OperationalError, sa.exc.InterfaceError)
@@ -27,7 +28,16 @@ _CURES: Final = {
     Fault.DENIED: ". `idemtable db sql --grants` prints what each role needs",
     Fault.READ_ONLY: _NO_WRITES,
     Fault.ELSEWHERE: _NO_WRITES,
+    Fault.BUSY: ". Somebody else is at work there: try again",
 }
+_OF_FILES: Final = {
+    Fault.READ_ONLY: ". It takes no writes: take mode=ro out of the URL, or let this user write to the file and its folder",
+}
+_OF_OWN_TABLES: Final = {
+    Fault.DENIED: ". It makes tables of its own and drops them again: name in --url or IDEMTABLE_URL a role that may",
+}
+_UNREACHED: Final = ". Check --url or IDEMTABLE_URL, and that it is up"
+_UNOPENED: Final = ". Check that the folder in --url or IDEMTABLE_URL is there, and that this user may write to it"
 
 # Greedy up to the last @: one that was not escaped belongs to the password.
 _IN_URL: Final = re.compile(r"(://[^\s:/@]*:)\S*@")
@@ -72,24 +82,35 @@ class Commands(click.Group):
         except Exception as error:
             if ctx.meta.get(DEBUG):
                 click.echo(masked("".join(traceback.format_exception(error)), ctx.meta.get(URL)), err=True)
-            raise failure(error, ctx.meta.get(URL)) from None
+            raise failure(error, ctx.meta.get(URL), own_tables=OWN_TABLES in ctx.meta) from None
 
 
-def failure(error: Exception, url: sa.URL | None) -> Failure:
-    """Say what an error means to the person who typed the command."""
-    kind, text = _explained(error, url)
+def failure(error: Exception, url: sa.URL | None, *, own_tables: bool = False) -> Failure:
+    """Say what an error means to the person who typed the command.
+
+    Args:
+        error: that the command raised.
+        url: of the database, if one was named.
+        own_tables: whether the command makes tables that are not the library's.
+    """
+    kind, text = _explained(error, url, own_tables)
     return kind(" ".join(masked(text, url).split()))
 
 
-def _explained(error: Exception, url: sa.URL | None) -> tuple[type[Failure], str]:
+def _explained(error: Exception, url: sa.URL | None, own_tables: bool) -> tuple[type[Failure], str]:
     if isinstance(error, SchemaError):
         return Unusable, str(error) if url is None else f"{place(url)}: {error}"
+    other_driver = None
+    if url is not None and url.get_backend_name() in known:
+        other_driver = untried(url.get_backend_name(), url.get_driver_name())
     if isinstance(error, sa.exc.NoSuchModuleError):
+        if other_driver is not None:
+            return Wrong, other_driver
         *names, last = (f"{name}://" for name in known)
         return Wrong, f"no such database; a URL begins with {', '.join(names)} or {last}"
     if isinstance(error, ImportError):
         name = (error.name or "").partition(".")[0]
-        cure = _cure(name)
+        cure = _cure(name) or other_driver
         return Unusable, f"the driver {name} is not installed: {cure}" if cure else str(error)
     if isinstance(error, SessionNotUsableError) and isinstance(error.__cause__, sa.exc.DBAPIError):
         error = error.__cause__  # what it tells a caller of its session is no matter to a person at a shell
@@ -97,17 +118,25 @@ def _explained(error: Exception, url: sa.URL | None) -> tuple[type[Failure], str
         said = _said(getattr(error, "orig", None) or error)
         where = f" at {place(url)}" if url is not None else ""
         unreached = not isinstance(error, sa.exc.DBAPIError) or isinstance(error, _CONNECTING)
-        database = known.get(url.get_backend_name()) if url is not None else None
-        meaning = None if database is None else database.numbered(error)
-        other = ". Check --url or IDEMTABLE_URL, and that it is up" if unreached else ""
-        cure = other if meaning is None else _CURES.get(meaning, other)
-        return Unusable, f"the database{where} says: {said}{cure}"
+        return Unusable, f"the database{where} says: {said}{_advice(error, url, own_tables, unreached)}"
     if isinstance(error, ValueError | TypeError):
         return Wrong, str(error)
     if isinstance(error, IdempotencyError | OSError) or type(error).__name__ == "CommandError":  # Alembic's own
         return Failure, str(error)
     text = f"{type(error).__name__}: {error}. This should not happen: run it again with --debug, and report it"
     return Failure, text
+
+
+def _advice(error: Exception, url: sa.URL | None, own_tables: bool, unreached: bool) -> str:
+    database = None if url is None else known.get(url.get_backend_name())
+    meaning = None if database is None else database.numbered(error)
+    is_file = database is not None and database.is_file
+    cures = _CURES | (_OF_FILES if is_file else {}) | (_OF_OWN_TABLES if own_tables else {})
+    if meaning in cures:
+        return cures[meaning]
+    if not unreached:
+        return ""
+    return _UNOPENED if is_file else _UNREACHED
 
 
 def _is_the_databases(error: Exception) -> bool:

@@ -57,7 +57,7 @@ def run(
         good = _judged([*check.promises(evidence), *shown])
     finally:
         engine.dispose()
-        if good:
+        if good or not any(folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
         else:
             click.echo(f"The recording and all answers are in {folder}", err=True)

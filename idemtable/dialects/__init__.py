@@ -38,6 +38,7 @@ __all__ = [
     "named",
     "origin_of",
     "register",
+    "untried",
 ]
 
 D = TypeVar("D", bound=type[Dialect])
@@ -70,15 +71,21 @@ def find(dialect: SQLAlchemyDialect, table: str, schema: str | None) -> Dialect:
     cls = known.get(dialect.name)
     if cls is None:
         raise ValueError(f"idemtable knows {', '.join(sorted(known))}, not {dialect.name}")
-    drivers = {driver.name for driver in cls.drivers if driver.works}
-    # What another one calls a deadlock, a duplicate or a lost connection nobody here has seen.
-    if not drivers & {dialect.driver, dialect.driver.removesuffix("_async")}:
-        usual = cls.drivers[0].name
-        raise ValueError(
-            f"idemtable has not been tried on {dialect.name}+{dialect.driver}: it works on {', '.join(sorted(drivers))}. "
-            f"Write {dialect.name}+{usual}:// in the URL"
-        )
+    if (why := untried(dialect.name, dialect.driver)) is not None:
+        raise ValueError(why)
     return cls(dialect, table, schema)
+
+
+def untried(name: str, driver: str) -> str | None:
+    """Say that a driver of a known database is none of those that the library works on; ``None`` if it is one."""
+    drivers = {driver.name for driver in known[name].drivers if driver.works}
+    # What another one calls a deadlock, a duplicate or a lost connection nobody here has seen.
+    if drivers & {driver, driver.removesuffix("_async")}:
+        return None
+    return (
+        f"idemtable has not been tried on {name}+{driver}: it works on {', '.join(sorted(drivers))}. "
+        f"Write {name}+{known[name].drivers[0].name}:// in the URL"
+    )
 
 
 def is_stale(error: BaseException) -> bool:

@@ -55,8 +55,44 @@ def test_a_database_that_takes_no_writes_is_named_and_said_to_be_one(
     ended = run(*verb, "--url", closed.render_as_string(hide_password=False))
     assert (ended.code, ended.out) == (3, "")
     assert place(closed) in ended.err
-    assert "It takes no writes: name the primary" in ended.err
+    assert f"It takes no writes: {'take mode=ro out' if option == 'mode' else 'name the primary'}" in ended.err
     assert "that it is up" not in ended.err
+
+
+@pytest.mark.parametrize("verb", [("db", "upgrade"), ("demo",)])
+def test_a_file_that_cannot_be_made_is_not_said_to_be_down(verb: tuple[str, ...], tmp_path: Path, run: Run) -> None:
+    ended = run(*verb, "--url", f"sqlite:///{tmp_path}/no folder/x.db")
+    assert (ended.code, ended.out) == (3, "")
+    assert "Check that the folder" in ended.err
+
+
+def test_a_file_in_which_somebody_writes_is_not_said_to_be_down(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db?timeout=0"
+    with sa.create_engine(url).connect() as holder, sa.create_engine(url).connect() as other:
+        holder.exec_driver_sql("BEGIN IMMEDIATE")
+        with pytest.raises(sa.exc.OperationalError) as refused:
+            other.exec_driver_sql("BEGIN IMMEDIATE")
+    said = failure(refused.value, sa.make_url(url))
+    assert said.exit_code == 3
+    assert said.message.endswith("try again")
+
+
+@pytest.mark.parametrize(
+    ("driver", "usual"),
+    [
+        ("postgresql+psycopgg", "postgresql+psycopg://"),
+        ("mariadb+mariadbconnector", "mariadb+pymysql://"),
+        ("mysql+cymysql", "mysql+pymysql://"),
+    ],
+)
+@pytest.mark.parametrize("verb", [("ls",), ("db", "upgrade"), ("doctor",)])
+def test_a_driver_that_nobody_knows_is_named_with_one_that_works(
+    verb: tuple[str, ...], driver: str, usual: str, run: Run
+) -> None:
+    ended = run(*verb, "--url", f"{driver}://127.0.0.1:1/shop")
+    assert ended.code in (2, 3)
+    assert driver in ended.err
+    assert f"Write {usual}" in ended.err
 
 
 @pytest.mark.parametrize("number", [1290, 1836])

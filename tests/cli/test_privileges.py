@@ -151,6 +151,18 @@ def test_the_application_can_neither_drop_the_table_nor_remove_keys(roles: Roles
     assert "idemtable db sql --grants" in refused.err
 
 
+def test_a_role_that_may_make_no_tables_is_told_that_the_command_makes_some(roles: Roles, run: Run) -> None:
+    steps.upgrade(roles.owner)
+    app = roles.hired("app").url.render_as_string(hide_password=False)
+    # MySQL does not tell the demo whether a table is there that this role has no right to.
+    for verb in ("verify", "demo") if roles.kind == "postgresql" else ("verify",):
+        refused = run(verb, "--url", app)
+        assert refused.code == 3
+        assert "denied" in refused.err
+        assert "makes tables of its own" in refused.err
+        assert "--grants" not in refused.err
+
+
 def test_a_purge_that_may_not_delete_says_so_each_time_and_is_in_nobodys_way(roles: Roles, run: Run) -> None:
     steps.upgrade(roles.owner)
     app = roles.hired("app")
