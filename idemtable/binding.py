@@ -44,6 +44,19 @@ def apart(engine: Engine) -> Engine:
     return Engine(engine.pool.recreate(), engine.dialect, engine.url)
 
 
+@contextmanager
+def importing_async() -> Iterator[None]:
+    """Turn the error of an import of ``sqlalchemy.ext.asyncio`` inside into the cure.
+
+    Raises:
+        ImportError: greenlet is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError('async needs greenlet: pip install "idemtable[asyncio]"') from error
+
+
 class BaseBinding(ABC):
     """Where the transactions of a table come from; `bind` is as the program gave it."""
 
@@ -173,10 +186,8 @@ class AsyncBinding(BaseBinding):
     is_async = True
 
     def __init__(self, bind: Any) -> None:
-        try:
+        with importing_async():
             from sqlalchemy.ext import asyncio
-        except ImportError as error:
-            raise ImportError('async needs greenlet: pip install "idemtable[asyncio]"') from error
         self._asyncio = asyncio
         super().__init__(bind)
 

@@ -19,7 +19,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
 from idemtable import schema as steps
-from idemtable.binding import apart, dropping_dead
+from idemtable.binding import apart, dropping_dead, importing_async
 from idemtable.dialects import Job, known, named
 from idemtable.revisions import NothingToWrite, revision, revision_text
 from idemtable.schema import STEP, check_names
@@ -251,9 +251,12 @@ def connected(bind: Bind, work: Callable[[sa.Connection], T], *, as_it_is: bool 
             with engine.connect() as connection:
                 return work(fresh(connection))
 
-    async def run() -> T:
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("an event loop is running in this thread: call this through asyncio.to_thread")
+    with importing_async():
         from sqlalchemy.ext import asyncio as sa_asyncio
 
+    async def run() -> T:
         if isinstance(bind, sa_asyncio.AsyncEngine):
             # The application's pool belongs to another event loop.
             engine = sa_asyncio.AsyncEngine(apart(bind.sync_engine))

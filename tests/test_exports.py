@@ -92,13 +92,15 @@ def test_async_use_without_greenlet_says_what_to_install() -> None:
 import sys
 sys.modules["greenlet"] = None
 sys.modules["sqlalchemy.ext.asyncio"] = None
-from idemtable import AsyncIdemTable
-try:
-    AsyncIdemTable(object())
-except ImportError as error:
-    print(error)
+from idemtable import AsyncIdemTable, doctor, upgrade
+url = "sqlite+aiosqlite:///:memory:"
+for ask in (lambda: AsyncIdemTable(object()), lambda: upgrade.upgrade(url), lambda: doctor.examine(url)):
+    try:
+        ask()
+    except ImportError as error:
+        print(error)
 """
-    assert 'pip install "idemtable[asyncio]"' in python(code)
+    assert python(code).count('pip install "idemtable[asyncio]"') == 3
 
 
 def test_importing_loads_neither_alembic_nor_click_nor_pydantic_nor_a_driver() -> None:

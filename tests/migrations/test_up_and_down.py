@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -10,7 +11,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from idemtable import IdemTable, schema
+from idemtable import IdemTable, doctor, schema
 from idemtable import upgrade as steps
 from tests.support.migrations import (
     ASYNC,
@@ -43,6 +44,20 @@ def test_a_url_of_any_driver_will_do(database_url: str, names: dict[str, list[st
         assert steps.check(url) == []
         as_it_should_be(engine)
         assert steps.downgrade(url) == (1,)
+
+
+def test_in_a_running_loop_an_async_engine_is_refused_with_the_cure_and_no_coroutine_is_left() -> None:
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    async def ask() -> None:
+        engine = create_async_engine("sqlite+aiosqlite://")
+        for verb in (steps.upgrade, steps.downgrade, steps.check, doctor.examine):
+            with pytest.raises(RuntimeError, match=r"asyncio\.to_thread"):
+                verb(engine)
+        await engine.dispose()
+
+    asyncio.run(ask())
+    gc.collect()  # what was never awaited warns when it goes, and a warning is an error here
 
 
 def test_an_async_engine_keeps_the_pool_of_its_own_event_loop(database_url: str) -> None:
