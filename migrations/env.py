@@ -12,10 +12,14 @@ import sqlalchemy as sa
 from alembic import context
 from alembic.util import CommandError
 
+from idemtable.dialects import named
+from idemtable.errors import SchemaError
 from idemtable.schema import build, check_names
 from idemtable.upgrade import connected, locked, make_url
 
 given = context.get_x_argument(as_dictionary=True)
+if unknown := ", ".join(sorted({*given} - {"url", "table", "schema"})):
+    raise CommandError(f"-x takes url=…, table=… and schema=…, not {unknown}")
 names: dict[str, Any] = {"table": given.get("table", "idemtable"), "schema": given.get("schema")}
 try:
     check_names(**names)
@@ -47,6 +51,11 @@ options: dict[str, Any] = {
 
 def migrate(connection: sa.Connection) -> None:
     """Run what the command asked for, in one transaction, under the lock of everybody who upgrades."""
+    try:
+        # Before Alembic makes the table of its version there.
+        named(connection.dialect.name).check_schema(names["schema"], connection, create=False)
+    except (SchemaError, ValueError) as error:
+        raise CommandError(str(error)) from None
     with locked(connection, **names):
         context.configure(connection=connection, **options)
         context.run_migrations(**names)

@@ -13,7 +13,7 @@ from ..schema import STEP
 from ..upgrade import place
 from .failure import Failure
 from .options import EPILOG, names, on_database, sure, url_option, yes_option
-from .target import Target
+from .target import Target, refuse_schema
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -90,6 +90,7 @@ def sql(
     database: Any = dialect or url
     if database is None:
         raise click.UsageError("give --dialect, or a database by --url or IDEMTABLE_URL")
+    refuse_schema(dialect or database.get_backend_name(), where["schema"])
     if roles:
         asked = [job for role in roles for job in ([_job(role)] if role else _EXAMPLES)]
         click.echo(steps.grants(database, asked, **where), nl=False)

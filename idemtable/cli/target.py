@@ -25,6 +25,10 @@ class Target:
     table: str
     schema: str | None
 
+    def __post_init__(self) -> None:
+        """Refuse a schema that no connection to this URL can have."""
+        refuse_schema(self.url.get_backend_name(), self.schema)
+
     @property
     def names(self) -> dict[str, Any]:
         """The table's and the schema's name, as functions take them."""
@@ -58,6 +62,16 @@ class Target:
     def engine(self) -> sa.Engine:
         """An engine with a sync driver, in the async one's place if need be."""
         return sa.create_engine(_sync(self.url), pool_pre_ping=True, pool_size=1)
+
+
+def refuse_schema(backend: str, schema: str | None) -> None:
+    """Refuse a schema of a database whose schemas are what a program's connections have attached: a URL attaches nothing.
+
+    Raises:
+        ValueError: such a one; the message is the cure.
+    """
+    if backend in known and known[backend].is_file:
+        known[backend].check_schema(schema, None, create=True)
 
 
 def driven(url: sa.URL) -> sa.URL:

@@ -137,6 +137,7 @@ class Definition(ABC):
 
         Raises:
             ValueError: neither it nor the database can make one.
+            SchemaError: it is not there, and nobody has asked for it to be made.
         """
 
     @classmethod

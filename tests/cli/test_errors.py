@@ -246,6 +246,24 @@ def test_an_option_that_says_whose_and_is_empty_is_refused_in_the_words_of_the_c
         assert f"leave {option} out" in ended.err
 
 
+@pytest.mark.parametrize(
+    "verb", [("ls",), ("doctor",), ("verify",), ("db", "check"), ("db", "upgrade"), ("db", "downgrade"), ("db", "sql")]
+)
+def test_a_schema_that_a_file_cannot_have_is_refused_everywhere_and_not_sent_to_an_upgrade(
+    verb: tuple[str, ...], file_url: str, run: Run
+) -> None:
+    ended = run(*verb, "--schema", "ops", "--url", file_url)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Leave the schema out" in ended.err
+    assert "db upgrade" not in ended.err
+
+
+def test_a_script_for_a_schema_that_a_file_cannot_have_is_not_printed(run: Run) -> None:
+    refused = run("db", "sql", "--dialect", "sqlite", "--schema", "ops")
+    assert (refused.code, refused.out) == (2, "")
+    assert "CREATE TABLE main.idemtable" in run("db", "sql", "--dialect", "sqlite", "--schema", "main").out
+
+
 def test_reading_a_file_that_is_not_there_does_not_create_it(tmp_path: Path, run: Run) -> None:
     url = f"sqlite:///{tmp_path / 'typo.db'}"
     assert run("stats", "--url", url).code == 3

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import upgrade as steps
-from tests.support.migrations import ASYNC, SYNC, alembic, as_it_should_be, drivers, execute_script, tables
+from tests.support.migrations import ASYNC, SYNC, alembic, as_it_should_be, drivers, execute_script, kind, tables
 
 
 @pytest.mark.parametrize("names", [SYNC, ASYNC], ids=["sync", "async"])
@@ -33,6 +33,24 @@ def test_alembic_in_a_checkout_with_other_names(database_url: str, engine: sa.En
     assert result.returncode == 0, result.stderr
     assert tables(engine) == {"inbox", "inbox_version"}
     assert steps.check(engine, table="inbox") == []
+
+
+def test_alembic_in_a_checkout_says_that_the_schema_is_missing(database_url: str, engine: sa.Engine) -> None:
+    result = alembic(database_url, "-x", "schema=ops", "upgrade", "head")
+    assert result.returncode != 0
+    said = result.stdout + result.stderr
+    # MySQL and MariaDB say by themselves that they know no such database.
+    assert ("schema ops" if kind(database_url) in ("sqlite", "postgresql") else "Unknown database 'ops'") in said
+    assert "Traceback" not in said or "Unknown database" in said
+    assert tables(engine) == set()
+
+
+def test_alembic_in_a_checkout_refuses_a_name_it_does_not_know(database_url: str, engine: sa.Engine) -> None:
+    result = alembic(database_url, "-x", "tabel=keys", "upgrade", "head")
+    assert result.returncode != 0
+    assert "table=…" in result.stdout + result.stderr
+    assert "tabel" in result.stdout + result.stderr
+    assert tables(engine) == set()
 
 
 def test_alembic_in_a_checkout_asks_for_a_database() -> None:

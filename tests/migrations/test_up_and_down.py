@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from idemtable import IdemTable, doctor, schema
+from idemtable import IdemTable, SchemaError, doctor, schema
 from idemtable import upgrade as steps
 from tests.support.migrations import (
     ASYNC,
@@ -104,6 +104,10 @@ def test_a_schema_is_created_when_asked(engine: sa.Engine) -> None:
     problems = steps.check(engine, schema=name)
     assert f"the table {name}.idemtable is missing" in problems[0]
     assert f"idemtable db upgrade --schema {name}" in problems[-1]
+    if engine.dialect.name == "postgresql":
+        for call in (lambda: steps.upgrade(engine, schema=name), IdemTable(engine, schema=name).create_all):
+            with pytest.raises(SchemaError, match=f"the schema {name} is missing.* --schema {name} --create-schema"):
+                call()
     try:
         assert steps.upgrade(engine, schema=name, create_schema=True) == (1,)
         assert steps.upgrade(engine, schema=name, create_schema=True) == ()

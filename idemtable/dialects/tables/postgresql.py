@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, inspect, select, text
 from sqlalchemy import table as table_named
 from sqlalchemy.dialects import postgresql
 
+from ...errors import SchemaError
 from ..catalogue.asking import quoted
 from ..catalogue.postgresql import PostgreSQLCatalogue
 from ..definition import Definition, Job, Types
@@ -35,6 +36,15 @@ class PostgreSQLTable(Definition):
 
     catalogue = PostgreSQLCatalogue
     types = Types(id=postgresql.UUID(as_uuid=True), text=lambda length: postgresql.TEXT())
+
+    @classmethod
+    def check_schema(cls, schema: str | None, connection: Connection | None, create: bool) -> None:
+        if schema is None or connection is None or create or inspect(connection).has_schema(schema):
+            return
+        raise SchemaError(
+            f"the schema {schema} is missing. Run `idemtable db upgrade --schema {schema} --create-schema`, or call "
+            f"`schema.upgrade(…, create_schema=True)` in a revision of your own"
+        )
 
     @classmethod
     def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:

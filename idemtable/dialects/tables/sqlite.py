@@ -37,7 +37,10 @@ class SQLiteTable(Definition):
 
     @classmethod
     def check_schema(cls, schema: str | None, connection: Connection | None, create: bool) -> None:
-        is_there = not create if connection is None else schema in inspect(connection).get_schema_names()
+        if connection is None:
+            is_there = not create or schema == "main"
+        else:
+            is_there = schema in inspect(connection).get_schema_names()
         if schema is not None and not is_there:
             raise ValueError(
                 f"SQLite cannot create the schema {schema}: its schemas are files that a connection has attached. Leave "
