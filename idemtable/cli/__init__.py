@@ -7,7 +7,8 @@ Exit codes:
     that was asked to stop.
 1   A check failed, a promise was broken, something needs mending, there is no record of the key, or somebody said no.
 2   The command is wrong: an option, a name, a key, a URL that cannot be.
-3   The database cannot be used: not reachable, its driver not installed, the table missing or not as it should be.
+3   The database cannot be used: not reachable, read-only, its driver not installed, the table missing or not as it should
+    be (of which ``db check`` and ``doctor`` make 1).
 ==  ==================================================================================================================
 
 Results go to stdout, everything about them to stderr. No password is ever printed.

@@ -11,7 +11,7 @@ import click
 from ..dialects import full_name, known
 from ..schema import STEP
 from ..upgrade import place
-from .failure import Failure
+from .failure import Failure, Wrong
 from .options import EPILOG, names, on_database, sure, url_option, yes_option
 from .target import Target, refuse_schema
 
@@ -39,6 +39,8 @@ def upgrade(target: Target, to: int | None, create_schema: bool) -> None:
     """
     from .. import upgrade as steps
 
+    if target.in_memory:
+        raise Wrong("a database in memory is gone when this command ends: name a file, such as sqlite:///shop.db")
     ran = steps.upgrade(target.url, to=to, create_schema=create_schema, **target.names)
     done = "is up to date" if to in (None, STEP) else f"is not below step {to}"
     click.echo(f"ran {_steps(ran)} on {target.place}" if ran else f"nothing to do: {target.place} {done}")

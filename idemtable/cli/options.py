@@ -17,7 +17,7 @@ from .target import Target, driven
 
 EPILOG: Final = """\b
 Exit codes: 0 done; 1 a check failed or nothing was found; 2 wrong usage;
-3 the database cannot be reached, or the table is missing.
+3 the database cannot be used, or the table is missing (db check and doctor: 1).
 """
 
 

@@ -40,6 +40,7 @@ def purge(target: Target, every: timedelta | None, batch: int, limit: int | None
     idem = target.keys()
 
     def once() -> None:
+        target.require_file()  # it may have been taken away since the last round
         try:
             with _bar(idem, limit) as shown:
                 report = runner.purge(partial(idem.purge, batch=batch, limit=limit), stop, shown)

@@ -46,15 +46,28 @@ class Target:
         name = None if database is None else database.missing_file(self.url)
         return None if name is None else f"there is no file {name}. `idemtable db upgrade` creates it, with the table"
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all that a command makes there is gone when the command ends."""
+        return self.url.get_backend_name() in known and known[self.url.get_backend_name()].in_memory(self.url)
+
+    def require_file(self) -> None:
+        """Refuse a file that does not exist; connecting would create it, empty.
+
+        Raises:
+            SchemaError: there is none; the message is the cure.
+        """
+        if (missing := self.no_file) is not None:
+            raise SchemaError(missing)
+
     def keys(self) -> IdemTable:
         """Give the table of keys, ready for its verbs.
 
         Raises:
-            SchemaError: a file that does not exist; connecting would create it, empty.
+            SchemaError: a file that does not exist.
             ImportError: the driver is not installed.
         """
-        if (missing := self.no_file) is not None:
-            raise SchemaError(missing)
+        self.require_file()
         click.get_current_context().call_on_close(self.engine.dispose)
         return IdemTable(self.engine, **self.names)
 

@@ -101,6 +101,11 @@ class Definition(ABC):
     """Whether a URL names a file, so that there are no users, no passwords and no roles."""
 
     @classmethod
+    def in_memory(cls, url: URL) -> bool:
+        """Say whether a URL names no file but a database that is gone with its connections."""
+        return False
+
+    @classmethod
     def missing_file(cls, url: URL) -> str | None:
         """Return the name of a URL's file if there is none yet, where connecting would make one."""
         return None

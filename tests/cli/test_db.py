@@ -37,6 +37,15 @@ def test_another_name_for_the_table(database_url: str, run: Run, monkeypatch: py
     assert run("db", "check", "--table", "idemtable").code == 1
 
 
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "sqlite+aiosqlite://", "sqlite:///file:x?mode=memory&uri=true"]
+)
+def test_a_table_that_would_be_gone_with_the_command_is_not_made(url: str, run: Run) -> None:
+    refused = run("db", "upgrade", "--url", url)
+    assert (refused.code, refused.out) == (2, "")
+    assert "name a file" in refused.err
+
+
 def test_sql_prints_the_script_without_connecting(run: Run) -> None:
     for dialect in ("postgresql", "mysql", "mariadb", "sqlite"):
         script = run("db", "sql", "--dialect", dialect)

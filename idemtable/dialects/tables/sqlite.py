@@ -23,9 +23,14 @@ class SQLiteTable(Definition):
     # --- on the command line ------------------------------------------------------------------------------------------
 
     @classmethod
+    def in_memory(cls, url: URL) -> bool:
+        name = (url.database or ":memory:").removeprefix("file:")
+        return name == ":memory:" or url.query.get("mode") == "memory"
+
+    @classmethod
     def missing_file(cls, url: URL) -> str | None:
         name = url.database
-        if not name or name == ":memory:" or name.startswith("file:") or Path(name).exists():
+        if not name or cls.in_memory(url) or name.startswith("file:") or Path(name).exists():
             return None
         return name
 
