@@ -103,16 +103,17 @@ def _library(request: Any) -> Any:
 
 
 def _seconds(value: str | None) -> float | None:
-    """Return the seconds of a ``Retry-After``, which may be a date; ``None`` for none."""
+    """Return the seconds of a ``Retry-After``, which may be a date; ``None`` for none, and for one that nobody can read."""
     if value is None:
         return None
     if value.strip().isdecimal():
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+        wait = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    return max(0.0, wait.total_seconds())
 
 
 class IdempotencyTransport(_Transport, BaseTransport):
