@@ -182,6 +182,15 @@ class Settings:
         given = [] if self._is_engine else [self.binding.given]
         return given if self.binding.is_late else [*given, self.engine.dialect]
 
+    def is_same_table(self, other: Settings) -> bool:
+        """Say whether two are of one table of one database; while a bind is to come, whether they may be."""
+        if self.binding.is_late or other.binding.is_late:
+            return self.table == other.table
+        here, there = self.engine.url, other.engine.url
+        # Two engines of one URL reach one database, but for those in memory and of a program that connects by itself.
+        is_named = here == there and here.database not in (None, "", ":memory:")
+        return self.nest == other.nest or (is_named and self.nest[1:] == other.nest[1:])
+
     @property
     def _is_engine(self) -> bool:
         return hasattr(self.binding.given, "dialect")

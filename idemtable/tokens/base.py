@@ -88,6 +88,19 @@ class BaseTokens:
         """Whether they live in the table, and can be issued in a caller's transaction."""
         return self._store is None
 
+    def check_table(self, settings: Settings) -> None:
+        """Refuse a table that these tokens cannot be redeemed in.
+
+        Raises:
+            TypeError: one is sync and the other async.
+            ValueError: the tokens live in another table, as far as the binds tell now.
+        """
+        cure = "take those that the middleware's own table gives, by its tokens(…)"
+        if self._settings.binding.is_async != settings.binding.is_async:
+            raise TypeError(f"tokens= and the table must both be sync or both be async: {cure}")
+        if self.in_table and not self._settings.is_same_table(settings):
+            raise ValueError(f"tokens= live in another table or database, and each would be unknown here: {cure}")
+
     def asks(self, results: Results, wait: timedelta | None = None) -> Redemptions:
         """Return what makes the calls that redeem these tokens, for a caller of the engine.
 

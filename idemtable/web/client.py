@@ -8,18 +8,20 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections.abc import Collection
 from contextlib import aclosing, closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from uuid import uuid4
 
 import tenacity
 
 from ..settings import checked_count
+from .field import checked_field, checked_methods
 
 if TYPE_CHECKING:
     from httpx import AsyncBaseTransport, BaseTransport
@@ -42,8 +44,15 @@ class _Transport:
         header: that carries the key. A request that has one keeps it.
         methods: of the requests that get a key.
         attempts: how often one request is sent at most.
-        longest_wait: seconds; what a server asks for beyond it is not waited for, and its answer is the answer.
+        longest_wait: seconds, or a timedelta; what a server asks for beyond it is not waited for, and its answer is the
+            answer.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be.
     """
+
+    _sends: ClassVar[str]
+    _example: ClassVar[str]
 
     def __init__(
         self,
@@ -52,13 +61,15 @@ class _Transport:
         header: str = "Idempotency-Key",
         methods: Collection[str] = ("POST", "PATCH"),
         attempts: int = 5,
-        longest_wait: float = 30.0,
+        longest_wait: float | timedelta = 30.0,
     ) -> None:
+        if isinstance(inner, type) or not callable(getattr(inner, self._sends, None)):
+            raise TypeError(f"{type(self).__name__} takes a transport such as {self._example}, not {inner!r}")
         self._inner = inner
-        self._header = header
-        self._methods = frozenset(name.upper() for name in methods)
+        self._header = checked_field(header, "header")
+        self._methods = checked_methods(methods)
         self._attempts = checked_count(attempts, "attempts")
-        self._longest = longest_wait
+        self._longest = _checked_seconds(longest_wait)
 
     def _is_protected(self, request: Any) -> bool:
         if request.method not in self._methods:
@@ -90,6 +101,15 @@ class _Transport:
             return _seconds(outcome.result().headers.get("Retry-After")) or 0.0
         # Half of it by chance: clients that lost their connections together must not come back together.
         return min(self._longest, _FIRST_PAUSE * 2.0**state.attempt_number * random.uniform(0.5, 1.0))  # noqa: S311
+
+
+def _checked_seconds(wait: object) -> float:
+    seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"longest_wait= takes seconds or a timedelta, not {wait!r}")
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"longest_wait must be zero or more and have an end, not {wait!r}")
+    return seconds
 
 
 def _library(request: Any) -> Any:
@@ -128,7 +148,12 @@ class IdempotencyTransport(_Transport, BaseTransport):
     Args:
         inner: the transport that does the sending, such as ``httpx.HTTPTransport()``.
         options: ``header``, ``methods``, ``attempts`` (5), ``longest_wait`` (seconds, 30).
+
+    Raises:
+        TypeError, ValueError: an argument cannot be.
     """
+
+    _sends, _example = "handle_request", "httpx.HTTPTransport()"
 
     def handle_request(self, request: Any) -> Any:
         """Send a request."""
@@ -161,6 +186,8 @@ class IdempotencyTransport(_Transport, BaseTransport):
 
 class AsyncIdempotencyTransport(_Transport, AsyncBaseTransport):
     """The same for ``httpx.AsyncClient``; see `IdempotencyTransport`."""
+
+    _sends, _example = "handle_async_request", "httpx.AsyncHTTPTransport()"
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request."""

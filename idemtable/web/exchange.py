@@ -23,10 +23,10 @@ from ..keys import MAX_BYTES, checked_key, checked_tenant
 from ..model import Request as Wish
 from ..settings import checked_count, checked_flag, checked_ttl, checked_wait
 from ..tokens.base import BaseTokens
-from .field import Syntax, key_of
+from .field import Syntax, checked_field, checked_methods, key_of
 from .form import UnreadableFormError, content_of, field_of
 from .messages import RESPONSES, Request, Response
-from .problems import DOCS, FORM, QUOTA, Refused, answer
+from .problems import DOCS, FORM, QUOTA, Refused, answer, checked_docs
 from .waiters import Waiters
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ _SECRET: Final = frozenset({
     "proxy-authorization", "set-cookie", "set-cookie2", "www-authenticate",
 })  # fmt: skip
 """What is somebody's own, and never another one's who sends the same request."""
+_FRAMING: Final = frozenset({
+    "connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+})  # fmt: skip
+"""What says how one message travels."""
 
 _LATER: Final = 60.0
 """Seconds: a full quota empties as records expire, not from one moment to the next."""
@@ -125,8 +129,6 @@ class Rules:
                 f"tenant= takes a callable that is given the request and says for whom it is, or SINGLE_TENANT, "
                 f"not {tenant!r}"
             )
-        if isinstance(methods, str) or not all(isinstance(name, str) for name in methods):
-            raise TypeError(f"methods= takes a collection of names such as ('POST',), not {methods!r}")
         if syntax not in ("lenient", "strict"):
             raise ValueError(f"syntax= is 'lenient' or 'strict', not {syntax!r}")
         if fingerprint not in ("raw", "json") and not callable(fingerprint):
@@ -135,21 +137,23 @@ class Rules:
             raise TypeError(f"scope= takes a name or a callable that is given the request, not {scope!r}")
         if tokens is not None and not isinstance(tokens, BaseTokens):
             raise TypeError(f"tokens= takes what idem.tokens(…) returns, not {tokens!r}")
-        if not isinstance(docs_url, str) or "://" not in docs_url:
-            raise ValueError(f"docs_url= takes an absolute URL, not {docs_url!r}")
+        if tokens is not None:
+            tokens.check_table(settings)
         kept = frozenset(name.lower() for name in ([headers] if isinstance(headers, str) else headers))
         if secret := sorted(kept & _SECRET):
             raise ValueError(f"headers= names {secret[0]}, which belongs to one caller: it is never kept")
+        if framing := sorted(kept & _FRAMING):
+            raise ValueError(f"headers= names {framing[0]}, which belongs to one message: a replay has its own")
         for name, given in (("required", required), ("scope", scope), ("fingerprint", fingerprint), ("store", store)):
             if inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(getattr(given, "__call__", None)):  # noqa: B004
                 raise TypeError(f"{name}= is async, and what it gives would never be awaited: take a plain function")
         self.settings = settings
         self.tenant = tenant
-        self.methods = frozenset(name.upper() for name in methods)
+        self.methods = checked_methods(methods)
         self.required = required if callable(required) else checked_flag(required, "required")
-        self.header = header
+        self.header = checked_field(header, "header")
         self.max_body = checked_count(max_body, "max_body")
-        self.docs = docs_url
+        self.docs = checked_docs(docs_url)
         self.quota = None if quota is None else checked_count(quota, "quota")
         self.waiters = Waiters(checked_count(max_waiters, "max_waiters"))
         self._syntax: Syntax = syntax
@@ -157,9 +161,9 @@ class Rules:
         self._fingerprint = fingerprint
         self._store = _is_good if store is None else store
         self._max_response = checked_count(max_response, "max_response")
-        self._replay_header = replay_header
+        self._replay_header = None if replay_header is None else checked_field(replay_header, "replay_header")
         self._kept = kept | _NEEDED
-        self._tokens = tokens
+        self._tokens: BaseTokens | None = tokens
         # Checked here, where the program starts, and not with the first request.
         self._times: dict[str, Any] = {"ttl": ttl, "wait": wait}
         if ttl is not None:
@@ -197,8 +201,9 @@ class Rules:
         except UnreadableFormError as error:
             raise Refused(answer(FORM, str(error), self.docs)) from None
         if self._tokens is not None and token is not None:
-            asks: Any = self._tokens.asks(RESPONSES, self._times["wait"])
-            return asks.call(asks.key(token), self._whose(tenant), printed)  # type: ignore[no-any-return]
+            self._tokens.check_table(self.settings)  # again: a bind may have come since
+            asks = self._tokens.asks(RESPONSES, self._times["wait"])
+            return asks.call(asks.key(token), self._whose(tenant), printed)
         if key is None:
             if self.required(request) if callable(self.required) else self.required:
                 raise MissingKeyError(f"the request has no header {self.header}")

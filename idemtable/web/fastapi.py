@@ -28,7 +28,7 @@ from ..errors import IdempotencyError
 from ..keys import checked_tenant
 from ..tokens import AsyncTokens
 from .asgi import IdempotencyMiddleware
-from .field import PATTERNS, Syntax
+from .field import PATTERNS, Syntax, checked_field, checked_methods
 from .problems import DOCS, refusal
 from .wishes import keep_nothing
 
@@ -167,7 +167,14 @@ def document(
     Args:
         app: the application, before or after its middleware was added.
         methods, header, required, syntax: those of a middleware that stands round the application, and is none of its own.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be.
     """
+    if methods is not None:
+        methods = checked_methods(methods)
+    if header is not None:
+        checked_field(header, "header")
     original = app.openapi
     told = {"methods": methods, "header": header, "required": required, "syntax": syntax}
     options = {name: value for name, value in told.items() if value is not None}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 from ..errors import InvalidKeyError
@@ -19,6 +20,9 @@ _QUOTED: Final = r'"([!#-\[\]-~]|\\["\\])([ !#-\[\]-~]|\\["\\]){0,254}"'
 _BARE: Final = r"[!#-+\--~]{1,255}"
 PATTERNS: Final[dict[Syntax, str]] = {"strict": f"^{_QUOTED}$", "lenient": f"^({_QUOTED}|{_BARE})$"}
 """For people and their tools. All that fits is a key. Keys that begin with a blank or have parameters fit none of them."""
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""Of RFC 9110: what the name of a field is, and that of a method."""
 
 _LONGEST: Final = 4 * MAX_BYTES
 """Of a line that is looked at: a String whose characters are all escaped is twice as long, and has parameters that nobody
@@ -51,6 +55,39 @@ def key_of(lines: Sequence[str], syntax: Syntax) -> str | None:
             "the header's key is neither a String in quotes nor visible ASCII without quotes and commas"
         )
     return checked_key(line)
+
+
+def checked_field(name: object, option: str) -> str:
+    """Return the name of a header field.
+
+    Raises:
+        TypeError: not a ``str``.
+        ValueError: no field can have it, so that none would ever be found.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{option}= takes the name of a header field, not {name!r}")
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(
+            f"{option}= takes the name of a header field, which has letters, digits and hyphens but no blank and no colon, "
+            f"not {name!r}"
+        )
+    return name
+
+
+def checked_methods(names: object) -> frozenset[str]:
+    """Return the names of methods, in capitals.
+
+    Raises:
+        TypeError: not a collection of ``str``.
+        ValueError: there is none, or no method can have one of them: nothing would be protected.
+    """
+    # Looked through once: of an iterator nothing would be left for whoever asks next.
+    found = [*names] if isinstance(names, Iterable) and not isinstance(names, str | bytes) else None
+    if found is None or not all(isinstance(name, str) for name in found):
+        raise TypeError(f"methods= takes a collection of names such as ('POST',), not {names!r}")
+    if not found or not all(_TOKEN.fullmatch(name) for name in found):
+        raise ValueError(f"methods= takes one or more names such as 'POST', not {found!r}")
+    return frozenset(name.upper() for name in found)
 
 
 def _string(line: str) -> str:

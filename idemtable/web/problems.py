@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -36,6 +37,7 @@ from .messages import Response
 
 DOCS: Final = "https://github.com/idemtable/idemtable/blob/main/docs/how-to/http.md"
 """Has a heading for each problem."""
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[!$%&'()*+,./:;=?@_~\[\]0-9A-Za-z-]+")
 
 logger: Final = logging.getLogger("idemtable.web")
 
@@ -130,6 +132,17 @@ AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError)
 
 _SOON: Final = 1.0
 """Seconds: what a client is told to wait where nobody knows better."""
+
+
+def checked_docs(url: object) -> str:
+    """Return the page that problems refer to.
+
+    Raises:
+        ValueError: it cannot stand in a header between ``<`` and ``>``, with a fragment of ours behind it.
+    """
+    if not isinstance(url, str) or not _URL.fullmatch(url):
+        raise ValueError(f"docs_url= takes an absolute URL in ASCII without a fragment, not {url!r}")
+    return url
 
 
 class Refused(Exception):

@@ -46,6 +46,8 @@ class WSGIIdempotencyMiddleware:
         self.app = app
         self.idem = idem
         self._rules = Rules(idem._settings, tenant=tenant, **options)
+        if "_" in self._rules.header:
+            raise ValueError("header= has an underscore, which WSGI cannot tell from a hyphen: name it with a hyphen")
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import httpx as httpx_before
@@ -52,6 +54,47 @@ def test_each_request_gets_a_key_and_keeps_it_while_it_is_sent_again(naps: list[
     client.post("https://shop/orders", json={"item": "tea"})
     assert len({request.headers["Idempotency-Key"] for request in requests}) == 2
     assert len(naps) == 2
+
+
+@pytest.mark.parametrize("transport", [IdempotencyTransport, AsyncIdempotencyTransport])
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"methods": "POST"}, TypeError, "methods= takes a collection"),
+        ({"methods": ()}, ValueError, "methods= takes one or more names"),
+        ({"header": None}, TypeError, "header= takes the name of a header field"),
+        ({"header": "a b"}, ValueError, "header= takes the name of a header field"),
+        ({"attempts": 0}, ValueError, "attempts must be at least 1"),
+        ({"longest_wait": "30"}, TypeError, "longest_wait= takes seconds or a timedelta"),
+        ({"longest_wait": None}, TypeError, "longest_wait= takes seconds or a timedelta"),
+        ({"longest_wait": -1}, ValueError, "longest_wait must be zero or more"),
+        ({"longest_wait": float("nan")}, ValueError, "longest_wait must be zero or more"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused_when_the_client_is_made(
+    transport: Any, options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        transport(httpx.MockTransport(lambda request: httpx.Response(200)), **options)
+
+
+def test_what_does_no_sending_is_no_transport() -> None:
+    for transport, inner, example in (
+        (IdempotencyTransport, httpx.BaseTransport, "httpx.HTTPTransport()"),
+        (IdempotencyTransport, httpx.AsyncBaseTransport(), "httpx.HTTPTransport()"),
+        (IdempotencyTransport, httpx.Client(transport=httpx.BaseTransport()), "httpx.HTTPTransport()"),
+        (AsyncIdempotencyTransport, httpx.BaseTransport(), "httpx.AsyncHTTPTransport()"),
+        (AsyncIdempotencyTransport, None, "httpx.AsyncHTTPTransport()"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(f"takes a transport such as {example}")):
+            transport(inner)
+
+
+def test_the_longest_wait_may_be_a_timedelta(naps: list[float]) -> None:
+    answers = [(503, {"Retry-After": "2"}), (503, {"Retry-After": "3"})]
+    client, requests = client_of(answers, longest_wait=timedelta(seconds=2))
+    assert client.post("https://shop/orders").status_code == 503
+    assert (len(requests), naps) == (2, [2.0])
 
 
 def test_a_key_of_the_programs_own_is_kept(naps: list[float]) -> None:

@@ -247,6 +247,11 @@ def test_a_replay_repeats_what_describes_the_body_and_nobodys_secrets(site: Buil
     assert second["Content-Length"] == "3"
 
 
+def test_methods_that_an_iterator_gives_are_protected(site: Build) -> None:
+    shop = site(order, methods=iter(["put", "POST"]))
+    assert [shop.post(key="k-1", method="PUT").replayed for _ in range(2)] == [False, True]
+
+
 def test_one_tenants_response_is_never_anothers(site: Build) -> None:
     shop = site(order, tenant=lambda request: request.headers.get("x-tenant"))
     answers = {name: shop.post(key="k-1", body=b"tea", headers=[("X-Tenant", name)]) for name in ("a", "b")}

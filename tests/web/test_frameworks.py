@@ -333,6 +333,15 @@ def test_openapi_tells_of_the_header_and_the_refusals_where_requests_are_protect
     assert app.openapi() is schema
 
 
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [({"methods": "POST"}, TypeError), ({"methods": ()}, ValueError), ({"header": "a b"}, ValueError)],
+)
+def test_openapi_tells_of_nothing_that_cannot_be(options: dict[str, Any], kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=f"{next(iter(options))}= takes"):
+        document(FastAPI(), **options)
+
+
 def test_openapi_shows_what_a_key_looks_like_and_that_a_body_may_be_unreadable(plain_db: Database) -> None:
     def post(**options: Any) -> dict[str, Any]:
         app = fastapi_app(plain_db, **options)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import sqlalchemy as sa
+from sqlalchemy.orm import sessionmaker
 
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable
+from idemtable.tokens import RedisTokenStore
 from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware, WSGIIdempotencyMiddleware
 from idemtable.web.problems import DOCS, PROBLEMS
 from tests.docs.pages import DOCS as PAGES
 from tests.support.database import effect
 from tests.support.web import Site, Visit
 from tests.web.conftest import Build
+
+_TTL = timedelta(minutes=5)
 
 
 def order(visit: Visit) -> bytes:
@@ -39,6 +45,18 @@ def idem() -> Iterator[IdemTable]:
         ({"tenant": None}, TypeError, "tenant= takes a callable"),
         ({"tenant": "me"}, TypeError, "or SINGLE_TENANT"),
         ({"methods": "POST"}, TypeError, "methods= takes a collection"),
+        ({"methods": None}, TypeError, "methods= takes a collection"),
+        ({"methods": [b"POST"]}, TypeError, "methods= takes a collection"),
+        ({"methods": ()}, ValueError, "methods= takes one or more names"),
+        ({"methods": ["P OST"]}, ValueError, "methods= takes one or more names"),
+        ({"header": None}, TypeError, "header= takes the name of a header field"),
+        ({"header": b"Idempotency-Key"}, TypeError, "header= takes the name of a header field"),
+        ({"header": ""}, ValueError, "header= takes the name .* no blank and no colon"),
+        ({"header": "Idempotency-Key:"}, ValueError, "header= takes the name .* no blank and no colon"),
+        ({"header": "Idempotency-Key\n"}, ValueError, "header= takes the name .* no blank and no colon"),
+        ({"header": "Schl\u00fcssel"}, ValueError, "header= takes the name .* no blank and no colon"),
+        ({"replay_header": True}, TypeError, "replay_header= takes the name of a header field"),
+        ({"replay_header": "x\r\ny"}, ValueError, "replay_header= takes the name of a header field"),
         ({"syntax": "loose"}, ValueError, "syntax= is 'lenient' or 'strict'"),
         ({"fingerprint": "xml"}, ValueError, "fingerprint= is 'raw', 'json' or a callable"),
         ({"scope": 7}, TypeError, "scope= takes a name"),
@@ -46,7 +64,15 @@ def idem() -> Iterator[IdemTable]:
         ({"scope": ""}, ValueError, "the scope must not be empty"),
         ({"tokens": "t"}, TypeError, "tokens= takes what idem.tokens"),
         ({"headers": ["Set-Cookie"]}, ValueError, "names set-cookie, which belongs to one caller"),
+        ({"headers": ["Connection"]}, ValueError, "names connection, which belongs to one message"),
+        ({"headers": ["ETag", "Content-Length"]}, ValueError, "names content-length, which belongs to one message"),
         ({"docs_url": "docs"}, ValueError, "docs_url= takes an absolute URL"),
+        ({"docs_url": None}, ValueError, "docs_url= takes an absolute URL"),
+        ({"docs_url": "https://shop.example/a b"}, ValueError, "docs_url= takes an absolute URL"),
+        ({"docs_url": "https://shop.example/\r\nX: y"}, ValueError, "docs_url= takes an absolute URL"),
+        ({"docs_url": "https://shop.example/>"}, ValueError, "docs_url= takes an absolute URL"),
+        ({"docs_url": "https://\u00e9.example/"}, ValueError, "docs_url= takes an absolute URL in ASCII"),
+        ({"docs_url": "https://shop.example/#help"}, ValueError, "without a fragment"),
         ({"max_body": 0}, ValueError, "max_body must be at least 1"),
         ({"max_response": "big"}, TypeError, "max_response= takes an int"),
         ({"max_waiters": 0}, ValueError, "max_waiters must be at least 1"),
@@ -75,6 +101,70 @@ def test_wsgi_takes_no_async_table() -> None:
     table = AsyncIdemTable(create_async_engine("sqlite+aiosqlite://"))
     with pytest.raises(TypeError, match="WSGI is sync: use IdemTable"):
         WSGIIdempotencyMiddleware(nothing, table, tenant=SINGLE_TENANT)  # type: ignore[arg-type]
+
+
+def test_wsgi_takes_no_header_that_it_cannot_find(idem: IdemTable) -> None:
+    IdempotencyMiddleware(nothing, idem, tenant=SINGLE_TENANT, header="X_Key")
+    with pytest.raises(ValueError, match=r"header= has an underscore, .* name it with a hyphen"):
+        WSGIIdempotencyMiddleware(nothing, idem, tenant=SINGLE_TENANT, header="X_Key")
+
+
+@pytest.mark.parametrize("middleware", [IdempotencyMiddleware, WSGIIdempotencyMiddleware])
+def test_tokens_of_another_table_or_database_are_refused_when_the_program_starts(
+    idem: IdemTable, middleware: Any
+) -> None:
+    engine = idem._settings.engine
+    for other in (IdemTable(sa.create_engine("sqlite://")), IdemTable(engine, table="others")):
+        with pytest.raises(ValueError, match=r"tokens= live in another table or database.* own table gives"):
+            middleware(nothing, idem, tenant=SINGLE_TENANT, tokens=other.tokens("checkout", ttl=_TTL))
+    for same in (idem, IdemTable(engine), IdemTable(sessionmaker(engine))):
+        middleware(nothing, idem, tenant=SINGLE_TENANT, tokens=same.tokens("checkout", ttl=_TTL))
+
+
+@pytest.mark.parametrize("middleware", [IdempotencyMiddleware, WSGIIdempotencyMiddleware])
+def test_tokens_of_the_other_colour_are_refused_when_the_program_starts(idem: IdemTable, middleware: Any) -> None:
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    table = AsyncIdemTable(create_async_engine("sqlite+aiosqlite://"))
+    with pytest.raises(TypeError, match="tokens= and the table must both be sync or both be async"):
+        middleware(nothing, idem, tenant=SINGLE_TENANT, tokens=table.tokens("checkout", ttl=_TTL))
+
+
+@pytest.mark.parametrize("middleware", [IdempotencyMiddleware, WSGIIdempotencyMiddleware])
+def test_tokens_in_a_store_may_be_those_of_another_table(idem: IdemTable, middleware: Any) -> None:
+    other = IdemTable(sa.create_engine("sqlite://"))
+    stored = other.tokens("checkout", ttl=_TTL, store=RedisTokenStore(redis.Redis()))
+    middleware(nothing, idem, tenant=SINGLE_TENANT, tokens=stored)
+
+
+def test_tokens_may_be_those_of_another_engine_of_the_same_database(tmp_path: Path) -> None:
+    def table(name: str, **options: Any) -> IdemTable:
+        return IdemTable(sa.create_engine(f"sqlite:///{tmp_path / name}"), **options)
+
+    tokens = table("a.db").tokens("checkout", ttl=_TTL)
+    IdempotencyMiddleware(nothing, table("a.db"), tenant=SINGLE_TENANT, tokens=tokens)
+    for other in (table("b.db"), table("a.db", table="others")):
+        with pytest.raises(ValueError, match="tokens= live in another table or database"):
+            IdempotencyMiddleware(nothing, other, tenant=SINGLE_TENANT, tokens=tokens)
+
+
+def test_tokens_of_another_table_are_refused_at_their_first_use_where_its_bind_comes_late(site: Build) -> None:
+    db = site(order).db
+    if db.is_async:
+        from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+
+        maker, engine = async_sessionmaker(), create_async_engine("sqlite+aiosqlite://")
+        tokens = AsyncIdemTable(maker).tokens("checkout", ttl=_TTL)
+    else:
+        maker, engine = sessionmaker(), sa.create_engine("sqlite://")
+        tokens = IdemTable(maker).tokens("checkout", ttl=_TTL)
+    shop = site(order, tokens=tokens)
+    maker.configure(bind=engine)
+    with pytest.raises(ValueError, match="tokens= live in another table or database"):
+        shop.post(headers=[("X-Idempotency-Token", "x" * 43)])
+    maker.configure(bind=db.engine)
+    assert shop.post(headers=[("X-Idempotency-Token", "x" * 43)]).problem == "token-invalid"
+    assert db.effects() == []
 
 
 def test_each_problem_has_a_type_of_its_own_and_a_heading_on_the_page() -> None:
