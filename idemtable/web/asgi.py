@@ -124,7 +124,7 @@ class IdempotencyMiddleware:
         if body is None:
             raise Refused(answer(TOO_LARGE, f"At most {rules.max_body} bytes are taken.", rules.docs))
         query = scope.get("query_string", b"").decode("latin-1")
-        request = Request(scope["method"], _path(scope), query, headers, body, scope=scope)
+        request = Request(scope["method"].upper(), _path(scope), query, headers, body, scope=scope)
         call = rules.call(request, key, await self._tenant(request))
         return _Performance(self.app, scope, body, Line(receive), rules, call)
 

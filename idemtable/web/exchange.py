@@ -176,8 +176,8 @@ class Rules:
     # --- what a request asks for ------------------------------------------------------------------------------------------
 
     def protects(self, method: str) -> bool:
-        """Say whether requests of this method are protected."""
-        return method in self.methods
+        """Say whether requests of this method are protected; Werkzeug and Django take ``post`` for POST."""
+        return method.upper() in self.methods
 
     def key_of(self, headers: Any) -> str | None:
         """Return the key in a request's headers; raise InvalidKeyError for one that is not usable."""

@@ -43,6 +43,7 @@ class Request:
     """A request, as the callables of the middleware get it."""
 
     method: str
+    """In capitals."""
     path: str
     """Decoded, with what the application is mounted under."""
     query: str

@@ -87,7 +87,7 @@ class WSGIIdempotencyMiddleware:
         raw = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")
         path = raw.decode(errors="surrogateescape")  # to replace what is no UTF-8 would make one path of two
         request = Request(
-            environ["REQUEST_METHOD"], path, environ.get("QUERY_STRING", ""), headers, body, environ=environ
+            environ["REQUEST_METHOD"].upper(), path, environ.get("QUERY_STRING", ""), headers, body, environ=environ
         )
         tenant = None if rules.tenant is SINGLE_TENANT else awaited_by_nobody(rules.tenant(request), "tenant")
         return _Performance(self.app, environ, body, rules, rules.call(request, key, tenant))

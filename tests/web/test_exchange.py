@@ -252,6 +252,14 @@ def test_methods_that_an_iterator_gives_are_protected(site: Build) -> None:
     assert [shop.post(key="k-1", method="PUT").replayed for _ in range(2)] == [False, True]
 
 
+def test_a_method_in_small_letters_is_protected_as_that_in_capitals(site: Build) -> None:
+    shop = site(order, required=True)
+    first, second, third = (shop.post(key="k-1", method=method) for method in ("post", "Post", "POST"))
+    assert (first.status, second.replayed, third.replayed) == (200, True, True)
+    assert shop.post(method="post").problem == "key-missing"
+    assert len(shop.db.effects()) == 1
+
+
 def test_one_tenants_response_is_never_anothers(site: Build) -> None:
     shop = site(order, tenant=lambda request: request.headers.get("x-tenant"))
     answers = {name: shop.post(key="k-1", body=b"tea", headers=[("X-Tenant", name)]) for name in ("a", "b")}

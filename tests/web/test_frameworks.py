@@ -520,6 +520,15 @@ def test_a_body_that_ends_before_its_end_is_never_taken_for_a_request(plain_db: 
     assert (plain_db.effects(), plain_db.rows()) == ([], [])
 
 
+def test_a_method_in_small_letters_that_flask_takes_for_post_needs_a_key(plain_db: Database) -> None:
+    client = flask_app(plain_db, required=True).test_client()
+    sent = {"environ_overrides": {"REQUEST_METHOD": "post"}}
+    assert client.post("/orders", **sent).status_code == 400
+    answers = [client.post("/orders", headers=KEY, **sent) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert plain_db.effects() == ["tea"]
+
+
 def test_a_streaming_response_of_flasks_is_refused_and_rolled_back(plain_db: Database) -> None:
     app = flask_app(plain_db)
 
