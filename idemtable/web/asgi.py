@@ -15,7 +15,7 @@ from ..claim.run import AsyncRun, Run
 from ..errors import IdempotencyError
 from ..table_async import AsyncIdemTable
 from .exchange import SINGLE_TENANT, Options, Rules
-from .messages import Headers, Request, Response
+from .messages import Headers, Request, Response, length_of
 from .performance import BasePerformance
 from .problems import TOO_LARGE, Refused, answer, refusal
 from .stage import App, Gone, Line, Message, Receive, Send, Stage, outlasted
@@ -175,7 +175,7 @@ class _Performance(BasePerformance):
     def __init__(
         self, app: App, scope: MutableMapping[str, Any], body: bytes, line: Line, rules: Rules, call: Call
     ) -> None:
-        super().__init__(rules, call, scope)
+        super().__init__(rules, call, scope, scope["method"])
         self._app, self._body, self._line = app, body, line
         self._is_interrupted = False
         self.stage: Stage | None = None
@@ -240,8 +240,7 @@ def _path(scope: MutableMapping[str, Any]) -> str:
 
 async def _body(headers: Headers, receive: Receive, most: int) -> bytes | None:
     """Return a request's body; ``None`` for one that is too large, of which the rest is not read."""
-    length = headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
+    if (length_of(headers.get("content-length", ""), most) or 0) > most:
         return None
     chunks: list[bytes] = []
     size = 0

@@ -25,7 +25,7 @@ from ..settings import checked_count, checked_flag, checked_ttl, checked_wait
 from ..tokens.base import BaseTokens
 from .field import Syntax, checked_field, checked_methods, key_of
 from .form import UnreadableFormError, content_of, field_of
-from .messages import RESPONSES, Request, Response
+from .messages import RESPONSES, Request, Response, check_length
 from .problems import DOCS, FORM, QUOTA, Refused, answer, checked_docs
 from .waiters import Waiters
 
@@ -256,17 +256,23 @@ class Rules:
 
     # --- what is kept of its answer ---------------------------------------------------------------------------------------
 
-    def judged(self, call: Call, response: Response, *, keep: bool, frees: bool) -> Any:
+    def judged(self, call: Call, response: Response, *, is_head: bool, keep: bool, frees: bool) -> Any:
         """Return what the engine is to make of a response: keep it, commit without it, or roll back.
 
         Args:
             call: of the request.
             response: as the application gave it.
+            is_head: whether the request was one whose response has no body.
             keep: whether the application has said that it is to be kept.
             frees: whether it has said that nothing is.
+
+        Raises:
+            ResultNotSerializableError: the body is not as long as the response says.
         """
         if not keep and not self._store(response):
             return RollBack(response)
+        if not is_head:
+            check_length(response)
         if frees or call.kind is UNCLAIMED:
             return Unkept(response, frees)
         kept = [(name.lower(), value) for name, value in response.headers if name.lower() in self._kept]

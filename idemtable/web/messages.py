@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from ..codecs import Results, register
+from ..errors import ResultNotSerializableError
 
 
 class Headers(Mapping[str, str]):
@@ -38,6 +39,17 @@ class Headers(Mapping[str, str]):
         return list(self._lines.get(name.lower(), ()))
 
 
+def length_of(text: str, most: int) -> int | None:
+    """Return the number that a Content-Length is; ``None`` for what is no number, and more than `most` for any larger one.
+
+    Python reads no number of more than 4,300 digits.
+    """
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    digits = text.lstrip("0")
+    return most + 1 if len(digits) > len(str(most)) else int(digits or "0")
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request, as the callables of the middleware get it."""
@@ -62,6 +74,25 @@ class Response(msgspec.Struct, array_like=True):
     status: int
     headers: list[tuple[str, str]]
     body: bytes
+
+
+BODILESS: Final = frozenset({204, 304})
+"""Statuses of responses that have no body, whatever the application gave."""
+
+
+def check_length(response: Response) -> None:
+    """Refuse a response that is not as long as it says.
+
+    Raises:
+        ResultNotSerializableError: what came is not what was to be sent.
+    """
+    size = len(response.body)
+    for name, value in response.headers if response.status not in BODILESS else ():
+        if name.lower() == "content-length" and length_of(value.strip(" \t"), size) != size:
+            raise ResultNotSerializableError(
+                f"the response has {size} bytes and another Content-Length: answer with all of it, and leave paths whose "
+                "files the server sends by itself (X-Sendfile) out of the middleware"
+            )
 
 
 class _Carrier:

@@ -23,11 +23,13 @@ class BasePerformance:
         rules: of the middleware.
         call: what the request asks of the engine.
         around: its scope or environ, which each attempt finds as the first one did.
+        method: of the request.
     """
 
-    def __init__(self, rules: Rules, call: Call, around: MutableMapping[str, Any]) -> None:
+    def __init__(self, rules: Rules, call: Call, around: MutableMapping[str, Any], method: str) -> None:
         listen(rules.settings.place.engine)
         self._rules, self.call, self._around = rules, call, around
+        self._is_head = method.upper() == "HEAD"
         self._before: Before | None = None
         self.raised: BaseException | None = None
         """What the application has raised in the last attempt."""
@@ -44,7 +46,7 @@ class BasePerformance:
 
     def _judged(self, response: Response, wishes: Wishes) -> Any:
         """Return what the engine is to make of a response; raise what the database has asked behind it."""
-        outcome = self._rules.judged(self.call, response, keep=wishes.keep, frees=wishes.frees)
+        outcome = self._rules.judged(self.call, response, is_head=self._is_head, keep=wishes.keep, frees=wishes.frees)
         if (error := wishes.error) is not None and self._rules.asks_again(outcome, error):
             self._behind = error
             raise error

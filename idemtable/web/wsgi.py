@@ -10,7 +10,7 @@ from ..claim.run import Run
 from ..errors import IdempotencyError, ResultNotSerializableError
 from ..table_async import AsyncIdemTable
 from .exchange import SINGLE_TENANT, Options, Rules
-from .messages import Headers, Request, Response
+from .messages import Headers, Request, Response, length_of
 from .performance import BasePerformance
 from .problems import INCOMPLETE, TOO_LARGE, Refused, answer, reason, refusal
 from .wishes import Wishes, answering
@@ -104,7 +104,7 @@ class WSGIIdempotencyMiddleware:
 
 class _Performance(BasePerformance):
     def __init__(self, app: App, environ: Environ, body: bytes, rules: Rules, call: Call) -> None:
-        super().__init__(rules, call, environ)
+        super().__init__(rules, call, environ, environ["REQUEST_METHOD"])
         self._app, self._body = app, body
         self.status = ""
         self.headers: list[tuple[str, str]] = []
@@ -211,11 +211,12 @@ def _body(environ: Environ, rules: Rules) -> bytes:
     Raises:
         Refused: it is too large, and the rest is not read; or it has ended before its end.
     """
-    length, most = environ.get("CONTENT_LENGTH") or "", rules.max_body
-    if length.isdecimal():
-        if int(length) <= most:
-            body = _read(environ["wsgi.input"], int(length))
-            if len(body) == int(length):
+    most = rules.max_body
+    length = length_of(environ.get("CONTENT_LENGTH") or "", most)
+    if length is not None:
+        if length <= most:
+            body = _read(environ["wsgi.input"], length)
+            if len(body) == length:
                 return body
             # The client has hung up, and servers give what had come until then: an order for 100 would be one for 10.
             raise Refused(answer(INCOMPLETE, "The body has ended before its end.", rules.docs))

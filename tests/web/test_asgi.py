@@ -151,6 +151,8 @@ def test_a_body_beyond_the_limit_is_not_read_to_its_end(site: Any) -> None:
     assert (answer.status, answer.problem, shop.parts_read) == (413, "request-too-large", 2)
     answer = shop.post(key="k-1", chunks=[b"x" * 8], headers=[("Content-Length", "11")])
     assert (answer.status, shop.parts_read) == (413, 0)
+    answer = shop.post(key="k-1", chunks=[b"x" * 8], headers=[("Content-Length", "9" * 5000)])
+    assert (answer.status, shop.parts_read) == (413, 0)
 
 
 def test_a_duplicate_that_comes_while_the_first_is_at_work_is_told_when_to_come_back(site: Any) -> None:

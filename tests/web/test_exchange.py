@@ -260,6 +260,34 @@ def test_a_method_in_small_letters_is_protected_as_that_in_capitals(site: Build)
     assert len(shop.db.effects()) == 1
 
 
+@pytest.mark.parametrize("key", ["k-1", None])
+@pytest.mark.parametrize("length", ["8", "6", "0", "9" * 5000, "x", "-7", "7, 7", ""])
+def test_a_response_of_another_length_than_it_says_is_not_kept_and_changes_nothing(
+    site: Build, length: str, key: str | None
+) -> None:
+    def report(visit: Visit) -> Any:
+        effect(visit.session, "report")
+        return 201, [("Content-Length", length)], b"line 1\n"
+
+    shop = site(report)
+    for _ in range(2):
+        answer = shop.post(key=key)
+        assert (answer.status, answer.problem) == (500, "response-not-storable")
+    assert (shop.db.effects(), shop.db.rows()) == ([], [])
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("POST", 204), ("POST", 304)])
+def test_a_response_without_a_body_may_name_the_length_of_another(site: Build, method: str, status: int) -> None:
+    shop = site(lambda visit: (status, [("Content-Length", "7")], b""), methods=["HEAD", "POST"])
+    assert [shop.post(key="k-1", method=method).status for _ in range(2)] == [status, status]
+    assert len(shop.db.rows()) == 1
+
+
+def test_a_length_may_have_zeros_before_it(site: Build) -> None:
+    shop = site(lambda visit: (200, [("Content-Length", "0" * 5000 + "3")], b"tea"))
+    assert [shop.post(key="k-1").body for _ in range(2)] == [b"tea", b"tea"]
+
+
 def test_one_tenants_response_is_never_anothers(site: Build) -> None:
     shop = site(order, tenant=lambda request: request.headers.get("x-tenant"))
     answers = {name: shop.post(key="k-1", body=b"tea", headers=[("X-Tenant", name)]) for name in ("a", "b")}

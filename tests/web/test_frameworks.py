@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from fastapi import BackgroundTasks, Depends, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.testclient import TestClient
-from flask import Flask, g
+from flask import Flask, g, send_file
 from pydantic import BaseModel
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -520,6 +520,13 @@ def test_a_body_that_ends_before_its_end_is_never_taken_for_a_request(plain_db: 
     assert (plain_db.effects(), plain_db.rows()) == ([], [])
 
 
+def test_a_length_that_is_no_number_of_pythons_is_too_large(plain_db: Database) -> None:
+    environ = EnvironBuilder("/orders", method="POST", headers=KEY, data=b"short").get_environ()
+    _, status, _ = run_wsgi_app(flask_app(plain_db), {**environ, "CONTENT_LENGTH": "9" * 5000})
+    assert status.startswith("413 ")
+    assert plain_db.effects() == []
+
+
 def test_a_method_in_small_letters_that_flask_takes_for_post_needs_a_key(plain_db: Database) -> None:
     client = flask_app(plain_db, required=True).test_client()
     sent = {"environ_overrides": {"REQUEST_METHOD": "post"}}
@@ -527,6 +534,20 @@ def test_a_method_in_small_letters_that_flask_takes_for_post_needs_a_key(plain_d
     answers = [client.post("/orders", headers=KEY, **sent) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [201, 201]
     assert plain_db.effects() == ["tea"]
+
+
+def test_a_file_that_the_server_would_send_by_itself_is_refused_and_rolled_back(plain_db: Database) -> None:
+    app = flask_app(plain_db)
+    app.config["USE_X_SENDFILE"] = True
+
+    @app.post("/file")
+    def file() -> Any:
+        effect(g.session, "tea")
+        return send_file(__file__)
+
+    answer = app.test_client().post("/file", headers=KEY)
+    assert answer.json["type"].endswith("#response-not-storable")
+    assert (plain_db.effects(), plain_db.rows()) == ([], [])
 
 
 def test_a_streaming_response_of_flasks_is_refused_and_rolled_back(plain_db: Database) -> None:
