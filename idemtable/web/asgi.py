@@ -59,7 +59,8 @@ class IdempotencyMiddleware:
         max_response: bytes of a response with its headers, 256 KiB. The effect of a larger one is committed, and it is sent
             and not kept: sent again, the request gets 409 and does not run.
         replay_header: that a replay carries, with the value ``true``; ``None`` for none.
-        headers: the names that a replay repeats, beside Content-Type and Content-Encoding. Never a cookie or a credential.
+        headers: the names that a replay repeats, beside Content-Type and Content-Encoding. Never a cookie, a credential or
+            what frames a message. A Cache-Control among them stands in the place of the replay's ``no-store``.
         ttl: instead of the table's.
         wait: instead of the table's.
         docs_url: the page that problems refer to, an absolute URL; the type of each is this with its name as the fragment.

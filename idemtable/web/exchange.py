@@ -25,7 +25,7 @@ from ..settings import checked_count, checked_flag, checked_ttl, checked_wait
 from ..tokens.base import BaseTokens
 from .field import Syntax, checked_field, checked_methods, key_of
 from .form import UnreadableFormError, content_of, field_of
-from .messages import RESPONSES, Request, Response, check_length
+from .messages import BODILESS, RESPONSES, Request, Response, check_length
 from .problems import DOCS, FORM, QUOTA, Refused, answer, checked_docs
 from .waiters import Waiters
 
@@ -293,12 +293,16 @@ class Rules:
 
     def replay(self, response: Response) -> Response:
         """Return a stored response as it is sent again."""
-        headers = [*response.headers, ("cache-control", "no-store")]
-        if response.body or response.status not in (204, 205, 304):
-            headers.append(("content-length", str(len(response.body))))
+        headers, body = [*response.headers], response.body
+        if all(name != "cache-control" for name, _ in headers):  # which is kept where headers= names it
+            headers.append(("cache-control", "no-store"))
+        if response.status in BODILESS:
+            body = b""
+        else:
+            headers.append(("content-length", str(len(body))))
         if self._replay_header is not None:
             headers.append((self._replay_header.lower(), "true"))
-        return Response(response.status, headers, response.body)
+        return Response(response.status, headers, body)
 
     def waiting(self, call: Call) -> AbstractContextManager[None]:
         """Let so many requests with one key wait, and refuse the others at once."""

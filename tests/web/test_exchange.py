@@ -247,17 +247,22 @@ def test_a_replay_repeats_what_describes_the_body_and_nobodys_secrets(site: Buil
     assert second["Content-Length"] == "3"
 
 
-def test_methods_that_an_iterator_gives_are_protected(site: Build) -> None:
-    shop = site(order, methods=iter(["put", "POST"]))
-    assert [shop.post(key="k-1", method="PUT").replayed for _ in range(2)] == [False, True]
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_replay_without_a_body_by_its_status_has_no_length_either(site: Build, status: int) -> None:
+    shop = site(lambda visit: (status, [("Content-Length", "4"), ("ETag", '"1"')], b"null"))
+    first, second = shop.post(key="k-1"), shop.post(key="k-1")
+    assert (first.status, second.status, second.replayed) == (status, status, True)
+    assert (second["Content-Length"], second["ETag"], second.body) == (None, '"1"', b"")
 
 
-def test_a_method_in_small_letters_is_protected_as_that_in_capitals(site: Build) -> None:
-    shop = site(order, required=True)
-    first, second, third = (shop.post(key="k-1", method=method) for method in ("post", "Post", "POST"))
-    assert (first.status, second.replayed, third.replayed) == (200, True, True)
-    assert shop.post(method="post").problem == "key-missing"
-    assert len(shop.db.effects()) == 1
+def test_a_replay_has_the_cache_control_that_the_program_names_and_no_other(site: Build) -> None:
+    headers = [("Cache-Control", "private, max-age=60"), ("Cache-Control", "immutable")]
+    shop = site(lambda visit: (200, headers if visit.path == "/a" else [], b""), headers=["Cache-Control"])
+    answers = [shop.post(path, key="k-1") for path in ("/a", "/a", "/b", "/b")]
+    assert [answer.lines("Cache-Control") for answer in answers[1::2]] == [
+        ["private, max-age=60", "immutable"],
+        ["no-store"],
+    ]
 
 
 @pytest.mark.parametrize("key", ["k-1", None])
@@ -286,6 +291,19 @@ def test_a_response_without_a_body_may_name_the_length_of_another(site: Build, m
 def test_a_length_may_have_zeros_before_it(site: Build) -> None:
     shop = site(lambda visit: (200, [("Content-Length", "0" * 5000 + "3")], b"tea"))
     assert [shop.post(key="k-1").body for _ in range(2)] == [b"tea", b"tea"]
+
+
+def test_a_method_in_small_letters_is_protected_as_that_in_capitals(site: Build) -> None:
+    shop = site(order, required=True)
+    first, second, third = (shop.post(key="k-1", method=method) for method in ("post", "Post", "POST"))
+    assert (first.status, second.replayed, third.replayed) == (200, True, True)
+    assert shop.post(method="post").problem == "key-missing"
+    assert len(shop.db.effects()) == 1
+
+
+def test_methods_that_an_iterator_gives_are_protected(site: Build) -> None:
+    shop = site(order, methods=iter(["put", "POST"]))
+    assert [shop.post(key="k-1", method="PUT").replayed for _ in range(2)] == [False, True]
 
 
 def test_one_tenants_response_is_never_anothers(site: Build) -> None:
