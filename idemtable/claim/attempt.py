@@ -13,7 +13,7 @@ from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableErro
 from ..model import Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won, tell_outcome
 from . import late, nesting, steps
 from .returned import RollBack, Unkept
-from .settle import UNKEPT, give, reopen, settle
+from .settle import UNKEPT, disown, give, reopen, settle
 from .steps import Step
 from .transaction import is_open
 from .verdict import begin_again, broken_out
@@ -235,6 +235,7 @@ class Attempt:
             TransactionError: COMMIT failed, and calling again would not tell whether it arrived.
         """
         self.is_over = True
+        disown(error, self._answer)
         verdict = self._course.judged(error, self._tx)
         if (deferred := self._tx.deferred) is not None:
             refusal = late.refusal(self._course, self._tx, self._checked, error, repeats=self._repeats)
@@ -281,7 +282,6 @@ class Attempt:
 
     def _remember(self, error: Exception) -> None:
         assert self._work is not None
-        tell_outcome(error, None)  # a call inside may have remembered it too
         data = exceptions.pack(
             error, self._call.remember, self._call.request.scope, self._course.settings.max_result_bytes
         )

@@ -153,6 +153,21 @@ def _stands(course: Course, tx: Transaction, decision: Settled) -> bool:
     return tx.confirm(lambda: tx.records.hold(tx.connection, id, owner), course.remaining())
 
 
+def disown(error: BaseException, answer: Answer | None) -> None:
+    """Take from an error what a call inside has told of it: this one has not stored it, and undoes what that has.
+
+    Args:
+        error: with which a call ends; or a group that an ``asyncio.TaskGroup`` has made of several.
+        answer: what the call was answered with: of an exception that was stored it tells itself.
+    """
+    if isinstance(answer, Reraise):
+        return
+    tell_outcome(error, None)
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            disown(one, None)
+
+
 def give(course: Course, answer: Answer, attempt: int) -> Outcome[Any]:
     """Return what an earlier call left, for which no transaction is needed any more.
 
