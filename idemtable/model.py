@@ -143,9 +143,12 @@ class Outcome(Generic[T_co]):
     """When the replayed call ran; ``None`` for the first one."""
 
 
+MARK: Final = "__idemtable_"
+"""How the name of whatever the library hangs on an exception begins. It is no part of that, and is never stored."""
+
 # In the exception's own attributes: a table beside it could not hold a ValueError weakly, and would be lost where a task
 # queue pickles the exception.
-_OUTCOME: Final = "__idemtable_outcome__"
+_OUTCOME: Final = f"{MARK}outcome__"
 
 
 def outcome_of(error: BaseException) -> Outcome[None] | None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ..errors import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError
+from ..model import MARK
 from ..nature import by_nature
 from .same import difference, held, members
 from .tagged import identity, loaded, tagged, untagged
@@ -82,7 +83,7 @@ def _refused(error: Exception, scope: str, why: str) -> ResultNotSerializableErr
 
 
 def _state(error: BaseException) -> dict[str, Any]:
-    state = held(error)
+    state = {name: value for name, value in held(error).items() if not name.startswith(MARK)}
     if isinstance(error, AttributeError):
         state.pop("obj", None)  # what lacked the attribute: a hint for the traceback, and rarely plain
     return state

@@ -11,6 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
 from ..errors import SessionNotUsableError
+from ..model import MARK
 from .leftover import roll_back
 from .origin import root
 from .statement import is_listened_to, send
@@ -127,6 +128,7 @@ def _begin_again(context: Any) -> None:
 
 LATE: Final = -2
 """Our own: the number by which SQLite says that a lock was waited for in vain is also that of what no wait can help."""
+_LATE: Final = f"{MARK}late__"
 
 
 def _tell_the_late(context: Any) -> None:
@@ -140,4 +142,9 @@ def _tell_the_late(context: Any) -> None:
             with closing(connection.connection.cursor()) as cursor:
                 cursor.execute("PRAGMA wal_checkpoint")
         except sqlite3.Error as refusal:
-            error.idemtable_late = refusal.sqlite_errorcode == sqlite3.SQLITE_LOCKED
+            setattr(error, _LATE, refusal.sqlite_errorcode == sqlite3.SQLITE_LOCKED)
+
+
+def is_late(error: BaseException) -> bool:
+    """Say whether an error refuses a lock that no wait could have had."""
+    return getattr(error, _LATE, False)

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import event
 from sqlalchemy.event.registry import _EventKey
 
+from ..model import MARK
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
-_MARK: Final = "_idemtable_connection"
-_OWN: Final = "_idemtable_own"
+_ORIGIN: Final = f"{MARK}connection__"
+_OWN: Final = f"{MARK}own__"
 
 _listening: Final[weakref.WeakKeyDictionary[SQLAlchemyDialect, set[tuple[str, Callable[..., Any]]]]] = (
     weakref.WeakKeyDictionary()
@@ -69,16 +71,26 @@ def listen(engine: Engine) -> None:
 def _mark(context: Any) -> None:
     if context.connection is None:  # there was none to be had
         return
-    reference = weakref.ref(context.connection)
+    reference = _Reference(context.connection)
     for error in (context.original_exception, context.sqlalchemy_exception):
         with suppress(AttributeError):  # a driver's error without a place for it
-            setattr(error, _MARK, reference)
+            setattr(error, _ORIGIN, reference)
+
+
+class _Reference:
+    """What tells of a connection while it is there, and lets the error be pickled that has it: by a task queue, for one."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = weakref.ref(connection)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
 
 
 def origin_of(error: BaseException) -> Connection | None:
     """Return the connection that raised an error, if it is known and still there."""
-    reference = getattr(error, _MARK, None)
-    return None if reference is None else reference()
+    reference = getattr(error, _ORIGIN, None)
+    return None if reference is None else reference.connection()
 
 
 def note_own(error: BaseException, sql: str, is_databases: Callable[[BaseException], bool]) -> None:

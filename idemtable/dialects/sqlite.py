@@ -15,7 +15,7 @@ from sqlalchemy import false, update
 from .base import Dialect
 from .batches.sqlite import SQLiteBatches
 from .definition import Driver
-from .explicit import IMMEDIATE, LATE, Immediately, configure_sqlite, mode_of
+from .explicit import IMMEDIATE, LATE, Immediately, configure_sqlite, is_late, mode_of
 from .fragments import COLUMNS, EXPIRED_WHERE, LASTING, VALUES
 from .purging import Swept
 from .statement import Answer, send
@@ -194,6 +194,6 @@ class SQLite(SQLiteTable, Dialect):
         code = getattr(error, "sqlite_errorcode", None)
         if code == sqlite3.SQLITE_ERROR and str(error).startswith("no such savepoint"):
             return _NO_SAVEPOINT
-        if getattr(error, "idemtable_late", False):
+        if is_late(error):
             return LATE
         return code if code is None or code in cls.faults else code & 0xFF

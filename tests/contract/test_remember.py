@@ -223,6 +223,34 @@ def test_an_exception_raised_over_a_database_error_is_remembered_as_itself(db: D
     assert db.idem.get("pay", "k").status is Status.FAILED
 
 
+class Even(sa.TypeDecorator[int]):
+    impl = sa.Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        if value % 2:
+            raise CardDeclined("odd", amount=Decimal(value))
+        return value
+
+
+def test_an_exception_that_came_out_of_a_statement_is_remembered_as_one_that_did_not(db: Database) -> None:
+    runs = []
+
+    @db.idem.transactional("pay", key="key", remember=(CardDeclined,))
+    def pay(session: Any, key: str) -> None:
+        runs.append(key)
+        try:
+            session.execute(sa.text("SELECT :amount").bindparams(sa.bindparam("amount", 3, type_=Even)))
+        except sa.exc.StatementError as error:
+            raise error.orig from None  # type: ignore[misc]
+
+    for _ in range(2):
+        with pytest.raises(CardDeclined) as caught:
+            pay("k")
+        assert caught.value.args == ("declined: odd", Decimal(3))
+    assert runs == ["k"]
+
+
 def test_an_exception_that_cannot_be_stored_rolls_everything_back(db: Database, pay: Any, runs: list[str]) -> None:
     with pytest.raises(ResultNotSerializableError, match="remember=") as caught:
         pay("k", CardDeclined(object(), amount=Decimal(1)))  # type: ignore[arg-type]
@@ -308,8 +336,9 @@ def test_what_an_inner_call_remembers_is_kept_only_if_the_outer_call_catches_it(
     assert inner_runs == ["caught/charge"]
     assert sync_db.effects() == ["caught"]
 
-    with pytest.raises(CardDeclined):
+    with pytest.raises(CardDeclined) as caught:
         order("passed on", catches=False)
+    assert (idemtable.outcome_of(caught.value) is not None) == bool(remember)
     assert sync_db.idem.get("charge", "passed on/charge") is None
     assert (sync_db.idem.get("order", "passed on") is not None) == bool(remember)
     assert sync_db.effects() == ["caught"]
@@ -361,3 +390,36 @@ def test_a_remembered_exception_tells_how_it_came_about(db: Database) -> None:
         raise Other
 
     assert told(fails, "k") is None
+
+
+def test_an_exception_that_came_through_a_call_which_does_not_name_it_has_no_outcome(db: Database) -> None:
+    @db.idem.transactional("inner", key="key", remember=(CardDeclined,))
+    def inner(session: Any, key: str) -> None:
+        raise CardDeclined("limit", amount=Decimal(1))
+
+    @db.idem.transactional("outer", key="key")
+    def outer(session: Any, key: str, inside: str, *, in_group: bool = False) -> None:
+        try:
+            inner(inside)
+        except CardDeclined as error:
+            if in_group:
+                raise ExceptionGroup("of tasks", [error]) from None
+            raise
+
+    with pytest.raises(CardDeclined):
+        inner("before")
+    for inside in ("anew", "before"):
+        with pytest.raises(CardDeclined) as caught:
+            outer("k", inside)
+        assert idemtable.outcome_of(caught.value) is None
+        with pytest.raises(ExceptionGroup) as group:
+            outer("k", inside, in_group=True)
+        assert idemtable.outcome_of(group.value.exceptions[0]) is None
+        with pytest.raises(CardDeclined) as caught, db.idem.transaction("block", "k") as claim:
+            inner.join(claim.session, inside)
+        assert idemtable.outcome_of(caught.value) is None
+    with pytest.raises(CardDeclined) as caught:
+        inner("before")
+    told = idemtable.outcome_of(caught.value)
+    assert told is not None
+    assert told.replayed

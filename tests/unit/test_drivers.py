@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,3 +50,13 @@ def test_it_is_refused_when_the_table_is_made() -> None:
     engine = sa.create_engine("postgresql+pg8000://", module=nobody)
     with pytest.raises(ValueError, match=r"postgresql\+pg8000"):
         IdemTable(engine)
+
+
+def test_an_error_of_a_tables_engine_is_pickled_and_copied_as_that_of_any_other() -> None:
+    engine = sa.create_engine("sqlite://")
+    IdemTable(engine)
+    with engine.connect() as connection, pytest.raises(sa.exc.OperationalError) as caught:
+        connection.execute(sa.text("SELECT * FROM missing"))
+    for error in (caught.value, caught.value.orig):
+        for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+            assert (type(again), str(again)) == (type(error), str(error))
