@@ -23,8 +23,6 @@ _RENEW: Final = f"""
 # A role that serves requests may not delete.
 _EXPIRE: Final = "UPDATE {table} SET expires_at = created_at WHERE id = :id AND owner = :owner"
 
-_FORGET: Final = "DELETE FROM {table} WHERE id = :id"
-
 _EXPIRED: Final = f"{{expires}} <= {{now}} AND status IN ({MORTAL})"
 
 _OVERDUE: Final = f"SELECT min({{expires}}), {{now}} FROM {{table}} WHERE {EXPIRED_WHERE}"
@@ -55,7 +53,6 @@ class Records:
     def __init__(self, dialect: Dialect, table: str, schema: str | None) -> None:
         self.dialect = dialect
         self._table, self._schema = table, schema
-        self._forget = dialect.statement(_FORGET)
         self._expire = dialect.statement(_EXPIRE)
         self._renew = dialect.statement(_RENEW)
         self._issue_one = dialect.issue(1)
@@ -233,9 +230,9 @@ class Records:
         """Have the row of a claim count as absent, once an outcome is in it."""
         self._expire(connection, {"id": self.dialect.id(request.id), "owner": request.owner})
 
-    def forget(self, connection: Connection, id: UUID) -> bool:
-        """Delete the row of an id; say whether there was one."""
-        return self._forget(connection, {"id": self.dialect.id(id)}).rowcount == 1
+    def forget(self, connection: Connection, id: UUID, wait: float) -> bool:
+        """Delete the row of an id, waiting at most `wait` seconds for whoever holds it; say whether there was one."""
+        return self.dialect.forget(connection, {"id": self.dialect.id(id), "wait": self.dialect.wait(wait)})
 
     def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
         """Delete at most `batch` expired rows that nobody holds; see `Dialect.delete_expired`."""

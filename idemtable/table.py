@@ -269,7 +269,11 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
         return self._run(self._get(identity(scope, key, tenant)))
 
     def forget(self, scope: str, key: Any, *, tenant: Any = None) -> bool:
-        """Remove the record of a key, so that its next use runs again; say whether there was one."""
+        """Remove the record of a key, so that its next use runs again; say whether there was one.
+
+        Raises:
+            InProgressError: a call held it for longer than the table's `wait`; on SQLite the database is busy.
+        """
         return self._run(self._forget(identity(scope, key, tenant)), writes=True)
 
     def stored_result(self, scope: str, key: Any, *, tenant: Any = None) -> bytes | None:

@@ -150,7 +150,7 @@ class AsyncIdemTable(
         return await self._run(self._get(identity(scope, key, tenant)))
 
     async def forget(self, scope: str, key: Any, *, tenant: Any = None) -> bool:
-        """Remove the record of a key, so that its next use runs again; say whether there was one."""
+        """Remove the record of a key, so that its next use runs again; see `IdemTable.forget`."""
         return await self._run(self._forget(identity(scope, key, tenant)), writes=True)
 
     async def stored_result(self, scope: str, key: Any, *, tenant: Any = None) -> bytes | None:

@@ -163,7 +163,7 @@ class BaseTable(Generic[BindT, TokensT, InboxT]):
         return work
 
     def _forget(self, id: UUID) -> Callable[[Connection], bool]:
-        return lambda connection: self._settings.records.forget(connection, id)
+        return lambda connection: self._settings.records.forget(connection, id, self._settings.wait)
 
     def _stored_result(self, scope: str, key: Any, tenant: Any) -> Callable[[Connection], bytes | None]:
         request, seal = Keys(self._settings, scope).block(key, tenant, None).request, self._settings.seal

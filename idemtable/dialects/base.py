@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from ..model import Status
 from .amid import give_up_amid
 from .definition import Definition
+from .fragments import FORGET, REDEEM, STORE, TAKE_OVER
 from .origin import listen
 from .purging import Swept
 from .shared import occupied
@@ -67,18 +68,10 @@ class Dialect(Definition):
     """Codes that say that a row was changed since the transaction's snapshot."""
 
     CLAIM: ClassVar[str]
-    TAKE_OVER: ClassVar[str] = f"""
-        UPDATE {{table}} SET fingerprint = :fingerprint, status = {Status.IN_PROGRESS.code}, owner = :owner,
-            codec = NULL, result = NULL, completed_at = NULL, created_at = {{now}}, expires_at = {{later}}
-        WHERE id = :id AND owner = :stale AND {{expires}} <= {{now}}"""
-    REDEEM: ClassVar[str] = f"""
-        UPDATE {{table}} SET fingerprint = :fingerprint, status = {Status.IN_PROGRESS.code}, owner = :owner
-        WHERE id = :id AND owner = :holder AND status = {Status.ISSUED.code} AND expires_at > {{now}}"""
-    # The id and the owner: the one check that notices a deadlock that was swallowed, a ROLLBACK sent as text, a claim that
-    # somebody else has taken over.
-    STORE: ClassVar[str] = """
-        UPDATE {table} SET status = :status, codec = :codec, result = :result, completed_at = {now}
-        WHERE id = :id AND owner = :owner"""
+    TAKE_OVER: ClassVar[str] = TAKE_OVER
+    REDEEM: ClassVar[str] = REDEEM
+    STORE: ClassVar[str] = STORE
+    FORGET: ClassVar[str] = FORGET
     settled: ClassVar[str] = "1"
     """Whether what a look finds can be lost no more than anything that was acknowledged."""
     FIND: ClassVar[str] = """
@@ -103,6 +96,7 @@ class Dialect(Definition):
         self._redeem = self.statement(self.REDEEM)
         self._store = self.statement(self.STORE)
         self._find = self.statement(self.FIND)
+        self._forget = self.statement(self.FORGET)
         dbapi = dialect.dbapi
         self._driver_errors: tuple[type[BaseException], ...] = (DBAPIError, *((dbapi.Error,) if dbapi else ()))
 
@@ -181,6 +175,10 @@ class Dialect(Definition):
             along: what `along` returned, to commit it too if it was the claim's.
         """
         return self._store(connection, values).rowcount == 1
+
+    def forget(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        """Delete a row, waiting for a transaction that holds it; say whether there was one."""
+        return self._forget(connection, values).rowcount == 1
 
     @abstractmethod
     def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:

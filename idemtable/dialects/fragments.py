@@ -15,3 +15,16 @@ EXPIRED_WHERE = f"""expires_at <= {{past}} AND {{expires}} <= {{past}}
 LASTING = f"status IN ({Status.COMPLETED.code}, {Status.FAILED.code}) AND completed_at > created_at"
 """Rows whose time to live counts from their completion. The column counts from the claim, for it is indexed and storing
 must not change it: what the call took is added where the time is compared."""
+TAKE_OVER = f"""
+        UPDATE {{table}} SET fingerprint = :fingerprint, status = {Status.IN_PROGRESS.code}, owner = :owner,
+            codec = NULL, result = NULL, completed_at = NULL, created_at = {{now}}, expires_at = {{later}}
+        WHERE id = :id AND owner = :stale AND {{expires}} <= {{now}}"""
+REDEEM = f"""
+        UPDATE {{table}} SET fingerprint = :fingerprint, status = {Status.IN_PROGRESS.code}, owner = :owner
+        WHERE id = :id AND owner = :holder AND status = {Status.ISSUED.code} AND expires_at > {{now}}"""
+# The id and the owner: the one check that notices a deadlock that was swallowed, a ROLLBACK sent as text, a claim that
+# somebody else has taken over.
+STORE = """
+        UPDATE {table} SET status = :status, codec = :codec, result = :result, completed_at = {now}
+        WHERE id = :id AND owner = :owner"""
+FORGET = "DELETE FROM {table} WHERE id = :id"

@@ -129,6 +129,7 @@ class MySQL(MySQLTable, Dialect):
     CLAIM = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {_INSERT}"
     TAKE_OVER = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {Dialect.TAKE_OVER}"
     REDEEM = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {Dialect.REDEEM}"
+    FORGET = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {Dialect.FORGET}"
     # An INSERT that meets a duplicate and leaves it at that takes a shared lock, and of N waiters all but one deadlock
     # when the holder commits. This one takes it exclusively, and they come one after the other. The DELETE leaves no row
     # behind: the lock outlives it until COMMIT.
@@ -147,6 +148,7 @@ class MySQL(MySQLTable, Dialect):
         self._find_held_in_time = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {held}")
         self._update = self.statement(Dialect.TAKE_OVER)
         self._update_issued = self.statement(Dialect.REDEEM)
+        self._delete = self.statement(Dialect.FORGET)
         self._lock_wait = LockWait(self.statement)
         self._claim_at_once = self.statement(f"{LEND}; {self._INSERT}; {GIVE_BACK}")
         self._along = Along(self.statement, self.STORE)
@@ -217,6 +219,11 @@ class MySQL(MySQLTable, Dialect):
 
     def along(self, connection: Connection) -> Any:
         return self._along(connection) if is_plain(connection.dialect.do_commit) else None
+
+    def forget(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        if not values["wait"] and not is_mariadb(connection):
+            self._nowait(connection, values)
+        return bool(self._bounded(connection, values, self._forget, self._delete).rowcount == 1)
 
     def begun(self, connection: Connection) -> None:
         watch_end(connection)
@@ -318,7 +325,7 @@ class MySQL(MySQLTable, Dialect):
         else:
             bounded = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {self.LOCK_NAME}")
             self._bounded(connection, values | {"wait": self.wait(wait)}, bounded, plain)
-        self.statement("DELETE FROM {table} WHERE id = :id")(connection, values)
+        self._delete(connection, values)
 
     @classmethod
     def numbered(cls, error: BaseException) -> Fault | None:

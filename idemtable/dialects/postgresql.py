@@ -160,6 +160,11 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         WHERE t.id = CAST(:id AS uuid) AND t.owner = CAST(:holder AS bytea)
             AND t.status = {Status.ISSUED.code} AND t.expires_at > {{now}}
         RETURNING set_config('lock_timeout', before.timeout, true)"""
+    # It gives a row where none was deleted too, so that the time-out is put back: the transaction may be the caller's.
+    FORGET = f"""{_BOUNDED}, gone AS (
+            DELETE FROM {{table}} AS t USING before WHERE t.id = CAST(:id AS uuid) RETURNING 1)
+        SELECT found.number, set_config('lock_timeout', before.timeout, true)
+        FROM before, (SELECT count(*) AS number FROM gone) AS found"""
     # A lock on a row is written to the log and makes COMMIT wait for the standby, as a plain read does not.
     HOLD = "SELECT 1 FROM {table} WHERE id = :id AND owner = :owner FOR KEY SHARE"
     BYTES = "SELECT pg_total_relation_size(to_regclass(:table))"
@@ -232,6 +237,9 @@ class PostgreSQL(PostgreSQLTable, Dialect):
 
     def redeem(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return self._redeem(connection, values).first() is not None
+
+    def forget(self, connection: Connection, values: Mapping[str, Any]) -> bool:
+        return bool(self._forget(connection, values).scalar())
 
     @cached_property
     def _purging(self) -> Slices:

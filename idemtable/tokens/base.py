@@ -141,7 +141,7 @@ class BaseTokens:
 
     def _revoking(self, token: Any) -> Work[bool]:
         id = identity(self._scope, checked_token(token))
-        return lambda records, connection: records.forget(connection, id)
+        return lambda records, connection: records.forget(connection, id, self._settings.wait)
 
     def _listing(self, limit: int) -> Callable[[Connection], list[Record]]:
         wanted = Wanted(self._scope, statuses=frozenset({Status.ISSUED, Status.SPENT}))

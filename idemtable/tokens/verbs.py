@@ -106,7 +106,8 @@ class Tokens(BaseTokens):
         is waited for, and stands.
 
         Raises:
-            MissingKeyError: the token is ``None``. Else as `issue` does.
+            MissingKeyError: the token is ``None``. InProgressError: the redemption ran for longer than the table's
+                `wait`. Else as `issue` does.
         """
         if self._store is not None:
             return bool(self._revoked_by(self._store, token, session))

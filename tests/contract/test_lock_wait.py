@@ -124,6 +124,16 @@ def test_what_an_application_sets_later_is_noticed_when_a_wait_was_in_vain(place
     assert place.told("SELECT 0, @@SESSION.innodb_lock_wait_timeout") == 1
 
 
+def test_what_may_not_wait_to_forget_a_key_that_is_held_tells_the_session_no_second(place: Place) -> None:
+    idem = place.db.table(place.engine, wait=timedelta())
+    assert not idem.forget("lock_wait.forgotten", "k")
+    before = place.settings
+    with held(place.db, scope="lock_wait.forgotten"), pytest.raises(InProgressError):
+        idem.forget("lock_wait.forgotten", "k")
+    assert place.settings == before
+    assert place.db.effects("k") == ["k"]
+
+
 def test_a_connection_that_carries_one_call_is_not_asked_how_long_it_waits() -> None:
     db, seen = db_of("mysql"), list[str]()
     with db.other_engine(poolclass=NullPool) as engine:

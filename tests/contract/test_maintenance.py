@@ -10,7 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 import idemtable
-from idemtable import IdemTable, PurgeReport, SchemaError, Status
+from idemtable import IdemTable, InProgressError, PurgeReport, SchemaError, Status
+from tests.support import PATIENCE
+from tests.support.crowd import Beside, held, until
 from tests.support.database import INNODB, Database, effect
 
 ROWS = idemtable.metadata.tables["idemtable"]
@@ -94,6 +96,20 @@ def test_forget_removes_one_record_and_says_whether_there_was_one(db: Database) 
     order("k")
     order("other")
     assert runs == ["k", "other", "k"]
+
+
+def test_forget_waits_no_longer_than_it_may_for_a_call_that_takes_the_record_over(server_db: Database) -> None:
+    db = server_db
+    with db.idem.transaction("order", "k"):
+        pass
+    db.expire()
+    with held(db):
+        forgetting = Beside(lambda: db.table(wait=timedelta(seconds=1)).forget("order", "k"))
+        until(lambda: forgetting.over, "it waits as long as the call runs", patience=PATIENCE / 4)
+        with pytest.raises(InProgressError):
+            forgetting.result()
+    assert db.idem.forget("order", "k") is True
+    assert db.effects() == ["k"]
 
 
 # --- purge -----------------------------------------------------------------------------------------------------------

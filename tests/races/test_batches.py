@@ -18,6 +18,7 @@ from tests.support import PATIENCE
 from tests.support.backends import BACKENDS, db_of
 from tests.support.crowd import WAIT, Beside, backend_id, crowd, held, kill_backend, watching
 from tests.support.database import Database, Held, effect
+from tests.support.timeouts import TIMEOUTS
 
 New, Seen = Flag.New, Flag.Seen
 SCOPE = "batch"
@@ -279,14 +280,6 @@ def test_on_postgresql_the_wait_of_a_batch_is_for_all_that_hold_its_keys_togethe
             holder.commit()
         with pytest.raises(InProgressError):
             other.result()
-
-
-TIMEOUTS = {
-    "postgresql": ("SET LOCAL lock_timeout = '7654ms'", "SHOW lock_timeout", "7654ms"),
-    "mariadb": ("SET SESSION innodb_lock_wait_timeout = 7", "SELECT @@innodb_lock_wait_timeout", 7),
-    "mysql": ("SET SESSION innodb_lock_wait_timeout = 7", "SELECT @@innodb_lock_wait_timeout", 7),
-    "sqlite": ("PRAGMA busy_timeout = 7654", "PRAGMA busy_timeout", 7654),
-}
 
 
 def check_that_the_lock_timeout_stays_the_callers(db: Database) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
 from idemtable import (
+    InProgressError,
     InvalidKeyError,
     MissingKeyError,
     SchemaError,
@@ -18,7 +20,10 @@ from idemtable import (
     Status,
     UnknownTokenError,
 )
+from tests.support import PATIENCE
+from tests.support.crowd import Beside, until
 from tests.support.database import Database, effect
+from tests.support.timeouts import TIMEOUTS
 from tests.support.tokens import desk, sent
 
 
@@ -169,6 +174,33 @@ def test_revoking_in_the_callers_transaction(db: Database, tokens: Any) -> None:
         assert tokens.revoke(token, session=held.session) is True
         held.rollback()
     assert tokens.revoke(token) is True
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_revoking_waits_no_longer_than_it_may_for_a_redemption(server_db: Database, inside: bool) -> None:
+    db = server_db
+    tokens = desk(db, table=db.table(wait=timedelta(seconds=1)))
+    token = tokens.issue()
+    with db.session() as mine, db.session() as other:
+        mine.run(lambda session: effect(session, "mine"))
+        with tokens.redeem(other.session, token):
+            revoking = Beside(lambda: tokens.revoke(token, mine.session if inside else None))
+            until(lambda: revoking.over, "it waits as long as the redemption runs", patience=PATIENCE / 4)
+            with pytest.raises(InProgressError):
+                revoking.result()
+        mine.commit()  # what was done before it can still be kept
+    assert db.effects() == ["mine"]
+    assert tokens.revoke(token) is True
+
+
+def test_revoking_leaves_the_callers_lock_timeout_as_it_was(server_db: Database) -> None:
+    put, show, value = TIMEOUTS[server_db.kind]
+    with server_db.other_engine(poolclass=sa.NullPool) as engine, server_db.session(engine) as mine:
+        mine.run(lambda session: session.execute(sa.text(put)))
+        tokens = desk(server_db)
+        for token, known in ((tokens.issue(), True), ("x" * 43, False)):
+            assert tokens.revoke(token, mine.session) is known
+            assert mine.run(lambda session: session.execute(sa.text(show)).scalar()) == value
 
 
 @pytest.mark.parametrize("token", ["", "no", "x" * 44, 7, b"x" * 43])
