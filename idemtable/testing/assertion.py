@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 CALLERS: Final = 8
 """Enough for all to meet at one key, and within the fifteen connections of SQLAlchemy's pool if each takes one or two."""
 
+owed: Final[set[object]] = set()
+"""A mark for each trial that is to be awaited and was not begun: whoever forgets to tests nothing. The plugin looks."""
+
 Call = Callable[[str], Any]
 
 
@@ -58,7 +61,8 @@ def assert_idempotent(
         ignore: names of tables that are none of the request's business; with their schema, where that is not the engine's.
 
     Returns:
-        ``None``; where `call` is async, what is to be awaited.
+        ``None``; where `call` is async, a coroutine that is to be awaited. Under the pytest plugin a test that does not
+        await it fails.
 
     Raises:
         AssertionError: it names the phase, the table and the rows that differ, or what the call has raised.
@@ -76,7 +80,7 @@ def assert_idempotent(
         raise ValueError("callers must be at least 2: one alone meets nobody")
     phases, eyes = Trial(callers).phases(), Eyes(engine, frozenset(ignore))
     if inspect.iscoroutinefunction(inspect.unwrap(call)):
-        return _arun(phases, call, eyes)
+        return _awaitable(phases, call, eyes)
     return _run(phases, call, eyes)
 
 
@@ -101,13 +105,19 @@ def _run(phases: Phases[None], call: Call, eyes: Eyes) -> Any:
                     continue
                 if inspect.isawaitable(value):  # of a lambda, say, which does not look async
                     stack.pop_all()
-                    return _arun(phases, call, eyes, value)
+                    return _awaitable(phases, call, eyes, value)
                 answer = Answer([], value)
     return None
 
 
-async def _arun(phases: Phases[None], call: Call, eyes: Eyes, begun: Any = None) -> None:
+def _awaitable(phases: Phases[None], call: Call, eyes: Eyes, begun: Any = None) -> Coroutine[Any, Any, None]:
+    owed.add(mark := object())
+    return _arun(mark, phases, call, eyes, begun)
+
+
+async def _arun(mark: object, phases: Phases[None], call: Call, eyes: Eyes, begun: Any) -> None:
     """Do what a trial asks for in tasks; `begun` is the first call, where that was made already."""
+    owed.discard(mark)
     answer: Any = None
     try:
         if begun is not None:
@@ -123,6 +133,9 @@ async def _arun(phases: Phases[None], call: Call, eyes: Eyes, begun: Any = None)
     finally:
         phases.close()
         await eyes.aclose()
+
+
+_arun.__qualname__ = "idemtable.testing.assert_idempotent"  # for Python's own warning, where nobody awaits it
 
 
 def _next(phases: Phases[None], answer: Any) -> Ask | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, QueuePool, create_engine
 
 from ..dialects import named
 from ..table import IdemTable
+from .assertion import owed
 from .clock import FrozenClock, frozen_clock
 from .faults import Failure
 from .faults import fail_at as make_fail_at
@@ -24,6 +25,21 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make an error of effects that no rollback takes back; a mark or ``-W`` has the last word."""
     name = f"{OutsideEffectWarning.__module__.rpartition('.')[0]}.{OutsideEffectWarning.__qualname__}"
     config.addinivalue_line("filterwarnings", f"error::{name}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Fail a test in which `assert_idempotent` was never awaited: it would pass, and nothing was tried."""
+    try:
+        done = yield
+        is_forgotten = bool(owed)
+    finally:
+        owed.clear()
+    if is_forgotten:
+        pytest.fail(
+            "assert_idempotent has tested nothing: its call is async, so await it, in an async test", pytrace=False
+        )
+    return done
 
 
 _failed = pytest.StashKey[bool]()

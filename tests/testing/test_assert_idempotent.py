@@ -18,7 +18,7 @@ from idemtable import Flag
 from idemtable.claim import steps
 from idemtable.claim.steps import Step
 from idemtable.dialects import compound, packet
-from idemtable.testing import InjectedCrash, assert_idempotent, outside, trial
+from idemtable.testing import InjectedCrash, assert_idempotent, assertion, outside, trial
 from tests.support import PATIENCE
 from tests.support.backends import db_of
 from tests.support.database import effect
@@ -233,6 +233,16 @@ def test_an_async_call_gives_what_is_to_be_awaited_whatever_it_looks_like(looks:
 
     db.loop.run(prove())  # type: ignore[union-attr]
     assert len(db.effects()) == len(db.rows()) > 10
+
+
+@pytest.mark.parametrize("looks", [lambda call: call, lambda call: lambda key: call(key)], ids=["async def", "lambda"])
+@pytest.mark.filterwarnings("ignore:coroutine .*call' was never awaited:RuntimeWarning")
+def test_who_forgets_to_await_it_is_warned_by_its_name(looks: Any) -> None:
+    async def call(key: str) -> None: ...
+
+    with pytest.warns(RuntimeWarning, match=r"coroutine 'idemtable\.testing\.assert_idempotent' was never awaited"):
+        assert_idempotent(looks(call), db_of("sqlite-async").engine)
+    assertion.owed.clear()  # or the plugin, where it is installed, fails this test
 
 
 def test_a_cancellation_ends_it_and_leaves_nothing(any_shop: Shop) -> None:

@@ -185,6 +185,57 @@ def test_without_it(tmp_path, post_office):
     )
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_a_trial_that_is_never_awaited_fails_its_test_and_no_other(suite: pytest.Pytester) -> None:
+    body = """
+import asyncio
+
+import anyio
+
+trials = []
+
+async def buy(key):
+    raise LookupError("never noticed")
+
+def test_an_async_function(idem_sqlite):
+    assert_idempotent(buy, idem_sqlite.engine)
+
+def test_a_lambda(idem_sqlite):
+    assert_idempotent(lambda key: buy(key), idem_sqlite.engine)
+
+def test_it_is_kept(idem_sqlite):
+    trials.append(assert_idempotent(buy, idem_sqlite.engine))
+
+def test_who_has_failed_has_said_enough(idem_sqlite):
+    assert assert_idempotent(buy, idem_sqlite.engine) is None
+
+def test_it_is_awaited(order, idem_sqlite):
+    async def create(key):
+        order(key)
+
+    def trial():
+        return assert_idempotent(create, idem_sqlite.engine, callers=2)
+
+    async def beside():
+        await asyncio.create_task(trial())
+        await asyncio.gather(trial())
+
+    asyncio.run(trial())
+    asyncio.run(beside())
+    anyio.run(trial)
+"""
+    result = run(suite, body)
+    result.assert_outcomes(passed=1, failed=4)
+    result.stdout.fnmatch_lines_random(
+        [
+            "FAILED *::test_an_async_function - Failed: assert_idempotent has tested nothing: * so await it, *",
+            "FAILED *::test_a_lambda - Failed: assert_idempotent has tested nothing: *",
+            "FAILED *::test_it_is_kept - Failed: assert_idempotent has tested nothing: *",
+            "FAILED *::test_who_has_failed_has_said_enough - AssertionError: assert <coroutine *",
+        ]
+    )
+
+
 def test_a_failure_that_did_not_happen_is_an_error(suite: pytest.Pytester) -> None:
     body = """
 def test_nothing_was_replayed(order, fail_at):
