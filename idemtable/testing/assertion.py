@@ -69,7 +69,7 @@ def assert_idempotent(
         TypeError, ValueError: an argument cannot be.
 
     Warns:
-        OutsideEffectWarning: the function has opened a socket or used another engine; under the pytest plugin an error.
+        OutsideEffectWarning: the function has connected a socket or used another engine; under the pytest plugin an error.
     """
     if not callable(call):
         raise TypeError(f"assert_idempotent takes a function of a key, not {call!r}")

@@ -1,7 +1,7 @@
 """Effects that no rollback takes back: what a transactional function does beside its transaction, heard while a test runs.
 
-Two things can be heard: a socket that is opened, and a statement on another engine. A socket that was open before, and what
-is opened in C (libpq, uvloop), cannot.
+Two things can be heard: a socket that is connected, and a statement on another engine. A socket that was connected before, a
+datagram that is sent without, a file, a process, and what is connected in C (libpq, uvloop), cannot.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..claim import nesting, run
 
 
 class OutsideEffectWarning(UserWarning):
-    """A transactional function has opened a socket, or used another engine: an effect that no rollback takes back.
+    """A transactional function has connected a socket, or used another engine: an effect that no rollback takes back.
 
     If the transaction is rolled back and begun again, or the call fails and is made again, that is done again too.
     """
@@ -89,7 +89,7 @@ def _audited(name: str, arguments: tuple[Any, ...]) -> None:
         frame = next(nesting.around(), None)
         if frame is not None and frame is not _connecting.get():
             try:
-                _tell(frame, f"a transactional function opens a socket, to {arguments[1]!r}")
+                _tell(frame, f"a transactional function connects a socket to {arguments[1]!r}")
             except OutsideEffectWarning:
                 arguments[0].close()  # who opens one closes it after an OSError, and not after this
                 raise

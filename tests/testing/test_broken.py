@@ -112,7 +112,7 @@ def test_a_mail_is_an_error_that_names_the_line(other_shop: Shop, post_office: t
     said = other_shop.refuse(other_shop.order(mailing))
     line = mailing.__code__.co_firstlineno + 2
     assert said == (
-        f"one call: {__file__}:{line}: a transactional function opens a socket, to {post_office}: no rollback takes "
+        f"one call: {__file__}:{line}: a transactional function connects a socket to {post_office}: no rollback takes "
         f"that back"
     )
     assert other_shop.db.effects() == []
@@ -125,7 +125,7 @@ def test_a_mail_whose_errors_are_swallowed_is_one_too(any_shop: Shop, post_offic
         except Exception:
             buy(session, key)
 
-    assert "opens a socket" in any_shop.refuse(any_shop.order(mailing))
+    assert "connects a socket" in any_shop.refuse(any_shop.order(mailing))
 
 
 def test_a_mail_from_a_thread_of_the_function_is_one_too(any_shop: Shop, post_office: tuple[str, int]) -> None:
@@ -138,7 +138,7 @@ def test_a_mail_from_a_thread_of_the_function_is_one_too(any_shop: Shop, post_of
             pool.submit(copy_context().run, mailing, session, key).result(PATIENCE)
 
     # asyncio.to_thread takes the context along, in which the call is known; for a plain thread somebody must.
-    assert "opens a socket" in any_shop.refuse(any_shop.order(mailing if any_shop.db.is_async else threaded))
+    assert "connects a socket" in any_shop.refuse(any_shop.order(mailing if any_shop.db.is_async else threaded))
 
 
 def test_another_engine_is_an_error(shop: Shop) -> None:

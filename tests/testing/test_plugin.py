@@ -148,7 +148,7 @@ def test_another_engine(idem_sqlite, tmp_path):
         other.dispose()
 
 def test_it_is_known(order):
-    with pytest.raises(OutsideEffectWarning, match="opens a socket"):
+    with pytest.raises(OutsideEffectWarning, match="connects a socket"):
         order("k", mail="send")
 
 def test_it_is_known_of_a_block(idem_sqlite, post_office):
@@ -178,9 +178,9 @@ def test_without_it(tmp_path, post_office):
     result.stdout.fnmatch_lines_random(
         [
             "FAILED *::test_a_mail - *OutsideEffectWarning*",
-            "FAILED *::test_a_mail_under_the_assertion - AssertionError: one call: *conftest.py:*opens a socket*",
+            "FAILED *::test_a_mail_under_the_assertion - AssertionError: one call: *conftest.py:*connects a socket*",
             "FAILED *::test_another_engine - *uses another engine*",
-            "ERROR *::test_a_mail_whose_error_is_swallowed - AssertionError: *conftest.py:*opens a socket*",
+            "ERROR *::test_a_mail_whose_error_is_swallowed - AssertionError: *conftest.py:*connects a socket*",
         ]
     )
 
