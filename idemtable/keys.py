@@ -94,6 +94,9 @@ def checked_keys(keys: Sequence[object], where: str, before: int = 0, cure: str 
     return found
 
 
+_UNUSABLE_TENANT: Final = "What says for whom the request is must be text of 1 to 255 bytes without control characters."
+
+
 def checked_tenant(tenant: object) -> str:
     """Return the tenant as text.
 
@@ -106,7 +109,7 @@ def checked_tenant(tenant: object) -> str:
     if isinstance(tenant, UUID):
         return str(tenant)
     if fault := _fault(tenant):
-        raise InvalidKeyError(f"the tenant {fault}")
+        raise InvalidKeyError(f"the tenant {fault}", detail=_UNUSABLE_TENANT)
     return str.__str__(tenant)
 
 

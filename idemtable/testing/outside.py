@@ -1,7 +1,7 @@
 """Effects that no rollback takes back: what a transactional function does beside its transaction, heard while a test runs.
 
-Two things can be heard: a socket that is connected, and a statement on another engine. A socket that was connected before, a
-datagram that is sent without, a file, a process, and what is connected in C (libpq, uvloop), cannot.
+Two things can be heard: a socket that is connected, and a statement on another engine. A socket that was connected before,
+a datagram that is sent without, a file, a process, and what is connected in C (libpq, uvloop), cannot.
 """
 
 from __future__ import annotations

@@ -28,6 +28,11 @@ _LONGEST: Final = 4 * MAX_BYTES
 """Of a line that is looked at: a String whose characters are all escaped is twice as long, and has parameters that nobody
 reads. The parser would take megabytes."""
 
+_ONCE: Final = "The idempotency key was sent more than once; send it in one header."
+_ASCII: Final = "The idempotency key must consist of ASCII characters."
+_QUOTES: Final = "The idempotency key cannot be read; send it in double quotes, as one String of RFC 9651."
+_NO_STRING: Final = "not a String of RFC 9651, which stands in quotes"
+
 
 def key_of(lines: Sequence[str], syntax: Syntax) -> str | None:
     """Return the key that a request's lines of the field carry, or ``None`` where there is none.
@@ -41,7 +46,7 @@ def key_of(lines: Sequence[str], syntax: Syntax) -> str | None:
     if not lines:
         return None
     if len(lines) > 1:
-        raise InvalidKeyError("the header with the key was sent more than once: send one")
+        raise InvalidKeyError("the header with the key was sent more than once: send one", detail=_ONCE)
     line = lines[0].strip(" \t")
     if not line:
         raise InvalidKeyError("the header with the key is empty")
@@ -51,9 +56,7 @@ def key_of(lines: Sequence[str], syntax: Syntax) -> str | None:
         return checked_key(_string(line))
     # Of what is no String: a list or a text in other quotes has no meaning that all would agree on.
     if line.startswith('%"') or not all("!" <= character <= "~" and character not in '",' for character in line):
-        raise InvalidKeyError(
-            "the header's key is neither a String in quotes nor visible ASCII without quotes and commas"
-        )
+        raise _unreadable(line, "neither a String in quotes nor visible ASCII without quotes and commas")
     return checked_key(line)
 
 
@@ -94,8 +97,16 @@ def _string(line: str) -> str:
     try:
         item: Any = http_sf.parse(line.encode("ascii"), tltype="item")
     except (http_sf.StructuredFieldError, UnicodeEncodeError):
-        raise InvalidKeyError("the header's key is not a String of RFC 9651, which stands in quotes") from None
+        raise _unreadable(line, _NO_STRING) from None
     text = item[0]
     if type(text) is not str:  # a Token and a DisplayString are others
-        raise InvalidKeyError("the header's key is not a String of RFC 9651, which stands in quotes")
+        raise _unreadable(line, _NO_STRING)
     return text
+
+
+def _unreadable(line: str, what: str) -> InvalidKeyError:
+    message = f"the header's key is {what}"
+    if not line.isascii():
+        return InvalidKeyError(message, detail=_ASCII)
+    # Of a control character the usual sentence tells: no quotes would help.
+    return InvalidKeyError(message, detail=_QUOTES) if line.isprintable() else InvalidKeyError(message)

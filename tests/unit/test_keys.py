@@ -92,6 +92,13 @@ def test_no_key_and_no_tenant_have_errors_of_their_own() -> None:
             checked_tenant(tenant)
 
 
+def test_what_a_client_is_told_of_its_tenant_does_not_blame_its_key() -> None:
+    with pytest.raises(InvalidKeyError) as caught:
+        checked_tenant("a\x00")
+    assert "key" not in caught.value.detail
+    assert "1 to 255 bytes" in caught.value.detail
+
+
 def test_a_uuid_is_its_canonical_text() -> None:
     id = UUID("12345678123456781234567812345678")
     assert checked_key(id) == checked_tenant(id) == "12345678-1234-5678-1234-567812345678"

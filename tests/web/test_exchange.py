@@ -150,6 +150,14 @@ def test_a_request_without_a_key_commits_the_same_way_each_time(site: Build) -> 
     assert (shop.db.effects(), shop.db.rows()) == (["tea", "tea"], [])
 
 
+def test_a_key_that_cannot_be_read_is_refused_with_its_cure(site: Build) -> None:
+    shop = site(order)
+    answer = shop.post(key="a b", body=b"tea")
+    assert (answer.status, answer.problem) == (400, "key-invalid")
+    assert b"send it in double quotes" in answer.body
+    assert shop.db.effects() == []
+
+
 def test_a_request_without_the_key_that_it_needs_is_not_run(site: Build) -> None:
     shop = site(order, required=True)
     answer = shop.post()

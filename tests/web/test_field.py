@@ -51,6 +51,33 @@ def test_what_is_no_key_is_refused_without_repeating_it(syntax: str, lines: list
     assert "xxx" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("lines", "syntaxes", "cure"),
+    [
+        (["a", "a"], ["lenient", "strict"], "send it in one header"),
+        (["a b"], ["lenient", "strict"], "send it in double quotes"),
+        (["a,b"], ["lenient", "strict"], "send it in double quotes"),
+        (['a"b'], ["lenient", "strict"], "send it in double quotes"),
+        (['"a'], ["lenient", "strict"], "send it in double quotes"),
+        (['"a", "b"'], ["lenient", "strict"], "as one String"),
+        (["abc"], ["strict"], "send it in double quotes"),
+        (["7"], ["strict"], "send it in double quotes"),
+        (["é"], ["lenient", "strict"], "consist of ASCII characters"),
+        (['"é"'], ["lenient", "strict"], "consist of ASCII characters"),
+        (['"a\x00b"'], ["lenient", "strict"], "without control characters"),
+        (["a\x00b"], ["lenient", "strict"], "without control characters"),
+        (['""'], ["lenient", "strict"], "text of 1 to 255 bytes"),
+        ([f'"{"x" * 256}"'], ["lenient", "strict"], "text of 1 to 255 bytes"),
+    ],
+    ids=lambda given: repr(given)[:20],
+)
+def test_a_client_is_told_what_to_do_about_its_key(lines: list[str], syntaxes: list[Syntax], cure: str) -> None:
+    for syntax in syntaxes:
+        with pytest.raises(InvalidKeyError) as caught:
+            key_of(lines, syntax)
+        assert cure in caught.value.detail
+
+
 def test_the_longest_key_is_255_characters_however_it_is_written() -> None:
     assert key_of(["x" * 255], "lenient") == "x" * 255
     assert key_of(['"' + r"\"" * 255 + '"'], "strict") == '"' * 255
