@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from ..claim.run import AsyncRun, Run
 from ..errors import IdempotencyError
+from ..table import IdemTable
 from ..table_async import AsyncIdemTable
 from .exchange import SINGLE_TENANT, Options, Rules
 from .messages import Headers, Request, Response, length_of
@@ -23,7 +24,6 @@ from .stage import App, Gone, Line, Message, Receive, Send, Stage, outlasted
 if TYPE_CHECKING:
     from ..claim.call import Call
     from ..model import Outcome
-    from ..table import IdemTable
 
 _THREADS = 40
 """Each carries one request on a sync table from its claim to its COMMIT. More than a pool of SQLAlchemy's has connections
@@ -82,6 +82,8 @@ class IdempotencyMiddleware:
         tenant: Any,
         **options: Unpack[Options],
     ) -> None:
+        if not isinstance(idem, IdemTable | AsyncIdemTable):
+            raise TypeError(f"the middleware takes an IdemTable or AsyncIdemTable, not {idem!r}")
         self.app = app
         self.idem = idem
         self._rules = Rules(idem._settings, tenant=tenant, **options)

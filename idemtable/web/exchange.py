@@ -23,7 +23,7 @@ from ..keys import MAX_BYTES, checked_key, checked_tenant
 from ..model import Request as Wish
 from ..settings import checked_count, checked_flag, checked_ttl, checked_wait
 from ..tokens.base import BaseTokens
-from .field import Syntax, checked_field, checked_methods, key_of
+from .field import Syntax, checked_field, checked_fields, checked_methods, key_of
 from .form import UnreadableFormError, content_of, field_of
 from .messages import BODILESS, RESPONSES, Request, Response, check_length
 from .problems import DOCS, FORM, QUOTA, Refused, answer, checked_docs
@@ -139,7 +139,9 @@ class Rules:
             raise TypeError(f"tokens= takes what idem.tokens(…) returns, not {tokens!r}")
         if tokens is not None:
             tokens.check_table(settings)
-        kept = frozenset(name.lower() for name in ([headers] if isinstance(headers, str) else headers))
+        if store is not None and not callable(store):
+            raise TypeError(f"store= takes a callable that is given the response, not {store!r}")
+        kept = checked_fields(headers, "headers")
         if secret := sorted(kept & _SECRET):
             raise ValueError(f"headers= names {secret[0]}, which belongs to one caller: it is never kept")
         if framing := sorted(kept & _FRAMING):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 try:
     from fastapi import APIRouter, Depends, FastAPI
@@ -26,14 +26,11 @@ except ImportError as error:
 
 from ..errors import IdempotencyError
 from ..keys import checked_tenant
-from ..tokens import AsyncTokens
+from ..tokens import AsyncTokens, Tokens
 from .asgi import IdempotencyMiddleware
 from .field import PATTERNS, Syntax, checked_field, checked_methods
 from .problems import DOCS, refusal
 from .wishes import keep_nothing
-
-if TYPE_CHECKING:
-    from ..tokens import Tokens
 
 __all__ = ["document", "session", "token_router"]
 
@@ -71,7 +68,12 @@ def token_router(
         subject: whom a token is for: a dependency of FastAPI's, or a function of the request. It must say what the
             middleware's ``tenant`` says of the request that redeems the token. ``None``: tokens that belong to nobody.
         path: of the endpoint.
+
+    Raises:
+        TypeError: `tokens` are none.
     """
+    if not isinstance(tokens, Tokens | AsyncTokens):
+        raise TypeError(f"token_router takes what idem.tokens(…) returns, not {tokens!r}")
     router = APIRouter()
     whose = Depends(_dependency(subject))
 

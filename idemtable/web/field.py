@@ -84,13 +84,28 @@ def checked_methods(names: object) -> frozenset[str]:
         TypeError: not a collection of ``str``.
         ValueError: there is none, or no method can have one of them: nothing would be protected.
     """
-    # Looked through once: of an iterator nothing would be left for whoever asks next.
-    found = [*names] if isinstance(names, Iterable) and not isinstance(names, str | bytes) else None
-    if found is None or not all(isinstance(name, str) for name in found):
-        raise TypeError(f"methods= takes a collection of names such as ('POST',), not {names!r}")
+    found = _names(names, "methods", "POST")
     if not found or not all(_TOKEN.fullmatch(name) for name in found):
         raise ValueError(f"methods= takes one or more names such as 'POST', not {found!r}")
     return frozenset(name.upper() for name in found)
+
+
+def checked_fields(names: object, option: str) -> frozenset[str]:
+    """Return the names of header fields, in small letters; one name may be a collection of itself.
+
+    Raises:
+        TypeError, ValueError: as of `checked_field`, or it is no collection.
+    """
+    found = _names([names] if isinstance(names, str) else names, option, "X-Total")
+    return frozenset(checked_field(name, option).lower() for name in found)
+
+
+def _names(given: object, option: str, example: str) -> list[str]:
+    # Looked through once: of an iterator nothing would be left for whoever asks next.
+    names = [*given] if isinstance(given, Iterable) and not isinstance(given, str | bytes) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{option}= takes a collection of names such as ({example!r},), not {given!r}")
+    return names  # type: ignore[return-value]
 
 
 def _string(line: str) -> str:

@@ -28,14 +28,14 @@ except ImportError as error:
 
 from ..errors import IdempotencyError
 from ..keys import checked_tenant
+from ..tokens import Tokens
 from .exchange import Options
 from .problems import DOCS, refusal
 from .wishes import keep_nothing
-from .wsgi import WSGIIdempotencyMiddleware, awaited_by_nobody
+from .wsgi import WSGIIdempotencyMiddleware, awaited_by_nobody, checked_table
 
 if TYPE_CHECKING:
     from ..table import IdemTable
-    from ..tokens import Tokens
     from .messages import Request
 
 __all__ = ["init_app", "token_blueprint"]
@@ -68,7 +68,7 @@ def init_app(app: Flask, idem: IdemTable, *, tenant: Any, **options: Unpack[Opti
         with app.request_context(environ):
             return tenant(asking)
 
-    own = copy(idem)
+    own = copy(checked_table(idem))
     own._settings = replace(
         idem._settings, binding=type(idem._settings.binding)(idem._settings.binding.given), _known=[]
     )
@@ -115,7 +115,12 @@ def token_blueprint(
             ``tenant`` says of the request that redeems the token. ``None``: tokens that belong to nobody.
         path: of the endpoint.
         name: of the blueprint.
+
+    Raises:
+        TypeError: `tokens` are async, or none.
     """
+    if not isinstance(tokens, Tokens):
+        raise TypeError(f"token_blueprint takes what IdemTable.tokens(…) returns, not {tokens!r}")
     blueprint = Blueprint(name, __name__)
 
     @blueprint.post(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ..claim.run import Run
 from ..errors import IdempotencyError, ResultNotSerializableError
-from ..table_async import AsyncIdemTable
+from ..table import IdemTable
 from .exchange import SINGLE_TENANT, Options, Rules
 from .messages import Headers, Request, Response, length_of
 from .performance import BasePerformance
@@ -17,7 +17,6 @@ from .wishes import Wishes, answering
 
 if TYPE_CHECKING:
     from ..claim.call import Call
-    from ..table import IdemTable
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -41,10 +40,8 @@ class WSGIIdempotencyMiddleware:
     """
 
     def __init__(self, app: App, idem: IdemTable, *, tenant: Any, **options: Unpack[Options]) -> None:
-        if isinstance(idem, AsyncIdemTable):
-            raise TypeError("WSGI is sync: use IdemTable")
         self.app = app
-        self.idem = idem
+        self.idem = checked_table(idem)
         self._rules = Rules(idem._settings, tenant=tenant, **options)
         if "_" in self._rules.header:
             raise ValueError("header= has an underscore, which WSGI cannot tell from a hyphen: name it with a hyphen")
@@ -187,6 +184,13 @@ class _Closing:
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._parts)
+
+
+def checked_table(idem: object) -> IdemTable:
+    """Return a table that WSGI can use; raise TypeError for an async one, and for what is none."""
+    if not isinstance(idem, IdemTable):
+        raise TypeError(f"WSGI is sync: use IdemTable, not {idem!r}")
+    return idem
 
 
 def awaited_by_nobody(value: Any, name: str) -> Any:

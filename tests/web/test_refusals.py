@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 import redis
 import sqlalchemy as sa
+from fastapi import FastAPI
+from flask import Flask
 from sqlalchemy.orm import sessionmaker
 
 import idemtable
 from idemtable import AsyncIdemTable, IdemTable
 from idemtable.tokens import RedisTokenStore
 from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware, WSGIIdempotencyMiddleware
+from idemtable.web.fastapi import document, token_router
+from idemtable.web.flask import init_app, token_blueprint
 from idemtable.web.problems import DOCS, PROBLEMS
 from tests.docs.pages import DOCS as PAGES
 from tests.support.database import effect
@@ -57,6 +61,11 @@ def idem() -> Iterator[IdemTable]:
         ({"header": "Schl\u00fcssel"}, ValueError, "header= takes the name .* no blank and no colon"),
         ({"replay_header": True}, TypeError, "replay_header= takes the name of a header field"),
         ({"replay_header": "x\r\ny"}, ValueError, "replay_header= takes the name of a header field"),
+        ({"methods": 5}, TypeError, "methods= takes a collection"),
+        ({"store": 5}, TypeError, "store= takes a callable that is given the response, not 5"),
+        ({"headers": 5}, TypeError, r"headers= takes a collection of names such as \('X-Total',\), not 5"),
+        ({"headers": [5]}, TypeError, "headers= takes a collection of names"),
+        ({"headers": ["X-Total, X-Page"]}, ValueError, "headers= takes the name of a header field"),
         ({"syntax": "loose"}, ValueError, "syntax= is 'lenient' or 'strict'"),
         ({"fingerprint": "xml"}, ValueError, "fingerprint= is 'raw', 'json' or a callable"),
         ({"scope": 7}, TypeError, "scope= takes a name"),
@@ -93,6 +102,48 @@ def test_an_argument_that_cannot_be_is_refused_when_the_program_starts(
 def test_the_tenant_has_no_default(idem: IdemTable) -> None:
     with pytest.raises(TypeError, match="tenant"):
         IdempotencyMiddleware(nothing, idem)  # type: ignore[call-arg]
+
+
+def test_methods_that_can_be_gone_through_only_once_are_protected(idem: IdemTable) -> None:
+    middleware = IdempotencyMiddleware(nothing, idem, tenant=SINGLE_TENANT, methods=(name for name in ["post"]))  # type: ignore[arg-type]
+    assert middleware._rules.protects("POST")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda given: IdempotencyMiddleware(nothing, given, tenant=SINGLE_TENANT),
+            "takes an IdemTable or AsyncIdemTable",
+        ),
+        (
+            lambda given: WSGIIdempotencyMiddleware(nothing, given, tenant=SINGLE_TENANT),
+            "WSGI is sync: use IdemTable, not",
+        ),
+        (lambda given: init_app(Flask("shop"), given, tenant=SINGLE_TENANT), "WSGI is sync: use IdemTable, not"),
+        (lambda given: token_blueprint(given), r"token_blueprint takes what IdemTable.tokens\(…\) returns, not"),
+        (lambda given: token_router(given), r"token_router takes what idem.tokens\(…\) returns, not"),
+    ],
+    ids=["asgi", "wsgi", "flask", "blueprint", "router"],
+)
+def test_an_engine_is_refused_by_the_name_of_what_is_wanted(build: Any, message: str) -> None:
+    engine = sa.create_engine("sqlite://")
+    with pytest.raises(TypeError, match=message):
+        build(engine)
+    engine.dispose()
+
+
+def test_openapi_is_told_of_methods_and_not_of_letters() -> None:
+    with pytest.raises(TypeError, match="methods= takes a collection"):
+        document(FastAPI(), methods="POST")
+
+
+def test_flask_issues_no_async_tokens() -> None:
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    tokens = AsyncIdemTable(create_async_engine("sqlite+aiosqlite://")).tokens("checkout", ttl=timedelta(minutes=5))
+    with pytest.raises(TypeError, match="not <AsyncTokens 'checkout'>"):
+        token_blueprint(tokens)  # type: ignore[arg-type]
 
 
 def test_wsgi_takes_no_async_table() -> None:
