@@ -35,8 +35,8 @@ class Messages(Keys):
 
     words = ("message_id", "tenant")
     rivalry = (
-        "of a message that is for both, one would answer for the other. Give each an inbox of its own, such as "
-        'idem.inbox("billing.refunds"), or say share_scope=True in both if every message is for one of them only'
+        "of a message that is for both, one would answer for the other. Give each an inbox of its own, under a name of its "
+        "own, or say share_scope=True in both if every message is for one of them only"
     )
     key = staticmethod(checked_message_id)
 

@@ -111,8 +111,9 @@ def test_a_message_without_a_usable_id_is_refused_before_anything_is_sent(engine
 def test_a_second_handler_of_one_inbox_is_refused_with_its_cure(idem: IdemTable, inbox: Inbox) -> None:
     kept = inbox.transactional(message_id="message_id")(on_payment)
     cure = r"on_refund has the scope 'billing' of .*on_payment .*inbox of its own.* share_scope=True in both"
-    with pytest.raises(ValueError, match=cure):
+    with pytest.raises(ValueError, match=cure) as caught:
         inbox.transactional(message_id="message_id")(on_refund)
+    assert "refunds" not in str(caught.value)  # a name that suits another handler would be no cure
     with pytest.raises(ValueError, match=cure):
         idem.inbox("billing").transactional(message_id="message_id", share_scope=True)(on_refund)
     assert idem.inbox("billing.refunds").transactional(message_id="message_id")(on_refund)("m-1") == 1
