@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 
 import click
 import pytest
 
 import idemtable
-from idemtable import IdemTable, errors
+from idemtable import IdemTable, Status, errors
 from tests.docs.pages import DOCS, PAGES, PARSED, ROOT, Page
 
 
@@ -121,6 +122,24 @@ def test_the_home_page_and_the_readme_begin_with_the_same_program_and_commands()
     assert pages[0].python[0].text == pages[1].python[0].text
     assert pages[0].python[1].text == pages[1].python[1].text
     assert starts[0].text == starts[1].text
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
+def test_every_recipe_is_listed(name: str) -> None:
+    for recipe in (DOCS / "recipes").glob("*.md"):
+        assert f"recipes/{recipe.name})" in PARSED[name].prose, recipe.name
+
+
+def test_every_extra_is_in_the_readme() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = PARSED["README.md"].prose.partition("\nExtras: ")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(project["optional-dependencies"])
+
+
+def test_every_status_that_can_be_asked_for_is_in_the_reference() -> None:
+    prose = PARSED["docs/reference/table.md"].prose
+    for status in Status:
+        assert f"`{status.name}`" in prose, status
 
 
 def test_make_targets_in_the_text_exist() -> None:
