@@ -318,7 +318,8 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
     ) -> PurgeReport:
         """Delete expired records in short transactions, one runner at a time.
 
-        Rows that a function committed without a result are kept, however old: a person must look at them.
+        A row is left for a minute after it has expired. Rows that a function committed without a result are kept, however
+        old: a person must look at them.
 
         Args:
             batch: rows for each transaction, at most; 1 to 100,000.

@@ -32,7 +32,7 @@ tenant_option = of_whom("--tenant", help="The key's tenant.")
 @as_json
 @on_database
 def purge(target: Target, every: timedelta | None, batch: int, limit: int | None, as_json: bool) -> None:
-    """Delete expired records in short transactions.
+    """Delete records that have been expired for a minute, in short transactions.
 
     One runner at a time: while another is at work this one leaves (exit code 0, "busy": true). A signal ends it after
     the batch it is in, with exit code 0.
