@@ -192,8 +192,6 @@ import asyncio
 
 import anyio
 
-trials = []
-
 async def buy(key):
     raise LookupError("never noticed")
 
@@ -203,11 +201,18 @@ def test_an_async_function(idem_sqlite):
 def test_a_lambda(idem_sqlite):
     assert_idempotent(lambda key: buy(key), idem_sqlite.engine)
 
-def test_it_is_kept(idem_sqlite):
-    trials.append(assert_idempotent(buy, idem_sqlite.engine))
+@pytest.fixture
+def kept():
+    trials = []
+    yield trials
+    trials.pop().close()
 
-def test_who_has_failed_has_said_enough(idem_sqlite):
-    assert assert_idempotent(buy, idem_sqlite.engine) is None
+def test_it_is_kept(idem_sqlite, kept):
+    kept.append(assert_idempotent(buy, idem_sqlite.engine))
+
+def test_who_has_failed_has_said_enough(idem_sqlite, kept):
+    kept.append(assert_idempotent(buy, idem_sqlite.engine))
+    raise LookupError("sold out")
 
 def test_it_is_awaited(order, idem_sqlite):
     async def create(key):
@@ -231,7 +236,7 @@ def test_it_is_awaited(order, idem_sqlite):
             "FAILED *::test_an_async_function - Failed: assert_idempotent has tested nothing: * so await it, *",
             "FAILED *::test_a_lambda - Failed: assert_idempotent has tested nothing: *",
             "FAILED *::test_it_is_kept - Failed: assert_idempotent has tested nothing: *",
-            "FAILED *::test_who_has_failed_has_said_enough - AssertionError: assert <coroutine *",
+            "FAILED *::test_who_has_failed_has_said_enough - LookupError: sold out",
         ]
     )
 
