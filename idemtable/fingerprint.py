@@ -82,7 +82,7 @@ def _careful_form(value: Any) -> Any:
     return value if type(value) in CAREFUL else _speller[type(value)](value, _careful_form, CAREFUL)
 
 
-class _PerClass(dict[type, _T]):
+class PerClass(dict[type, _T]):
     """What was found out of classes, while there is room: a program may make any number of them."""
 
     def __init__(self, find: Callable[[type], _T]) -> None:
@@ -96,7 +96,7 @@ class _PerClass(dict[type, _T]):
         return found
 
 
-@_PerClass
+@PerClass
 def _speller(cls: type) -> Speller:
     if hasattr(cls, "__mapper__"):  # its columns may be read from the database when they are looked at
         return unknown
@@ -108,6 +108,16 @@ def _speller(cls: type) -> Speller:
     if shape := shape_of(cls):
         return _structure(cls, shape)
     return rule(cls, CONTAINERS) or rule(cls, INTERFACES) or unknown
+
+
+_EXACT: Final = frozenset(cls for cls, _ in CONTAINERS)
+_BY_INTERFACE: Final = frozenset(spell for _, spell in INTERFACES)
+
+
+@PerClass
+def has_form(cls: type) -> bool:
+    """Say whether the values of a class have a form by what they are, and not by an interface, which may be any code."""
+    return cls in _EXACT or _speller[cls] not in _BY_INTERFACE
 
 
 # --- what is at its default ------------------------------------------------------------------------------------------
@@ -164,7 +174,7 @@ def _data(form: Any) -> bytes:
     return bytes(form) if type(form) is Raw else encode(form)
 
 
-@_PerClass
+@PerClass
 def _defaults(cls: type) -> Mapping[str, Default]:
     """Return the defaults of a class's fields, as the class says that first had each field.
 
@@ -255,7 +265,7 @@ class _Frame:
         return Raw(encode(self._spell(self.value, known, CAREFUL)))
 
 
-@_PerClass
+@PerClass
 def _is_flat(cls: type) -> bool:
     return cls in CAREFUL or any(issubclass(cls, base) for base, _ in SCALARS)
 

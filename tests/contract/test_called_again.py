@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -151,6 +154,7 @@ ITERATORS = {
     "list's": lambda: iter(["0", "1"]),
     "in a list": lambda: [numbers(2)],
     "in a dict": lambda: {"items": numbers(2)},
+    "deep inside": lambda: {"items": [(numbers(2),)]},
 }
 FORMS = {
     "nothing": lambda idem, function: idem.transactional("book", key="key", payload=None)(function),
@@ -168,7 +172,7 @@ def booking(db: Database, covers: str, reads: list[bool]) -> Any:
     def book(session: Any, key: str, items: Any, shop: str = "here") -> int:
         booked = 0
         if reads.pop(0):
-            while isinstance(items, list | dict):
+            while isinstance(items, list | dict | tuple):
                 (items,) = items.values() if isinstance(items, dict) else items
             for item in items:
                 effect(session, item)
@@ -209,6 +213,55 @@ def test_a_generator_that_has_not_begun_is_as_good_as_new(db: Database) -> None:
     book = booking(db, "nothing", [False, True])
     assert book.outcome("k", numbers(2)).attempts == 2
     assert db.effects() == ["0", "1"]
+
+
+class Upload:
+    """As Starlette and Werkzeug have it: what is no iterator itself, and holds one."""
+
+    def __init__(self, *items: str) -> None:
+        self.file = io.StringIO("\n".join(items))
+        self.lock = threading.Lock()
+
+    def take(self) -> list[str]:
+        return self.file.read().split()
+
+
+@dataclass
+class Basket:
+    items: list[str]
+    shop: Any
+
+    def take(self) -> list[str]:
+        taken, self.items = self.items, []
+        return taken
+
+
+USED = {
+    "an upload": Upload,
+    "a record": lambda *items: Basket([*items], threading.Lock()),
+}
+
+
+@pytest.mark.parametrize("kind", USED)
+def test_what_the_first_attempt_has_used_up_is_never_stored_as_an_empty_one(db: Database, kind: str) -> None:
+    runs = []
+
+    @db.idem.transactional("book", key="key", payload=())
+    def book(session: Any, key: str, given: Any) -> int:
+        items = given.take()
+        for item in items:
+            effect(session, item)
+        runs.append(len(items))
+        if len(runs) == 1:
+            raise RetryTransactionError("the database asks to begin again")
+        return len(items)
+
+    with pytest.raises(RetryTransactionError, match="read only once") as caught:
+        book("k", USED[kind]("cup", "pot"))
+    assert caught.value.final
+    assert (runs, db.rows(), db.effects()) == ([2], [], [])
+    assert book("k", USED[kind]("cup", "pot")) == 2
+    assert db.effects() == ["cup", "pot"]
 
 
 def test_a_joined_call_says_how_it_came_about(db: Database) -> None:

@@ -31,7 +31,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
-from idemtable.fingerprint import NEWEST, Default, _PerClass, fingerprint
+from idemtable.fingerprint import NEWEST, Default, PerClass, fingerprint
 
 T = TypeVar("T")
 
@@ -837,7 +837,7 @@ def test_an_object_is_the_dict_of_what_is_not_at_its_default(node: Node) -> None
 
 
 def test_what_is_known_of_classes_does_not_grow_for_ever() -> None:
-    known = _PerClass(lambda cls: cls.__name__)
+    known = PerClass(lambda cls: cls.__name__)
     for number in range(5_000):
         assert known[type(f"Body{number}", (), {})] == f"Body{number}"
     assert len(known) <= 4096
