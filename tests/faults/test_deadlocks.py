@@ -346,7 +346,7 @@ def test_a_key_is_forgotten_where_a_deadlock_has_undone_the_first_try(db: Databa
         idem = db.table(engine)
 
         def collide(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-            if statement.lstrip().startswith("DELETE") and not rival.deadlocks:
+            if "DELETE FROM" in statement and not rival.deadlocks:
                 run_into_a_deadlock(db, rival, connection)
 
         sa.event.listen(getattr(engine, "sync_engine", engine), "before_cursor_execute", collide)
