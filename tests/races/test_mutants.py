@@ -193,7 +193,7 @@ def test_the_check_finds_an_answer_of_ours_taken_for_a_replay_to_be_run_again(
     """Who runs again after an unknown COMMIT instead of asking doubles the effect."""
 
     def forget_first(self: Records, connection: Any, request: Any, wait: float) -> bool:
-        self.forget(connection, request.id)
+        self.forget(connection, request.id, wait)
         return claim(self, connection, request, wait)
 
     claim = Records.claim
