@@ -13,7 +13,7 @@ from .second import connections
 from .transaction import Transaction, is_open, stands
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, RootTransaction
     from sqlalchemy.orm import SessionTransaction
 
 
@@ -26,6 +26,7 @@ class Joined(Transaction):
 
     owned = False
     _savepoint: SessionTransaction | None = None
+    _outer: RootTransaction | None = None
 
     def prepare(self) -> None:
         # Before the flush too: what is pending is sent by it.
@@ -74,6 +75,7 @@ class Joined(Transaction):
                 # Nothing has begun: then it can begin as our own would, on SQLite with the write lock.
                 with self.records.dialect.beginning(wait):
                     self.connection = self._connect()
+            self._outer = self.connection.get_transaction()
             self.records = self._place.records_of(self.connection, self.session)
             dialect = self.records.dialect
             if why := dialect.unusable(self.connection):
@@ -99,17 +101,32 @@ class Joined(Transaction):
         savepoint = work or self._savepoint
         return savepoint is not None and stands(self.session, savepoint) and self._is_alive()
 
+    def _is_alive(self) -> bool:
+        return not self._is_passed and super()._is_alive()
+
+    @property
+    def _is_passed(self) -> bool:
+        """Whether the connection was told to end the transaction, of which nobody tells the session."""
+        return self.connection.get_transaction() is not self._outer
+
     def held(self) -> bool:
         return self._savepoint is not None and is_open(self.session, self._savepoint)
 
     def _commit(self) -> None:
         assert self._savepoint is not None
-        self.release(self._savepoint)
+        try:
+            self.release(self._savepoint)
+        except Exception as error:  # as below: the caller would commit the outcome without what was done before it
+            self.records.dialect.give_up(self.connection, error)
+            raise
 
     def _undo(self) -> None:
         # Also one that a failed flush has undone already: until it is left the caller's session refuses everything.
         if self.held():
             assert self._savepoint is not None
+            if self._is_passed:  # SQLAlchemy would warn of a rollback
+                self._savepoint.close()
+                return
             try:
                 self._savepoint.rollback()
             except Exception as error:  # it is gone, and the transaction with it

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from idemtable import LostClaimError, Status
+from idemtable import LostClaimError, RetryTransactionError, Status
 from tests.support.database import Database, Unique, effect
 
 
@@ -104,6 +105,53 @@ def test_a_commit_sent_as_text_is_a_lost_claim_where_the_driver_tells(db: Databa
         with pytest.raises(LostClaimError, match="forget"):
             order("k")
     assert db.effects() == ["k"]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_commit_sent_as_text_inside_the_callers_transaction_is_a_lost_claim_where_the_driver_tells(
+    server_db: Database, goes_on: bool
+) -> None:
+    db = server_db
+
+    @db.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        effect(session, key)
+        session.connection().exec_driver_sql("COMMIT")
+        if goes_on:
+            effect(session, "after the commit")
+
+    with db.session() as held:
+        held.run(lambda session: effect(session, "before"))
+        with pytest.raises((LostClaimError, RetryTransactionError)):
+            order.join(held.session, "k")
+        with suppress(sa.exc.PendingRollbackError):
+            held.commit()  # of a caller who has swallowed that
+    assert db.effects()[:2] == ["before", "k"]  # asyncpg and psycopg2 commit what comes after it one by one
+    with pytest.raises(LostClaimError, match="forget"):
+        order("k")
+
+
+@pytest.mark.parametrize("way", ["commit", "rollback"])
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_what_ends_the_callers_transaction_on_its_connection_is_a_lost_claim(
+    db: Database, way: str, goes_on: bool
+) -> None:
+    @db.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        effect(session, key)
+        getattr(session.connection(), way)()
+        if goes_on:
+            effect(session, "after that")
+
+    with db.session() as held:
+        held.run(lambda session: effect(session, "before"))
+        with pytest.raises(LostClaimError):
+            order.join(held.session, "k")
+        with pytest.raises(sa.exc.InvalidRequestError):
+            held.commit()
+    committed = way == "commit"
+    assert db.effects() == ["before", "k"] * committed
+    assert [row.status for row in db.rows()] == [Status.IN_PROGRESS.code] * committed
 
 
 def test_a_statement_that_fails_and_is_swallowed_ends_as_a_lost_claim_where_it_killed_the_transaction(
