@@ -113,6 +113,8 @@ class Wanted:
     """One of these; empty for any."""
     expired: bool = False
     unfinished: bool = False
+    keyless: bool = False
+    """Without a readable key, as tokens are."""
 
 
 @dataclass(frozen=True, slots=True)

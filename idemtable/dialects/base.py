@@ -285,9 +285,9 @@ class Dialect(Definition):
         yield
 
     def for_update(
-        self, connection: Connection, rows: Select[Any], wait: float | None, of: Table | None
+        self, connection: Connection, rows: Select[Any], wait: float | None, of: list[Any] | None
     ) -> Select[Any]:
-        """Make a SELECT lock its rows (those of one table where others are joined) for use inside `waiting`."""
+        """Make a SELECT lock its rows (those of some tables where others are joined) for use inside `waiting`."""
         return rows.with_for_update(nowait=wait == 0, of=of)
 
     def latest(self, rows: Select[Any]) -> Select[Any]:

@@ -171,6 +171,19 @@ class Definition(ABC):
     catalogue: ClassVar[type[Catalogue]] = Catalogue
     """What `doctor` and `verify` ask of it from outside."""
 
+    # --- transactions -------------------------------------------------------------------------------------------------
+
+    blind_levels: ClassVar[tuple[str, ...]] = ()
+    """The isolation levels at which an UPDATE passes over what was inserted since the transaction began to read, and an
+    INSERT of the same fails."""
+
+    # --- errors -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def undid_all(cls, connection: Connection, error: BaseException) -> bool:
+        """Say whether a lock that was waited for in vain has ended the whole transaction, and not its statement alone."""
+        return False
+
     # --- migrations ---------------------------------------------------------------------------------------------------
 
     upgrade_options: ClassVar[Mapping[str, Any]] = {"isolation_level": "READ COMMITTED"}

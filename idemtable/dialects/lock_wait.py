@@ -65,13 +65,18 @@ class LockWait:
         try:
             yield
         except Exception as error:
-            if number(getattr(error, "orig", None) or error) == _TIMED_OUT:
+            if timed_out(error):
                 info[_USUAL] = None
             raise
 
     def put_back(self, connection: Connection) -> AbstractContextManager[None]:
         """Put the setting back behind what runs inside, however that ends."""
         return lent(connection, lambda: self._give_back(connection))
+
+
+def timed_out(error: BaseException) -> bool:
+    """Say whether an error is that of a lock that was waited for in vain."""
+    return bool(number(getattr(error, "orig", None) or error) == _TIMED_OUT)
 
 
 def possible(wait: int) -> int:

@@ -21,26 +21,22 @@ from .compound import REFUSED, Along, send_several, takes_several, watch_end
 from .definition import Driver
 from .fragments import COLUMNS, LASTING, VALUES
 from .garbled import garbled
-from .lock_wait import GIVE_BACK, LEND, LockWait, possible
+from .lock_wait import GIVE_BACK, LEND, LockWait, possible, timed_out
 from .origin import said_by
 from .purging import Swept
 from .purging.bites import Bites
-from .statement import Answer, Statement, disbelieve
+from .statement import Answer, Statement, disbelieve, send
 from .tables.mysql import MySQLTable
 from .told import asked_autocommit, half_read, in_transaction, number
-from .words import Fault, Look, asked_level, is_mariadb, is_plain
+from .words import Fault, Look, is_mariadb, is_plain, level_of
 from .written import Written
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Select, Table
+    from sqlalchemy import Connection, Select
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
 _DIRTY_OR_LOCKED = ("READ UNCOMMITTED", "SERIALIZABLE")
-
-
-def _level(connection: Connection) -> str | None:
-    return asked_level(connection) or connection.dialect.default_isolation_level
 
 
 class MySQL(MySQLTable, Dialect):
@@ -85,7 +81,7 @@ class MySQL(MySQLTable, Dialect):
         1020: Fault.RESTART,  # MariaDB's innodb_snapshot_isolation: the row changed since the snapshot
         1614: Fault.RESTART,
         3101: Fault.RESTART,  # Group Replication, at COMMIT
-        1205: Fault.BUSY,  # lock wait time-out; rolls back the statement only
+        1205: Fault.BUSY,  # lock wait time-out; rolls back the statement only, or else see `undid_all`
         3572: Fault.BUSY,  # NOWAIT, MySQL 8
         1969: Fault.BUSY,  # MariaDB's max_statement_time, where it is shorter than the wait
         3024: Fault.BUSY,  # MySQL's max_execution_time, which locking reads alone can run into
@@ -196,7 +192,7 @@ class MySQL(MySQLTable, Dialect):
     def find(self, connection: Connection, values: Mapping[str, Any], look: Look) -> Any:
         # At READ UNCOMMITTED a plain SELECT shows what somebody else is about to roll back; at SERIALIZABLE it waits for
         # that, as long as the session does.
-        level = _level(connection)
+        level = level_of(connection)
         if level not in _DIRTY_OR_LOCKED:
             return super().find(connection, values, look)
         if look is Look.ASIDE:  # it would wait as the claim does, which waits in the right order
@@ -285,7 +281,7 @@ class MySQL(MySQLTable, Dialect):
             yield
 
     def for_update(
-        self, connection: Connection, rows: Select[Any], wait: float | None, of: Table | None
+        self, connection: Connection, rows: Select[Any], wait: float | None, of: list[Any] | None
     ) -> Select[Any]:
         locking = super().for_update(connection, rows, wait, of)
         return locking.suffix_with(f"WAIT {self.wait(wait)}") if wait and is_mariadb(connection) else locking
@@ -314,7 +310,7 @@ class MySQL(MySQLTable, Dialect):
     def _take_name(self, connection: Connection, id: UUID, wait: float | None, alone: bool) -> None:
         # Above READ COMMITTED the look locks the gap where the row would be, and claims would wait for it: it is possible
         # only where the transaction can end with it, and elsewhere MySQL waits for a second.
-        if wait == 0 and (alone or _level(connection) in _GAPLESS):
+        if wait == 0 and (alone or level_of(connection) in _GAPLESS):
             looked = self.refuse_held(connection, id)
             if looked and alone:
                 self.statement("ROLLBACK")(connection)
@@ -326,6 +322,11 @@ class MySQL(MySQLTable, Dialect):
             bounded = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {self.LOCK_NAME}")
             self._bounded(connection, values | {"wait": self.wait(wait)}, bounded, plain)
         self._delete(connection, values)
+
+    @classmethod
+    def undid_all(cls, connection: Connection, error: BaseException) -> bool:
+        # No driver tells: an error comes without the server's status.
+        return timed_out(error) and bool(send(connection, "SELECT @@innodb_rollback_on_timeout").scalar())
 
     @classmethod
     def numbered(cls, error: BaseException) -> Fault | None:

@@ -73,6 +73,7 @@ class PostgreSQL(PostgreSQLTable, Dialect):
     # ON CONFLICT DO NOTHING leaves the transaction usable, and where its snapshot could not see the winner's row (at
     # REPEATABLE READ and above) it raises 40001 by itself.
     reads_in_place = True
+    blind_levels = ("REPEATABLE READ", "SERIALIZABLE")
     defers = True
     commits_along = True
 

@@ -58,6 +58,11 @@ def asked_level(connection: Connection) -> str | None:
     return level and level.replace("_", " ").upper()
 
 
+def level_of(connection: Connection) -> str | None:
+    """Return the isolation level of a connection's transactions, as far as SQLAlchemy was told."""
+    return asked_level(connection) or connection.dialect.default_isolation_level
+
+
 def asks_autocommit(connection: Connection) -> bool:
     """Say whether a connection was asked for in AUTOCOMMIT, by itself or by its engine."""
     return asked_level(connection) == "AUTOCOMMIT"

@@ -40,7 +40,8 @@ def endings(
             be asked.
 
     Raises:
-        RetryTransactionError: a deadlock, a snapshot older than the row, a lost connection. What `instead` found, and
+        RetryTransactionError: a deadlock, a snapshot older than the row, a lost connection, a wait for a lock that undid
+            more than its statement. What `instead` found, and
             what `busy` made.
     """
     handled = sys.exception()
@@ -48,9 +49,10 @@ def endings(
         yield
     except SQLAlchemyError as error:
         verdict = Verdict(error, dialect, handled, connection)
-        if busy is not None and verdict.is_busy:
+        undone = verdict.is_busy and dialect.undid_all(connection, error)
+        if busy is not None and verdict.is_busy and not undone:
             raise busy(what) from error
-        if not verdict.is_gone and not is_stale(error):
+        if not undone and not verdict.is_gone and not is_stale(error):
             raise
         better = None
         if instead is not None and dialect.begins_unasked and not verdict.is_lost:
@@ -69,7 +71,7 @@ def refused(what: str) -> RowLockedError:
 
 def _ended(what: str) -> RetryTransactionError:
     return RetryTransactionError(
-        f"{what} was changed since this transaction began to read, or the transaction was ended for a deadlock or with its "
-        f"connection: it cannot go on; roll it back and begin it again",
+        f"{what} was changed since this transaction began to read, or the transaction was ended for a deadlock, by a wait "
+        f"for a lock or with its connection: it cannot go on; roll it back and begin it again",
         detail="The request could not be completed now; send it again.",
     )

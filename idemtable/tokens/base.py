@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypedDict, TypeVar
 from ..binding import AsyncBinding, sync_session
 from ..claim.joined import Joined
 from ..claim.run import alone
-from ..claim.verdict import explained
+from ..claim.verdict import begin_again, explained
 from ..keys import checked_scope
 from ..model import Status, Wanted
 from ..settings import LONGEST_LIST, Settings, checked_count, checked_flag, checked_ttl
@@ -144,7 +144,8 @@ class BaseTokens:
         return lambda records, connection: records.forget(connection, id, self._settings.wait)
 
     def _listing(self, limit: int) -> Callable[[Connection], list[Record]]:
-        wanted = Wanted(self._scope, statuses=frozenset({Status.ISSUED, Status.SPENT}))
+        # A remembered failure has spent its token; that of a key of the same scope has the key beside it.
+        wanted = Wanted(self._scope, statuses=frozenset({Status.ISSUED, Status.SPENT, Status.FAILED}), keyless=True)
         count = checked_count(limit, "limit", LONGEST_LIST)
         return lambda connection: self._settings.records.latest(connection, wanted, count)
 
@@ -166,8 +167,12 @@ class BaseTokens:
             try:
                 value = tx.enter(lambda: work(tx.records, tx.connection), self._settings.wait)
                 tx.leave(lambda _: True)
-            except BaseException:
-                tx.rollback()
+            except BaseException as error:
+                try:
+                    tx.rollback()
+                except Exception:  # the savepoint is gone, and the transaction with it
+                    if isinstance(error, Exception):
+                        raise begin_again(self._scope) from error
                 raise
         return value
 

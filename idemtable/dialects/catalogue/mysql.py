@@ -186,10 +186,11 @@ def _transactions(variables: Mapping[str, str]) -> Iterator[Finding]:
         yield mend("completion_type", text, "SET GLOBAL completion_type = NO_CHAIN, and in the configuration")
     if _is_on(variables, "innodb_rollback_on_timeout"):
         text = (
-            "ON: a wait for a lock that takes too long undoes the whole transaction. The library's own begin again; yours, "
-            "that a call has joined, is gone"
+            "ON: a wait for a lock that takes too long undoes the whole transaction. In one of yours, join, redeem and the "
+            "guards then raise RetryTransactionError, and what you wrote before is gone"
         )
-        yield note("innodb_rollback_on_timeout", text, "Roll back after InProgressError from join, and begin again")
+        cure = "Roll back after it, and begin again; after a time-out of your own statements (1205) too"
+        yield note("innodb_rollback_on_timeout", text, cure)
     else:
         yield good("innodb_rollback_on_timeout", "OFF")
     if _is_on(variables, "innodb_snapshot_isolation"):
