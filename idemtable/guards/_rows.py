@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Column, ColumnElement, Connection, Integer, String, Table, Uuid, and_, inspect, select
 from sqlalchemy import Enum as EnumType
 from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.orm import Mapper, Session
+from sqlalchemy.orm import Mapper, Session, selectinload, undefer
 from sqlalchemy.orm.attributes import set_committed_value
 
 from ..binding import is_async, sync_session, unscoped
@@ -115,11 +115,16 @@ class Rows:
         Raises:
             ValueError: there is none; the message lists those there are.
         """
-        key = getattr(name, "key", name)
-        column = self._columns().get(key) if isinstance(key, str) else None
+        known = self._columns()
+        if isinstance(name, str):
+            column = known.get(name)
+        else:
+            meant = getattr(name, "expression", name)  # an attribute's is a marked copy, with the hash of the column
+            column = next(
+                (one for one in known.values() if isinstance(meant, Column) and hash(meant) == hash(one)), None
+            )
         if column is None:
-            known = ", ".join(sorted(self._columns()))
-            raise ValueError(f"{what} {self.name} has no column {name!r}; it has {known}")
+            raise ValueError(f"{what} {self.name} has no column {name!r}; it has {', '.join(sorted(known))}")
         return column
 
     def has(self, name: str) -> bool:
@@ -183,10 +188,30 @@ class Rows:
         """Return the condition that is true for one row; in a table shared by subclasses, if it is of this class."""
         conditions = [column == value for column, value in zip(self.primary_key, ident, strict=True)]
         mapper = self.mapper
-        if mapper is not None and mapper.inherits is not None and mapper.polymorphic_on is not None:
+        shares = mapper is not None and mapper.inherits is not None and not mapper.concrete
+        if mapper is not None and shares and mapper.polymorphic_on is not None:
             identities = [one.polymorphic_identity for one in mapper.self_and_descendants]
             conditions.append(mapper.polymorphic_on.in_(identities))
         return and_(*conditions)
+
+    def whole(self, condition: ColumnElement[bool]) -> Select[Any]:
+        """Return a SELECT of the class's objects with every column, which replaces what the session knows of them.
+
+        What were left for later would be read from an older snapshot than what is locked, or, under async, not at all.
+        """
+        mapper = self.mapper
+        assert mapper is not None
+        # A join would lock the related rows as well, and PostgreSQL refuses FOR UPDATE over an outer one.
+        joined = [selectinload(one.class_attribute) for one in mapper.relationships if one.lazy in ("joined", False)]
+        rows = select(self.model).where(condition).options(undefer("*"), *joined)
+        return rows.execution_options(populate_existing=True)
+
+    @property
+    def tables_of_its_own(self) -> list[Any] | None:
+        """The class's tables, where those of its subclasses are joined to them; ``None`` where they are all there are."""
+        mapper = self.mapper
+        assert mapper is not None
+        return list(mapper.tables) if len(mapper.with_polymorphic_mappers) > 1 else None
 
     def own(
         self, session: Session, ident: tuple[Any, ...], busy: Callable[[str], Exception] | None = None
@@ -253,11 +278,17 @@ class Rows:
         if loaded is not None:
             set_committed_value(loaded, name, value)
 
-    def expire(self, session: Session, ident: tuple[Any, ...]) -> None:
-        """Make the session read an object again before it is used again, since the row is another than it holds."""
+    def renew(self, session: Session, ident: tuple[Any, ...]) -> None:
+        """Let an object that the session already holds show its row, which is another: one SELECT if it does, none if not.
+
+        Not later, by the session itself: at MySQL's REPEATABLE READ that would show the snapshot.
+        """
         loaded = self.loaded(session, ident)
         if loaded is not None:
-            session.expire(loaded)
+            session.expire(loaded)  # also where the row is gone
+            rows = Rows(type(loaded), single_table=False)
+            look = self.dialect(session).latest(rows.whole(rows.where(ident)))
+            session.execute(look, bind_arguments=rows.bind).unique().all()
 
     def spell(self, ident: tuple[Any, ...]) -> str:
         """Return how messages name a row."""

@@ -89,7 +89,7 @@ def compare_and_set(
 
     Raises:
         StaleVersionError: the row has another version (``found``), or has none or is gone (``None``); an object that the
-            session holds is expired, so that reading it reads the row. Where the database has ended the transaction over it
+            session holds shows the row. Where the database has ended the transaction over it
             (MariaDB with ``innodb_snapshot_isolation``) the session refuses everything until it is rolled back.
         RetryTransactionError: the transaction cannot go on, for a deadlock or because the row was changed after it began
             to read, and nobody can say whether that changed the version: roll it back and begin again.
@@ -140,7 +140,7 @@ def compare_and_set(
                 rows.refresh(session, key)
                 return version + 1
             row = rows.execute(session, dialect.latest(look)).one_or_none()
-            rows.expire(session, key)
+            rows.renew(session, key)
             raise stale(row)
 
     return dispatch(session, work)

@@ -6,9 +6,8 @@ from collections.abc import Awaitable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sqlalchemy import and_, inspect, or_, select
-from sqlalchemy.exc import NoResultFound
-from sqlalchemy.orm import selectinload
+from sqlalchemy import and_, inspect, or_
+from sqlalchemy.exc import NoResultFound, UnboundExecutionError
 
 from ..claim.verdict import explained
 from ..errors import SessionNotUsableError
@@ -54,9 +53,10 @@ def lock(
     """Hold one row, or several, until the transaction ends, and return it as it is now.
 
     ``SELECT … FOR UPDATE`` over objects that the session already holds: what it knew of the row before the wait is
-    replaced by what the row is after it. What is pending in the session is flushed first. Several rows are locked by
-    one statement in the order of their primary keys, whatever order they are asked for in, so that two callers with
-    lists never deadlock; two callers that lock one row after the other can.
+    replaced by what the row is after it, ``deferred`` columns too. What is pending in the session is flushed first. Several
+    rows are locked by one statement in the order of their primary keys, whatever order they are asked for in, so that two
+    callers with lists never deadlock; two callers that lock one row after the other can. Of rows whose subclasses have
+    columns of their own these are locked and read by one statement more for each subclass.
 
     SQLite has no locks on rows: the transaction becomes the one that writes to the database, and a second writer fails
     or waits where it begins to write, at its BEGIN in a transaction of the library's own.
@@ -86,8 +86,9 @@ def lock(
             back and begin again.
         NoResultFound: SQLAlchemy's own; a row does not exist. The message names which.
         SessionNotUsableError: the session is in AUTOCOMMIT, where no lock lasts.
-        ValueError, TypeError: the key is none of this class, or `wait` is negative or longer than an hour; or `touch` finds
-            no column to write, on MariaDB and MySQL a NOT NULL one of integers or decimals that is no key and not unique.
+        ValueError, TypeError: the key is none of this class, which itself must not be a UNION of tables (``ConcreteBase``);
+            `wait` is negative or longer than an hour; or `touch` finds no column to write, on MariaDB and MySQL a NOT NULL
+            one of integers or decimals that is no key and not unique.
     """
     if not isinstance(model, type):
         raise TypeError(f"lock takes a mapped class, not {model!r}")
@@ -118,12 +119,12 @@ def _locked(
     mapper = rows.mapper
     if mapper is None:
         raise TypeError(f"lock takes a mapped class, not the Table {rows.name}")
+    if any(one.concrete for one in mapper.with_polymorphic_mappers if one is not mapper):
+        raise TypeError(
+            f"{rows.name} is read from a UNION of tables, whose rows no database locks: lock one of its subclasses, or "
+            f"select from {rows.table.name} with_for_update()"
+        )
     unique = list(dict.fromkeys(keys))
-    # A join would lock the related rows as well, and PostgreSQL refuses FOR UPDATE over an outer one.
-    joined = [selectinload(one.class_attribute) for one in mapper.relationships if one.lazy in ("joined", False)]
-    wide = len(mapper.tables) == 1 and len(mapper.with_polymorphic_mappers) > 1
-    statement = select(rows.model).where(_one_of(rows, unique)).order_by(*rows.primary_key).options(*joined)
-
     connection = rows.connection(session)
     dialect = rows.dialect(session)
     if why := dialect.unlockable(connection):
@@ -131,17 +132,29 @@ def _locked(
     names = ", ".join(map(rows.spell, unique[:3])) + (", …" if len(unique) > 3 else "")
     with endings(connection, dialect, names, busy=refused), dialect.waiting(connection, wait):
         dialect.lock_writes(connection, rows.table)
-        locking = dialect.for_update(connection, statement, wait, rows.table if wide else None)
-        fresh = locking.execution_options(populate_existing=True)
-        found = list(session.execute(fresh, bind_arguments=rows.bind).unique().scalars())
+
+        def read(rows: Rows, keys: list[Key]) -> list[Any]:
+            whole = rows.whole(_one_of(rows, keys)).order_by(*rows.primary_key)
+            locking = dialect.for_update(connection, whole, wait, rows.tables_of_its_own)
+            return list(session.execute(locking, bind_arguments=rows.bind).unique().scalars())
+
+        found = read(rows, unique)
         held = [_key_of(one) for one in found]
+        # What a subclass adds was not locked yet, if it was read at all: it may be as old as the transaction's snapshot, or
+        # as the beginning of the wait.
+        for kind in {
+            type(one): None for one in found if len(inspect(one).mapper.column_attrs) > len(mapper.column_attrs)
+        }:
+            read(
+                Rows(kind, single_table=False), [key for one, key in zip(found, held, strict=True) if type(one) is kind]
+            )
         # As many as were asked for are all of them, however the database compares keys: by a collation, by affinity.
         known = set(unique if len(found) == len(unique) else held)
         missing = [key for key in unique if key not in known and rows.own(session, key) not in known]
         if touch and found:
             write_as_it_is(session, rows, dialect, _one_of(rows, held), len(held))
             if mapper.version_id_generator is False:  # the database counts, and has counted this
-                session.execute(fresh, bind_arguments=rows.bind).unique().all()
+                read(rows, held)
     return found, missing
 
 
@@ -187,7 +200,8 @@ def lock_name(
         RowLockedError: somebody else holds the name for longer than `wait`.
         RetryTransactionError: the transaction cannot go on, for a deadlock: roll it back and begin again.
         ValueError, TypeError: the name or `wait` is out of range.
-        SessionNotUsableError: the session is in AUTOCOMMIT, where no lock lasts. SchemaError: there is no table.
+        SessionNotUsableError: the session is in AUTOCOMMIT, where no lock lasts, or has no engine of its own.
+        SchemaError: there is no table.
     """
     if name is None:
         raise ValueError("a lock needs a name, such as 'payout:7', not None")
@@ -196,8 +210,13 @@ def lock_name(
 
     def work(session: Session) -> None:
         session.flush()
-        alone = is_untouched(session)
-        connection: Connection = session.connection()
+        try:
+            alone = is_untouched(session)
+            connection: Connection = session.connection()
+        except UnboundExecutionError as error:
+            raise SessionNotUsableError(
+                "the session has no engine of its own, only binds= for classes: give it bind= too, the lock needs it"
+            ) from error
         records = settings.records_of(connection)
         if why := records.dialect.unlockable(connection):
             raise SessionNotUsableError(f"the session cannot hold a lock: {why}")

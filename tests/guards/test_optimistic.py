@@ -330,3 +330,32 @@ def test_the_colour_of_a_transactional_function_is_kept(shop: Shop) -> None:
 
     inner = getattr(rename, "inner", rename)
     assert inspect.iscoroutinefunction(retry_stale(inner)) is shop.db.is_async
+
+
+def test_a_column_is_itself_whatever_the_attributes_are_called() -> None:
+    class Swapped(sa.orm.DeclarativeBase):
+        pass
+
+    class Pair(Swapped):
+        __tablename__ = "pair"
+        id: sa.orm.Mapped[int] = sa.orm.mapped_column(primary_key=True)
+        version: sa.orm.Mapped[int] = sa.orm.mapped_column(default=1)
+        one: sa.orm.Mapped[int] = sa.orm.mapped_column("two", default=0)
+        two: sa.orm.Mapped[int] = sa.orm.mapped_column("one", default=0)
+
+    engine = sa.create_engine("sqlite://")
+    Swapped.metadata.create_all(engine)
+    columns: Any = Pair.__table__.c
+    with sa.orm.Session(engine) as session, session.begin():
+        pair = Pair(id=1)
+        session.add(pair)
+        session.flush()
+        compare_and_set(session, Pair, 1, version=1, values={columns.two: 5})
+        assert (pair.one, pair.two) == (5, 0)
+        compare_and_set(session, Pair, 1, version=2, values={Pair.two: 6, "one": 7})
+        assert (pair.one, pair.two) == (7, 6)
+        compare_and_set(session, Pair.__table__, 1, version=3, values={Pair.one: 8})  # type: ignore[call-overload]
+        session.refresh(pair)
+        assert (pair.one, pair.two) == (8, 6)
+        with pytest.raises(ValueError, match="has no column"):
+            compare_and_set(session, Pair, 1, version=4, values={Order.total: 1})

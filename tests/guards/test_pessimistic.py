@@ -366,3 +366,9 @@ def test_the_tables_own_short_form(shop: Shop) -> None:
         assert shop.call(holder, table.lock_name, "payout:7") is None
         with pytest.raises(RowLockedError):
             shop.call(held, table.lock_name, "payout:7", wait=NOW)
+
+
+def test_a_name_needs_an_engine_of_the_sessions_own() -> None:
+    engine = sa.create_engine("sqlite://")
+    with sa.orm.Session(binds={Order: engine}) as session, pytest.raises(SessionNotUsableError, match="bind= too"):
+        IdemTable(engine).lock_name(session, "n")
