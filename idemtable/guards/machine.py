@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 
 import sqlalchemy as sa
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.orm import QueryableAttribute
+from sqlalchemy.orm import InstrumentedAttribute
 
+from ..binding import unscoped
 from ..claim.call import Keys
 from ..claim.run import Run
 from ..claim.verdict import explained
 from ..errors import IllegalTransitionError, InProgressError
 from ..fingerprint import fingerprint
 from ..keys import MAX_BYTES, checked_key
+from ..settings import Settings
 from ._diagram import diagram
 from ._endings import endings
 from ._rows import Rows, dispatch
@@ -28,8 +30,6 @@ from ._rows import Rows, dispatch
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
-
-    from ..settings import Settings
 
 _LOOKS: Final = 8
 """How often a step looks again when the row came into an allowed state after its UPDATE had missed it."""
@@ -64,22 +64,26 @@ class StateMachine:
     Raises:
         ValueError: there is no step at all, a step leads from a state to itself (being there already is
             ``moved=False``), or an Enum column has no such state.
-        TypeError: the column is none, or the targets of a state are not a collection.
+        TypeError: the column is none, or is the primary key or the mapper's version; the targets of a state are not a
+            collection of values; `idem` is no table.
     """
 
     def __init__(
         self, column: Any, transitions: Mapping[Any, Collection[Any]], *, idem: Remembers | None = None
     ) -> None:
-        if isinstance(column, QueryableAttribute) and hasattr(column, "type") and isinstance(column.class_, type):
-            self._model: Any = column.class_
-        elif isinstance(column, sa.Column) and isinstance(column.table, sa.Table):
-            self._model = column.table
-        else:
+        plain, mapper = column, None
+        if isinstance(column, InstrumentedAttribute) and isinstance(column.class_, type):
+            plain, mapper = column.expression, column.parent
+        if not isinstance(plain, sa.Column) or not isinstance(plain.table, sa.Table):
             raise TypeError(
                 f"a state machine takes an attribute such as Order.status or a Table's column, not {column!r}"
             )
+        counts = mapper is not None and mapper.version_id_col is not None and hash(mapper.version_id_col) == hash(plain)
+        if plain.primary_key or counts:
+            raise TypeError(f"{column} is the {'version' if counts else 'primary key'} of its row, and no state")
+        self._model: Any = plain.table if mapper is None else column.class_
         self._column = column
-        self._idem = idem
+        self._idem = _checked_table(idem)
         self._rows: Rows | None = None
         self._steps = self._checked(transitions)
         reached = [to for targets in self._steps.values() for to in targets]
@@ -130,6 +134,8 @@ class StateMachine:
             value = value.value  # psycopg would send the member's name
         if value is None:
             raise ValueError("None is no state")
+        if not isinstance(value, Hashable):
+            raise TypeError(f"a state is one value, not {value!r}")
         return value
 
     def _place(self, state: Any) -> tuple[int, str]:
@@ -183,7 +189,7 @@ class StateMachine:
             InProgressError, SessionNotUsableError, SchemaError: as `IdemTable.claim`, with an event only.
             ValueError: no such state; the event is no usable key; the state of the session's object was changed and not
                 flushed, which a flush would write from any state.
-            TypeError: an event without a table to remember it in; the key is not of its column's type.
+            TypeError: an event without a table to remember it in, or `idem` is none; the key is not of its column's type.
         """
         rows = self._resolved()
         key = rows.ident(ident)
@@ -192,7 +198,7 @@ class StateMachine:
             known = ", ".join(repr(_label(state)) for state in self._states)
             raise ValueError(f"{self._column} has no state {_label(target)!r}; its machine knows {known}")
         event = None if event_id is None else checked_key(event_id, what="event_id")
-        table = idem or self._idem
+        table = self._idem if idem is None else _checked_table(idem)
         if event is not None and table is None:
             raise TypeError("an event_id needs a table to be remembered in: pass idem=, or use idem.machine(…)")
 
@@ -202,7 +208,7 @@ class StateMachine:
             with sync.no_autoflush:
                 if event is None or table is None:
                     return self._move(sync, rows, key, target)
-                return self._once(sync, session, rows, key, target, event, table._settings)
+                return self._once(sync, unscoped(session), rows, key, target, event, table._settings)
 
         return dispatch(session, work)
 
@@ -228,11 +234,15 @@ class StateMachine:
         column = rows.column(self._column, "column")
         sources = [state for state, targets in self._steps.items() if to in targets]
         dialect = rows.dialect(session)
-        one = sa.select(column).where(rows.where(key))
+        # The database compares, here as in the UPDATE: by a collation, or a CHAR without the blanks that fill it.
+        which = sa.case(*((column == state, number) for number, state in enumerate(self._states)))
+        one = sa.select(column, which).where(rows.where(key))
 
         def read(statement: sa.Select[Any]) -> Any:
-            row = rows.execute(session, statement).one_or_none()
-            return _GONE if row is None else row[0]
+            row: Any = rows.execute(session, statement).one_or_none()
+            if row is None:
+                return _GONE
+            return row[0] if row[1] is None or row[0] in self._states else self._states[row[1]]
 
         for _ in range(_LOOKS):
             if len(sources) > 1:
@@ -253,7 +263,7 @@ class StateMachine:
                 return Advance(False, before)
             if before not in sources:
                 break
-        rows.expire(session, key)
+        rows.renew(session, key)
         allowed = self._steps.get(before, ())
         where = "is gone" if before is _GONE else "has no state" if before is None else f"is {_label(before)!r}"
         may = ", ".join(repr(_label(state)) for state in allowed) or "nothing"
@@ -305,6 +315,12 @@ class StateMachine:
     def diagram(self) -> str:
         """Return the machine as the text of a Mermaid state diagram, the same in every process."""
         return diagram({_label(state): [_label(to) for to in self._steps.get(state, ())] for state in self._states})
+
+
+def _checked_table(idem: Any) -> Remembers | None:
+    if idem is not None and not isinstance(getattr(idem, "_settings", None), Settings):
+        raise TypeError(f"idem= takes an IdemTable or an AsyncIdemTable, not {idem!r}")
+    return idem  # type: ignore[no-any-return]
 
 
 def _label(state: Any) -> str:

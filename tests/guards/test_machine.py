@@ -9,7 +9,8 @@ from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.ext.hybrid import hybrid_property
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship, synonym
 
 from idemtable.errors import (
     FingerprintMismatchError,
@@ -147,6 +148,23 @@ def test_a_string_column_takes_the_values_of_an_enum(shop: Shop) -> None:
         assert shop.call(held, machine.advance, 7, to="paid") == Advance(False, "paid")
         held.commit()
     assert shop.value(Order.status) == "paid"
+
+
+def test_states_are_compared_as_the_database_compares_them(shop: Shop) -> None:
+    table = sa.Table(
+        "guard_filled", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("st", sa.CHAR(9))
+    )
+    machine = StateMachine(table.c.st, {"new": ["paid"], "held": ["done"], "paid": ["done"]})
+    found = "Paid" if shop.db.kind in ("mariadb", "mysql") else "paid"  # by their collation it is the same state
+    with shop.db.admin.begin() as connection:
+        table.drop(connection, checkfirst=True)
+        table.create(connection)
+        connection.execute(sa.insert(table).values(id=1, st=found))
+    with shop.db.session() as held:
+        assert shop.call(held, machine.advance, 1, to="paid") == Advance(False, "paid")
+        assert shop.call(held, machine.advance, 1, to="done") == Advance(True, "paid")
+        assert shop.call(held, machine.advance, 1, to="done") == Advance(False, "done")
+        held.commit()
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
@@ -295,6 +313,7 @@ def test_an_event_whose_row_is_held_for_too_long_is_still_in_progress(shop: Shop
         (Order.status, {"created": "paid"}, TypeError, "such as"),
         (Order.status, {"created": {"created"}}, ValueError, "leads to itself"),
         (Order.status, {"created": {None}}, ValueError, "None"),
+        (Order.status, {"created": [["paid"]]}, TypeError, "one value"),
         (Counted.stage, {"new": {"opne"}}, ValueError, "no state 'opne'; it has 'NEW', 'OPEN', 'DONE'"),
         (Counted.stage, {"new": {"open"}, Stage.NEW: {"done"}}, ValueError, "two entries"),
     ],
@@ -314,11 +333,41 @@ def test_nonsense_is_refused_before_any_sql() -> None:
             MACHINE.advance(session, (7, 8), to="paid")
         with pytest.raises(TypeError, match=r"idem\.machine"):
             MACHINE.advance(session, 7, to="paid", event_id="e")
+        with pytest.raises(TypeError, match="takes an IdemTable"):
+            MACHINE.advance(session, 7, to="paid", event_id="e", idem=object())  # type: ignore[call-overload]
         for event in ("", 5):
             with pytest.raises(InvalidKeyError, match="the event_id must"):
                 MACHINE.advance(session, 7, to="paid", event_id=event)
         with pytest.raises(TypeError, match="several tables"):
             StateMachine(Horse.name, {"a": {"b"}}).advance(session, 7, to="b")
+
+
+def test_what_is_no_plain_column_of_a_row_is_refused_at_construction() -> None:
+    class Late(DeclarativeBase):
+        pass
+
+    class Odd(Late):
+        __tablename__ = "odd"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        state: Mapped[str] = mapped_column()
+        revision: Mapped[int] = mapped_column()
+        other: Mapped[str] = synonym("state")
+        twice: Mapped[str] = column_property(state + state)
+        __mapper_args__ = {"version_id_col": revision}
+
+        @hybrid_property
+        def mixed(self) -> str:
+            return self.state
+
+    for column in (Odd.other, Odd.twice, Odd.mixed):
+        with pytest.raises(TypeError, match="attribute"):
+            StateMachine(column, {"a": {"b"}})
+    for column, match in ((Odd.id, "primary key"), (Odd.__table__.c.id, "primary key"), (Odd.revision, "version")):
+        with pytest.raises(TypeError, match=match):
+            StateMachine(column, {1: {2}})
+    with pytest.raises(TypeError, match="IdemTable"):
+        StateMachine(Odd.state, {"a": {"b"}}, idem=object())  # type: ignore[arg-type]
+    Late.registry.dispose()
 
 
 def test_a_machine_can_be_made_before_its_mapper_is_complete() -> None:
@@ -364,3 +413,19 @@ def test_diagram() -> None:
         "    s3 --> [*]\n"
         "    s1 --> [*]\n"
     )
+
+
+def test_a_scoped_session_takes_an_event(shop: Shop) -> None:
+    shop.add(Order(number=7))
+    machine = remembering(shop).machine(Order.status, STEPS)
+    if shop.db.is_async:
+        from sqlalchemy.ext.asyncio import async_scoped_session, async_sessionmaker
+
+        scoped: Any = async_scoped_session(async_sessionmaker(shop.db.engine), scopefunc=lambda: 1)
+    else:
+        scoped = sa.orm.scoped_session(sa.orm.sessionmaker(shop.db.engine))
+    answer = machine.advance(scoped, 7, to="paid", event_id="evt-1")
+    assert (answer if shop.db.loop is None else shop.db.loop.run(answer)).moved
+    closed = scoped.remove()
+    if shop.db.loop is not None:
+        shop.db.loop.run(closed)
