@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, assert_never
 
 from ..binding import awaited
 from ..dialects.statement import send
+from ..dialects.words import level_of
 from ..errors import (
     FingerprintMismatchError,
     IdempotencyError,
@@ -14,6 +15,7 @@ from ..errors import (
     LostClaimError,
     ResultUnreadableError,
     TokenError,
+    UnknownTokenError,
 )
 from ..model import Decision, Mismatch, Newer, Refuse, Status, Stored, Unfinished, Won
 from ..policy import decide, decide_token
@@ -167,12 +169,18 @@ class Token(Kind):
         self._replay = replay
 
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
-        records = tx.records
+        records, connection = tx.records, tx.connection
         # A look first, in somebody else's transaction: an UPDATE that finds no token would keep others from issuing
         # theirs until that one ends.
-        if records.dialect.locks_gaps and not tx.owned and records.find(tx.connection, request.id, wait) is None:
+        if records.dialect.locks_gaps and not tx.owned and records.find(connection, request.id, wait) is None:
             return False
-        return records.redeem(tx.connection, request, self._holder, wait)
+        if records.redeem(connection, request, self._holder, wait):
+            return True
+        # What an INSERT puts in where there is no token goes with the savepoint.
+        hides = not tx.owned and level_of(connection) in records.dialect.blind_levels
+        if hides and records.claim(connection, request, wait):
+            raise bad_token(UnknownTokenError, request.scope)
+        return False
 
     def decide(self, stored: Stored | None, request: Request) -> Decision:
         return decide_token(stored, request, replay=self._replay)

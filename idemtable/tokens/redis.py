@@ -77,6 +77,10 @@ class RedisTokenStore:
         self.is_async = isinstance(client, aredis.Redis | aredis.RedisCluster)
         if not self.is_async and not isinstance(client, redis.Redis | redis.RedisCluster):
             raise TypeError(f"RedisTokenStore takes a client of redis or redis.asyncio, not {client!r}")
+        if hasattr(client, "command_stack"):
+            raise TypeError(
+                f"RedisTokenStore takes a client and makes its pipelines itself, not a {type(client).__name__}"
+            )
         if not isinstance(prefix, str):
             raise TypeError(f"prefix= takes a str, not {prefix!r}")
         self._client = client

@@ -70,11 +70,13 @@ class Tokens(BaseTokens):
 
         Raises:
             UnknownTokenError, ExpiredTokenError, SpentTokenError, RetryTransactionError (roll the transaction back and
-            begin it again; also where its snapshot is older than the token), and what `IdemTable.claim` raises.
+            begin it again; also where the token was used or revoked after its snapshot), and what `IdemTable.claim` raises.
+            A token that was issued after the snapshot is RetryTransactionError on PostgreSQL. On MariaDB and MySQL at
+            REPEATABLE READ it is unknown: to look past the snapshot would keep others from issuing theirs.
         """
         return Claim(self._settings, self._redeeming(session, token, subject, payload, returns, wait), session)
 
-    def issue(self, subject: Any = None, session: Session | None = None) -> str:
+    def issue(self, subject: Any = None, session: Session | scoped_session[Any] | None = None) -> str:
         """Return a new token: 43 letters, digits, ``-`` and ``_`` with 256 random bits. Only its hash is stored.
 
         Args:
@@ -88,7 +90,9 @@ class Tokens(BaseTokens):
         """
         return self.issue_many(1, subject, session)[0]
 
-    def issue_many(self, n: int, subject: Any = None, session: Session | None = None) -> list[str]:
+    def issue_many(
+        self, n: int, subject: Any = None, session: Session | scoped_session[Any] | None = None
+    ) -> list[str]:
         """Return `n` new tokens, 1 to 100,000, written by one INSERT.
 
         By several where drivers limit the variables of a statement, all in one transaction: one for every 6,553 tokens,
@@ -98,7 +102,7 @@ class Tokens(BaseTokens):
             return self._issued_by(self._store, n, subject, session)[0]
         return self._run(self._issuing(n, subject), session)
 
-    def revoke(self, token: Any, session: Session | None = None) -> bool:
+    def revoke(self, token: Any, session: Session | scoped_session[Any] | None = None) -> bool:
         """Remove a token, whatever became of it, and say whether there was one.
 
         Nobody can redeem it afterwards. A spent token was the record of what it did: once revoked it is unknown, and a
@@ -134,11 +138,14 @@ class Tokens(BaseTokens):
         return self._decorator(token, subject, replay, options)  # type: ignore[no-any-return]
 
     def records(self, *, limit: int = 20) -> list[Record]:
-        """Return the newest tokens of this scope that stand in the table, issued and spent, at most `limit`."""
+        """Return the newest tokens of this scope that stand in the table, issued and spent, at most `limit`.
+
+        A token is spent, too, by an exception that is remembered: its status is FAILED.
+        """
         with explained(self._settings, self._scope):
             return self._settings.binding.run(self._listing(limit))  # type: ignore[return-value]
 
-    def _run(self, work: Work[T], session: Session | None) -> T:
+    def _run(self, work: Work[T], session: Session | scoped_session[Any] | None) -> T:
         if session is not None:
             return self._inside(sync_session(session, "Session"), work)
         with explained(self._settings, self._scope):

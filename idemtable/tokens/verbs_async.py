@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
-from ..binding import sync_session
+from ..binding import sync_session, unscoped
 from ..blocks import AsyncClaim
 from ..claim.verdict import explained
 from ..decorated import AsyncDecorator
@@ -58,11 +58,13 @@ class AsyncTokens(BaseTokens):
         """Redeem a token for an ``async with`` block inside the caller's transaction; see `Tokens.redeem`."""
         return AsyncClaim(self._settings, self._redeeming(session, token, subject, payload, returns, wait), session)
 
-    async def issue(self, subject: Any = None, session: AsyncSession | None = None) -> str:
+    async def issue(self, subject: Any = None, session: AsyncSession | async_scoped_session[Any] | None = None) -> str:
         """Return a new token; see `Tokens.issue`."""
         return (await self.issue_many(1, subject, session))[0]
 
-    async def issue_many(self, n: int, subject: Any = None, session: AsyncSession | None = None) -> list[str]:
+    async def issue_many(
+        self, n: int, subject: Any = None, session: AsyncSession | async_scoped_session[Any] | None = None
+    ) -> list[str]:
         """Return `n` new tokens, written by one INSERT; see `Tokens.issue_many`."""
         if self._store is not None:
             tokens, answer = self._issued_by(self._store, n, subject, session)
@@ -70,7 +72,7 @@ class AsyncTokens(BaseTokens):
             return tokens
         return await self._run(self._issuing(n, subject), session)
 
-    async def revoke(self, token: Any, session: AsyncSession | None = None) -> bool:
+    async def revoke(self, token: Any, session: AsyncSession | async_scoped_session[Any] | None = None) -> bool:
         """Remove a token, whatever became of it, and say whether there was one; see `Tokens.revoke`."""
         if self._store is not None:
             return bool(await self._revoked_by(self._store, token, session))
@@ -87,9 +89,9 @@ class AsyncTokens(BaseTokens):
         with explained(self._settings, self._scope):
             return await cast("Awaitable[list[Record]]", self._settings.binding.run(self._listing(limit)))
 
-    async def _run(self, work: Work[T], session: AsyncSession | None) -> T:
+    async def _run(self, work: Work[T], session: AsyncSession | async_scoped_session[Any] | None) -> T:
         if session is not None:
             sync_session(session, "AsyncSession")
-            return await session.run_sync(self._inside, work)
+            return await unscoped(session).run_sync(self._inside, work)  # type: ignore[no-any-return]
         with explained(self._settings, self._scope):
             return cast("T", await self._alone(work))

@@ -15,6 +15,7 @@ from idemtable import AsyncIdemTable, IdemTable, InProgressError, SessionNotUsab
 from idemtable.claim.run import closed
 from tests.support.backends import db_of
 from tests.support.database import Database, Effect, effect
+from tests.support.tokens import desk
 
 
 class OwnSession(Session):
@@ -375,6 +376,10 @@ def test_a_scoped_session_stands_for_its_session(db: Database) -> None:
     assert db.effects() == []
     db.on(scoped(), lambda session: session.commit())
     assert db.effects() == ["a", "b"]
+    tokens = desk(db)
+    token = tokens.issue(session=scoped)
+    assert tokens.revoke(token, session=scoped) is True
+    db.on(scoped(), lambda session: session.commit())
     if db.loop is not None:
         db.loop.run(scoped.remove())
     else:

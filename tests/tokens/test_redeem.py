@@ -15,6 +15,7 @@ from idemtable import (
     LostClaimError,
     MissingKeyError,
     ReentrantCallError,
+    RetryTransactionError,
     SpentTokenError,
     Status,
     TokenError,
@@ -442,3 +443,23 @@ def test_every_isolation_level_consumes_replays_and_refuses(server_db: Database,
     with pytest.raises(SpentTokenError):
         checkout(token, "user:7", 2)
     assert server_db.effects() == ["paid"]
+
+
+def test_a_token_newer_than_the_snapshot_is_had_in_the_next_transaction(server_db: Database) -> None:
+    # MySQL and MariaDB cannot look past the snapshot without locking others out.
+    says = RetryTransactionError if server_db.kind == "postgresql" else UnknownTokenError
+    with server_db.other_engine(isolation_level="REPEATABLE READ") as engine:
+        tokens = desk(server_db, table=server_db.table(engine))
+        with server_db.session(engine) as held:
+            held.run(lambda session: session.execute(sa.text("SELECT count(*) FROM idemtable")).all())
+            token = tokens.issue()
+            with pytest.raises(says), tokens.redeem(held.session, token):
+                pass
+            held.rollback()
+            held.run(lambda session: effect(session, "callers"))
+            with pytest.raises(UnknownTokenError), tokens.redeem(held.session, NOBODYS):  # whenever it began
+                pass
+            with tokens.redeem(held.session, token):
+                pass
+            held.commit()
+    assert (server_db.effects(), status_of(server_db)) == (["callers"], [Status.SPENT.code])

@@ -422,6 +422,9 @@ def test_a_store_of_the_other_colour_is_refused(plain: redis.Redis) -> None:
         idem.tokens("checkout", ttl=timedelta(1), store=RedisTokenStore(aredis.Redis()))
     with pytest.raises(TypeError, match="takes a client"):
         RedisTokenStore(object())
+    for pipeline in (redis.Redis().pipeline(), aredis.Redis().pipeline()):
+        with pytest.raises(TypeError, match="makes its pipelines itself"):
+            RedisTokenStore(pipeline)
 
 
 def test_without_redis_the_error_names_the_cure(plain: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
