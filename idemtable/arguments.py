@@ -9,7 +9,6 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import IntEnum, auto
 from itertools import chain, compress
-from logging import Filterer
 from types import (
     AsyncGeneratorType,
     BuiltinFunctionType,
@@ -84,19 +83,16 @@ class Arguments:
     def _look_into(self, whole: Any) -> None:
         """Look at an argument part by part, the outer parts first and while there is room."""
         room, seen = _ROOM, {id(whole)}
-        rest = deque([(whole, _kind[type(whole)], True)])
+        rest = deque([whole] if _kind[type(whole)] in _OPEN else [])
         while rest and room > 0:
-            value, kind, enters = rest.popleft()
-            if kind is _Kind.CLOSED or (kind is _Kind.OBJECT and not enters):
-                continue
+            value = rest.popleft()
             names, items = _parts(value)
             looks = [*map(_look, items[:room])]
             room -= len(looks)
-            if names is not None and not _THINGS.isdisjoint(looks):
+            if names is not None and _Kind.CLOSED in looks:
                 # It may be there to be called: what it keeps for itself, a cache or a pool, changes as it works.
                 public = [not (isinstance(name, str) and name.startswith("_")) for name in names]
                 names, items, looks = [*compress(names, public)], [*compress(items, public)], [*compress(looks, public)]
-                enters = enters and kind is _Kind.RECORD
             self._held.append((value, names, items))
             for part, look in zip(items, looks, strict=False):
                 if isinstance(look, bytes):
@@ -105,7 +101,7 @@ class Arguments:
                     self._once.append(part)
                 elif look in _OPEN and id(part) not in seen:
                     seen.add(id(part))
-                    rest.append((part, look, enters))
+                    rest.append(part)
 
 
 # --- what a value is to whoever looks at it --------------------------------------------------------------------------
@@ -118,17 +114,21 @@ class _Kind(IntEnum):
     CONTAINER = auto()
     RECORD = auto()
     """An object whose class declares its fields."""
-    OBJECT = auto()
-    """Any other one that holds something."""
     CLOSED = auto()
-    """Nobody can tell."""
+    """Any other one, which is there to be called: a client, a recorder. What it holds changes as it works."""
 
 
-_OPEN: Final = frozenset({_Kind.CONTAINER, _Kind.RECORD, _Kind.OBJECT})
-_THINGS: Final = frozenset({_Kind.OBJECT, _Kind.CLOSED})
+_OPEN: Final = frozenset({_Kind.CONTAINER, _Kind.RECORD})
 
-_READS: Final = (("__next__",), ("__anext__",), ("read", "seek"), ("read", "readline"), ("get_nowait",))
-"""By what iterators, files and queues are known."""
+_READS: Final = (
+    ("__next__",),
+    ("__anext__",),
+    ("read", "seek"),
+    ("read", "readline"),
+    ("get_nowait",),
+    ("save", "close", "__iter__"),
+)
+"""By what iterators, files, queues and Werkzeug's uploads are known."""
 _CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
 _CODE: Final = (type, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
 
@@ -137,17 +137,15 @@ _CODE: Final = (type, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
 def _kind(cls: type) -> _Kind:
     if cls in _FIXED:
         return _Kind.FIXED
-    # An ORM object forgets what it holds when its session rolls back; loggers and mocks write down what they are asked.
-    writes = issubclass(cls, Filterer) or any(base.__module__ == "unittest.mock" for base in cls.__mro__)
-    if writes or hasattr(cls, "__mapper__") or issubclass(cls, _CODE):
+    # An ORM object forgets what it holds when its session rolls back; a mock has whatever it is asked for.
+    is_mock = any(base.__module__ == "unittest.mock" for base in cls.__mro__)
+    if is_mock or hasattr(cls, "__mapper__") or issubclass(cls, _CODE):
         return _Kind.CLOSED
     if any(all(hasattr(cls, name) for name in names) for names in _READS):
         return _Kind.ONCE
     if issubclass(cls, _CONTAINERS):
         return _Kind.CONTAINER
-    if shape_of(cls) is not None:
-        return _Kind.RECORD
-    return _Kind.OBJECT if _keepers[cls] else _Kind.CLOSED
+    return _Kind.CLOSED if shape_of(cls) is None else _Kind.RECORD
 
 
 def _look(part: Any) -> _Kind | bytes:

@@ -216,14 +216,20 @@ def test_a_generator_that_has_not_begun_is_as_good_as_new(db: Database) -> None:
 
 
 class Upload:
-    """As Starlette and Werkzeug have it: what is no iterator itself, and holds one."""
+    """As Starlette has it: what is no iterator itself, and reads one."""
 
     def __init__(self, *items: str) -> None:
         self.file = io.StringIO("\n".join(items))
         self.lock = threading.Lock()
 
+    def read(self) -> str:
+        return self.file.read()
+
+    def seek(self, place: int) -> None:
+        self.file.seek(place)
+
     def take(self) -> list[str]:
-        return self.file.read().split()
+        return self.read().split()
 
 
 @dataclass

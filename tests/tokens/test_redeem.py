@@ -218,14 +218,16 @@ def test_a_token_is_no_key_and_a_key_is_no_token(db: Database, tokens: Any) -> N
     "token", [NOBODYS, "", "no", "x" * 44, "x" * 100_000, "\x00" * 43, "\ud800" * 43, 7, b"x" * 43, []]
 )
 def test_what_cannot_be_a_token_is_as_unknown_as_a_wrong_one(db: Database, checkout: Any, token: Any) -> None:
-    for _ in range(2):  # a connection's first call on SQLite also asks for its time-out, on MySQL its second
-        with pytest.raises(UnknownTokenError):
-            checkout(NOBODYS, "user:7")
+    with pytest.raises(UnknownTokenError):
+        checkout(NOBODYS, "user:7")  # a connection's first call on SQLite also asks for its time-out
     with sent(db) as wrong, pytest.raises(UnknownTokenError):
         checkout(NOBODYS, "user:7")
     with sent(db) as malformed, pytest.raises(UnknownTokenError):
         checkout(token, "user:7")
-    assert malformed == wrong
+    # On MySQL a connection's second call asks for its, and the pool may have several.
+    assert [text for text in malformed if "SELECT @@" not in text] == [
+        text for text in wrong if "SELECT @@" not in text
+    ]
 
 
 def test_no_token_at_all_is_a_missing_key(db: Database, checkout: Any) -> None:

@@ -8,11 +8,10 @@ import logging
 import queue
 import sys
 import threading
-from collections import UserDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -131,6 +130,9 @@ class Upload:
     def read(self) -> bytes:
         return self.file.read()
 
+    def seek(self, place: int) -> None:
+        self.file.seek(place)
+
 
 def filled(made: Any) -> Any:
     made.put_nowait(1)
@@ -146,17 +148,10 @@ def knot() -> dict[str, Any]:
 USED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "a record beside a client": (lambda: Order([1]), lambda order: order.items.clear()),
     "a record's field": (lambda: Order([1]), lambda order: setattr(order, "client", None)),
-    "a client's record": (lambda: Order([1]), lambda order: order.client.tags.clear()),
-    "an object": (lambda: Cart(1, 2), lambda cart: cart._lines.clear()),
-    "an object's attribute": (lambda: Cart(1, 2), lambda cart: setattr(cart, "count", 0)),
-    "an attribute that is gone": (lambda: Cart(1), lambda cart: delattr(cart, "count")),
-    "an object in an object's list": (lambda: Cart(Line(1)), lambda cart: cart._lines[0].items.clear()),
     "a list of objects": (lambda: [Client(), Client()], lambda clients: clients.pop()),
-    "slots": (lambda: Line(1, client=Client()), lambda line: line.items.clear()),
     "a dict by its names": (lambda: {"a": Client()}, lambda given: given.update(b=given.pop("a"))),
     "a set": (lambda: {Client()}, lambda given: given.clear()),
     "a deque": (lambda: deque([Client()]), lambda given: given.popleft()),
-    "a dict with a class of its own": (lambda: UserDict(a=Client()), lambda given: given.clear()),
     "what holds itself": (knot, lambda given: given["items"].clear()),
     "iterators far inside": (lambda: {"x": [(iter([1]),)]}, lambda given: [*given["x"][0][0]]),
     "an upload": (Upload, lambda upload: upload.read()),
@@ -164,7 +159,6 @@ USED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "a queue": (lambda: filled(queue.Queue()), lambda given: given.get()),
     "a queue of another kind": (lambda: filled(queue.SimpleQueue()), lambda given: given.get()),
     "a queue of tasks": (lambda: filled(asyncio.Queue()), lambda given: given.get_nowait()),
-    "a namespace beside a client": (lambda: SimpleNamespace(a=[1], b=Client()), lambda given: given.a.clear()),
 }
 
 
@@ -190,6 +184,8 @@ UNCHANGED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "a record's client that was called": (lambda: Order([1]), lambda order: order.client.call()),
     "a list that was put back": (lambda: Order([1]), lambda order: setattr(order, "items", [1])),
     "an attribute that is new": (lambda: Cart(1), lambda cart: setattr(cart, "total", 1)),
+    "an object that was used": (lambda: Cart(1, 2), lambda cart: cart._lines.clear()),
+    "an object that a list holds": (lambda: [Cart(Line(1))], lambda carts: carts[0]._lines.clear()),
     "an ORM object": (lambda: [Row(id=1)], lambda rows: setattr(rows[0], "id", 2)),
     "a logger": (lambda: logging.getLogger("idemtable.test"), lambda logger: logger.isEnabledFor(10)),
     "a mock": (Mock, lambda mock: mock.charge(5)),
@@ -225,8 +221,6 @@ def test_no_code_of_an_arguments_own_runs_when_it_is_looked_at() -> None:
     object.__getattribute__(trap, "__dict__").update(items=[1], client=Client())
     arguments = Arguments({"trap": trap, "many": Items([trap, Client()])})
     assert not arguments.have_changed()
-    object.__getattribute__(trap, "__dict__")["items"].clear()
-    assert arguments.have_changed()
 
 
 def test_what_another_thread_changes_during_the_look_is_no_error_of_the_call() -> None:
