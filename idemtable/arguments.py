@@ -31,8 +31,7 @@ _FIXED: Final = frozenset(
     {type(None), bool, int, float, complex, str, bytes, UUID, Decimal, datetime, date, time, timedelta}
 )
 _ROOM: Final = 100
-"""How many parts are looked at of an argument that has no fingerprint. A client of Redis or HTTP has many, and is passed to
-be called: at 250 each call with one took up to 400 microseconds longer."""
+"""How many parts are looked at of an argument that has no fingerprint: each takes about a microsecond of every call."""
 _of_async: Final[Callable[[Any], str] | None] = getattr(inspect, "getasyncgenstate", None)
 """What says how far an async generator has come; since Python 3.12."""
 
