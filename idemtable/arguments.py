@@ -11,13 +11,9 @@ from enum import IntEnum, auto
 from itertools import chain, compress
 from types import (
     AsyncGeneratorType,
-    BuiltinFunctionType,
-    FunctionType,
     GeneratorType,
     GetSetDescriptorType,
     MemberDescriptorType,
-    MethodType,
-    ModuleType,
 )
 from typing import Any, Final
 from uuid import UUID
@@ -129,7 +125,6 @@ _READS: Final = (
 )
 """By what iterators, files, queues and Werkzeug's uploads are known."""
 _CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
-_CODE: Final = (type, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
 
 
 @PerClass
@@ -138,7 +133,7 @@ def _kind(cls: type) -> _Kind:
         return _Kind.FIXED
     # An ORM object forgets what it holds when its session rolls back; a mock has whatever it is asked for.
     is_mock = any(base.__module__ == "unittest.mock" for base in cls.__mro__)
-    if is_mock or hasattr(cls, "__mapper__") or issubclass(cls, _CODE):
+    if is_mock or hasattr(cls, "__mapper__"):
         return _Kind.CLOSED
     if any(all(hasattr(cls, name) for name in names) for names in _READS):
         return _Kind.ONCE
