@@ -11,6 +11,7 @@ of that one.
 from __future__ import annotations
 
 import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.util.concurrency import in_greenlet
 
 from .dialects import Fault, known
 from .dialects.shared import occupied
@@ -270,6 +272,11 @@ def awaited(value: Any) -> Any:
     from sqlalchemy.util import await_only
 
     return await_only(value)
+
+
+def is_bridged() -> bool:
+    """Say whether an event loop waits for what runs here, which must not make it wait: inside ``run_sync``."""
+    return "greenlet" in sys.modules and in_greenlet()
 
 
 def unscoped(session: Any) -> Any:

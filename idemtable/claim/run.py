@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tenacity
 from sqlalchemy.orm import Session
 
-from ..binding import awaited
+from ..binding import awaited, is_bridged
 from . import nesting, retry
 from .attempt import Attempt
 from .course import Course
@@ -55,6 +55,8 @@ class BaseRun(Course):
         return nesting.enclosing(self.place.nest, for_block=for_block)
 
     def _enter(self, door: Door) -> Turn | None:
+        if is_bridged():  # whoever is inside may be a task of the same loop
+            return awaited(self._aenter(door))  # type: ignore[no-any-return]
         return door.enter(self.remaining(), self.call.request.scope)
 
     def _aenter(self, door: Door) -> Awaitable[Turn | None]:
@@ -99,8 +101,7 @@ class Run(BaseRun):
 
     def inside(self, session: Session, work: Callable[[Session], T], joinable: Any = None) -> Outcome[T]:
         """Run `work` in the caller's transaction, once; `joinable` is the AsyncSession round the session, if any."""
-        door, bridged = nesting.door_of(session), joinable is not None and joinable is not session
-        turn = self._invited(awaited(self._aenter(door)) if bridged else self._enter(door))
+        turn = self._invited(self._enter(nesting.door_of(session)))
         try:
             return self._through(self._joined(session, joinable or session), session, work)
         finally:
@@ -149,7 +150,11 @@ class Run(BaseRun):
         attempt.fail(error)
 
     def _shut(self, attempt: Attempt) -> None:
-        if (door := attempt.door) is not None:
+        if (door := attempt.door) is None:
+            return
+        if door.is_occupied and is_bridged():
+            awaited(door.ashut(self.call.wait))
+        else:
             door.shut(self.call.wait)
 
 

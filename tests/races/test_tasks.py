@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
 
-from idemtable import AsyncIdemTable, LostClaimError, ReentrantCallError, RetryTransactionError
+from idemtable import AsyncIdemTable, IdemTable, LostClaimError, ReentrantCallError, RetryTransactionError
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, Effect
 
@@ -39,6 +42,11 @@ def on_a_loop(db: Database, work: Callable[[AsyncIdemTable], Awaitable[Any]]) ->
             await engine.dispose()
 
     return asyncio.run(main())
+
+
+def joined_only(db: Database) -> IdemTable:
+    """Return a table for sync functions that a session of an async one is handed to."""
+    return IdemTable(create_async_engine(db.url).sync_engine)
 
 
 async def leave(session: AsyncSession, name: str) -> str:
@@ -273,3 +281,54 @@ def test_a_call_that_still_waits_for_its_turn_at_the_end_is_sent_away_and_has_ru
     assert (ran, first, record) == (["first"], "first", None)
     assert isinstance(late, RetryTransactionError)
     assert sorted(db.effects()) == ["first", "k"]
+
+
+def test_sync_functions_that_tasks_join_through_run_sync_take_turns_and_the_loop_goes_on(db: Database) -> None:
+    async def work(idem: AsyncIdemTable) -> list[str]:
+        @joined_only(db).transactional("line", key="key")
+        def line(session: Session, key: str) -> str:
+            for name in (f"{key} begins", f"{key} ends"):
+                session.add(Effect(name=name))
+                session.flush()
+                await_only(asyncio.sleep(0))
+            return key
+
+        @idem.transactional("order", key="key")
+        async def order(session: AsyncSession, key: str) -> list[str]:
+            return await asyncio.gather(*(session.run_sync(partial(line.join, key=name)) for name in "abc"))
+
+        return await order("k")
+
+    assert on_a_loop(db, work) == ["a", "b", "c"]
+    assert db.effects() == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
+
+
+def test_a_sync_function_joined_through_run_sync_ends_after_the_task_that_has_joined_it(db: Database) -> None:
+    async def work(idem: AsyncIdemTable) -> Any:
+        tasks: list[asyncio.Task[str]] = []
+        table, inside, go_on = joined_only(db), asyncio.Event(), asyncio.Event()
+
+        @table.transactional("inner", key="key")
+        def inner(session: Session, key: str) -> str:
+            inside.set()
+            await_only(go_on.wait())
+            session.add(Effect(name=key))
+            session.flush()
+            return key
+
+        @table.transactional("line", key="key", payload=("key",))
+        def line(session: Session, key: str, outer: Any) -> str:
+            tasks.append(asyncio.create_task(outer.run_sync(partial(inner.join, key="inner"))))
+            await_only(inside.wait())
+            asyncio.get_running_loop().call_later(0.05, go_on.set)
+            return key
+
+        @idem.transactional("order", key="key")
+        async def order(session: AsyncSession, key: str) -> str:
+            return await session.run_sync(partial(line.join, key="line", outer=session))
+
+        return await order("k"), await tasks[0]
+
+    assert on_a_loop(db, work) == ("line", "inner")
+    assert db.effects() == ["inner"]
+    assert len(db.rows()) == 3
