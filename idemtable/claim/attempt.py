@@ -219,7 +219,7 @@ class Attempt:
             return kept
 
         # A savepoint is gone where the business has sent COMMIT as text: the driver says so of its release.
-        if not (tx.leave(keep, ends=call.kind.ends) if tx.owned else self._checked(tx.leave, keep)):
+        if not (tx.leave(keep, ends=call.kind.ends) if tx.is_alone else self._checked(tx.leave, keep)):
             raise broken_out(call.request.scope)
         self.leave()
         if steps.listeners:

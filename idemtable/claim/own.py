@@ -204,19 +204,18 @@ class Own(Transaction):
             self._end()
 
     def _end(self) -> None:
-        try:
-            self.session.commit()
-        except Exception as error:
-            drop_dead(self._place.engine, error)
-            raise
-        finally:
-            self._vacate()
+        self._ended(self.session.commit)
 
     def _undo(self) -> None:
+        self._ended(self.session.rollback)
+
+    def _ended(self, way: Callable[[], None]) -> None:
         try:
-            self.session.rollback()
+            way()
         except Exception as error:
             drop_dead(self._place.engine, error)
+            if not self.is_alone:  # whoever began it would commit what came after the error without what came before it
+                self.records.dialect.give_up(self.connection, error)
             raise
         finally:
             self._vacate()

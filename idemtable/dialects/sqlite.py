@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -156,6 +156,13 @@ class SQLite(SQLiteTable, Dialect):
     @classmethod
     def inside(cls, driver: Any) -> bool | None:
         return inside(driver)
+
+    def give_up(self, connection: Connection, error: Exception) -> None:
+        # A function has sent COMMIT as text, and begun again: to close the connection would lose a database in memory.
+        root = connection.get_transaction()
+        if root is not None and self.code(getattr(error, "orig", error)) == _NO_SAVEPOINT:
+            with suppress(Exception):  # what is being raised matters more
+                root.rollback()
 
     def cut(self, connection: Connection) -> None:
         raw = connection.connection.driver_connection

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import sessionmaker
 
-from idemtable import RetryTransactionError, SessionNotUsableError
+from idemtable import LostClaimError, RetryTransactionError, SessionNotUsableError, Status
 from tests.support.database import Database, Effect, effect
 
 
@@ -102,6 +102,46 @@ def test_what_would_begin_again_is_told_and_an_isolation_level_is_refused(db: Da
         with pytest.raises(SessionNotUsableError, match="bound to a Connection"):
             strict("k")
         assert look() == ["fixture"]
+
+
+@contextmanager
+def left_open(db: Database) -> Iterator[tuple[Any, Callable[[], Any]]]:
+    """A table bound to a connection in a transaction, and what commits that."""
+    if db.loop is None:
+        with db.engine.connect() as connection:
+            connection.begin()
+            yield db.table(sessionmaker(connection)), connection.commit
+    else:
+        from sqlalchemy.ext.asyncio import async_sessionmaker
+
+        connection = db.loop.run(db.engine.connect().__aenter__())
+        try:
+            db.loop.run(connection.begin().__aenter__())
+            yield db.table(async_sessionmaker(connection)), lambda: db.loop.run(connection.commit())  # type: ignore[union-attr]
+        finally:
+            db.loop.run(connection.close())
+
+
+@pytest.mark.parametrize("way", [["COMMIT"], ["COMMIT", "BEGIN"], ["ROLLBACK", "BEGIN"]], ids=" ".join)
+def test_a_function_that_ends_the_outer_transaction_as_text_is_a_lost_claim_and_nothing_follows_it(
+    db: Database, way: list[str]
+) -> None:
+    with left_open(db) as (idem, commit):
+
+        @idem.transactional("order", key="key")
+        def order(session: Any, key: str) -> None:
+            effect(session, "before")
+            for sql in way:
+                session.connection().exec_driver_sql(sql)
+            effect(session, "after")
+
+        with pytest.raises(LostClaimError, match="broke out"):
+            order("k")
+        with suppress(sa.exc.SQLAlchemyError):
+            commit()  # of a suite that has swallowed that
+    one_by_one = way == ["COMMIT"] and (db.kind == "sqlite" or db.url.get_driver_name() in ("asyncpg", "psycopg2"))
+    assert db.effects() == ["before"] * (way[0] == "COMMIT") + ["after"] * one_by_one
+    assert [row.status for row in db.rows()] == [Status.IN_PROGRESS.code] * (way[0] == "COMMIT")
 
 
 def test_a_rebound_sessionmaker_is_followed(sync_db: Database) -> None:

@@ -131,6 +131,24 @@ def test_a_commit_sent_as_text_inside_the_callers_transaction_is_a_lost_claim_wh
         order("k")
 
 
+def test_a_joined_function_that_commits_as_text_and_begins_again_leaves_its_key_without_a_result(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> None:
+        effect(session, key)
+        session.connection().exec_driver_sql("COMMIT")
+        session.connection().exec_driver_sql("BEGIN")
+        effect(session, "after the commit")
+
+    with db.session() as held:
+        held.run(lambda session: effect(session, "before"))
+        with pytest.raises((LostClaimError, RetryTransactionError)):
+            order.join(held.session, "k")
+        with suppress(sa.exc.SQLAlchemyError):
+            held.commit()  # of a caller who has swallowed that
+    assert db.effects() == ["before", "k"]
+    assert [row.status for row in db.rows()] == [Status.IN_PROGRESS.code]
+
+
 @pytest.mark.parametrize("way", ["commit", "rollback"])
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_what_ends_the_callers_transaction_on_its_connection_is_a_lost_claim(
