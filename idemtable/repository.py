@@ -196,9 +196,10 @@ class Records:
         assert time is not None
         return time
 
-    def hold(self, connection: Connection, id: UUID, owner: bytes) -> bool:
+    def hold(self, connection: Connection, id: UUID, owner: bytes, wait: float) -> bool:
         """Have the transaction's COMMIT stand for a row that is not settled; say whether it still is that owner's."""
-        return self.dialect.hold(connection, {"id": self.dialect.id(id), "owner": owner})
+        dialect = self.dialect
+        return dialect.hold(connection, {"id": dialect.id(id), "owner": owner, "wait": dialect.wait(wait)})
 
     def store(
         self, connection: Connection, request: Request, status: Status, codec: str, result: bytes, along: Any = None

@@ -149,8 +149,8 @@ def _stands(course: Course, tx: Transaction, decision: Settled) -> bool:
     """Say whether what is decided will be so for good; if not, the row has changed since."""
     if not isinstance(decision, Replay | Reraise) or decision.stored.is_settled:
         return True
-    id, owner = course.call.request.id, decision.stored.owner
-    return tx.confirm(lambda: tx.records.hold(tx.connection, id, owner), course.remaining())
+    id, owner, wait = course.call.request.id, decision.stored.owner, course.remaining()
+    return tx.confirm(lambda: tx.records.hold(tx.connection, id, owner, wait), wait)
 
 
 def disown(error: BaseException, answer: Answer | None) -> None:

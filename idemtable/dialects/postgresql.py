@@ -45,6 +45,10 @@ _CLAIMED = f"""CASE WHEN set_config('idemtable.lock_timeout', current_setting('l
 _BOUNDED = """WITH before AS MATERIALIZED (
         SELECT current_setting('lock_timeout') AS timeout, set_config('lock_timeout', CAST(:wait AS text), true))"""
 
+# It gives a row where none was touched too, so that the time-out is put back: the transaction may be the caller's.
+_COUNTED = """SELECT found.number, set_config('lock_timeout', before.timeout, true)
+        FROM before, (SELECT count(*) AS number FROM touched) AS found"""
+
 _STORE = """INSERT INTO {{table}} AS t (
             id, tenant, scope, status, owner, created_at, expires_at, codec, result, completed_at)
         VALUES (:id, :tenant, '', :status, :owner, '-infinity', '-infinity', :codec, :result, {{now}})
@@ -161,13 +165,13 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         WHERE t.id = CAST(:id AS uuid) AND t.owner = CAST(:holder AS bytea)
             AND t.status = {Status.ISSUED.code} AND t.expires_at > {{now}}
         RETURNING set_config('lock_timeout', before.timeout, true)"""
-    # It gives a row where none was deleted too, so that the time-out is put back: the transaction may be the caller's.
-    FORGET = f"""{_BOUNDED}, gone AS (
+    FORGET = f"""{_BOUNDED}, touched AS (
             DELETE FROM {{table}} AS t USING before WHERE t.id = CAST(:id AS uuid) RETURNING 1)
-        SELECT found.number, set_config('lock_timeout', before.timeout, true)
-        FROM before, (SELECT count(*) AS number FROM gone) AS found"""
+        {_COUNTED}"""
     # A lock on a row is written to the log and makes COMMIT wait for the standby, as a plain read does not.
-    HOLD = "SELECT 1 FROM {table} WHERE id = :id AND owner = :owner FOR KEY SHARE"
+    HOLD = f"""{_BOUNDED}, touched AS (
+            SELECT 1 FROM {{table}} AS t, before WHERE t.id = CAST(:id AS uuid) AND t.owner = :owner FOR KEY SHARE OF t)
+        {_COUNTED}"""
     BYTES = "SELECT pg_total_relation_size(to_regclass(:table))"
 
     def __init__(self, dialect: SQLAlchemyDialect, table: str, schema: str | None) -> None:
@@ -214,7 +218,7 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         return Answer(line.rows(found), found.ntuples)
 
     def hold(self, connection: Connection, values: Mapping[str, Any]) -> bool:
-        return self.statement(self.HOLD)(connection, values).first() is not None
+        return bool(self.statement(self.HOLD)(connection, values).scalar())
 
     def store(self, connection: Connection, values: Mapping[str, Any], along: Line | None) -> bool:
         if along is not None:

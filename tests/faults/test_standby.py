@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from idemtable import outcome_of
+from idemtable import InProgressError, outcome_of
 from idemtable.dialects.postgresql import PostgreSQL
 from tests import servers
 from tests.support.backends import BACKENDS, needed
@@ -74,25 +75,25 @@ def nobody_there(db: Database) -> Iterator[None]:
         configure(db, "")
 
 
-def forms(db: Database) -> dict[str, Callable[[], Any]]:
+def forms(db: Database, wait: timedelta = WAIT) -> dict[str, Callable[[], Any]]:
     """What answers from a row that is there, each with what it gives."""
 
-    @db.idem.transactional(f"standby.{next(_scopes)}", key="key", wait=WAIT)
+    @db.idem.transactional(f"standby.{next(_scopes)}", key="key", wait=wait)
     def order(session: Any, key: str) -> int:
         return effect(session, key)
 
-    @db.idem.transactional(f"standby.{next(_scopes)}", key="key", wait=WAIT, lookaside=True)
+    @db.idem.transactional(f"standby.{next(_scopes)}", key="key", wait=wait, lookaside=True)
     def aside(session: Any, key: str) -> int:
         return effect(session, key)
 
-    @db.idem.transactional(f"standby.{next(_scopes)}", key="key", wait=WAIT, remember=Declined)
+    @db.idem.transactional(f"standby.{next(_scopes)}", key="key", wait=wait, remember=Declined)
     def declined(session: Any, key: str) -> int:
         raise Declined(key)
 
     tokens = desk(db, f"standby.{next(_scopes)}", replay=True)
     token = tokens.issue()
 
-    @tokens.transactional(token="token", wait=WAIT)
+    @tokens.transactional(token="token", wait=wait)
     def redeem(session: Any, token: str) -> int:
         return effect(session, "token")
 
@@ -133,6 +134,21 @@ def test_an_answer_from_a_row_waits_for_the_standby_as_its_commit_did(db: Databa
         await_(db, WAITING, 1)  # and it has not answered
         assert db.idem.get("standby.none", "k") is None, "a look at a record waits for nobody"
     assert again.result().replayed
+
+
+@pytest.mark.parametrize("form", ["call", "look aside", "joined"])
+def test_an_answer_that_waits_for_whoever_deletes_its_row_waits_as_long_as_the_call_may(
+    db: Database, form: str
+) -> None:
+    call = forms(db, timedelta(seconds=2))[form]
+    call()
+    with nobody_there(db), db.admin.connect() as deleting:
+        deleting.execute(sa.text("DELETE FROM idemtable"))
+        again = Beside(call)
+        until(lambda: db.waiting() == 1, "it does not wait")
+        with pytest.raises(InProgressError):
+            again.result()
+        deleting.rollback()
 
 
 def test_the_check_finds_an_answer_that_does_not_wait(primary: servers.Server, monkeypatch: pytest.MonkeyPatch) -> None:
