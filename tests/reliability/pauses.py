@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import threading
 from contextlib import nullcontext
@@ -153,7 +154,8 @@ def _stopped(trial: Trial, key: str, step: Step) -> None:
         waiter = Beside(lambda: answer_of(order.outcome, key))
         until(lambda: db.waiting() or waiter.over, "nobody waits for who was stopped")
         trial.holds("I1", not waiter.over, f"{key}: {waiter.over and waiter.result()!r} while another one has the key")
-        os.kill(holder.pid, signal.SIGCONT)
+        while not select.select([holder.stdout], [], [], 0.05)[0]:
+            os.kill(holder.pid, signal.SIGCONT)  # one that comes before it has stopped is lost, and nobody sends another
         said = json.loads(holder.stdout.readline())
         got = waiter.result()
         trial.tried += 2
