@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 from ..errors import RetryTransactionError
 from .origin import listen_once, said_by
@@ -45,6 +46,7 @@ class Deferred:
         is_databases: Callable[[BaseException], bool],
     ) -> None:
         pooled: Any = connection.connection
+        self._connection = ref(connection)
         self._driver = pooled.driver_connection
         self._begin, self._sql, self._values = begin, sql, values
         self._send: Callable[[], bool] | None = send
@@ -84,9 +86,12 @@ class Deferred:
             raise RetryTransactionError("the key was taken before this transaction had sent anything: it cannot go on")
 
     def _commit(self) -> None:
-        # By a function that ends its transaction itself: what it does after that must not be without a key.
+        connection = self._connection()
         try:
-            self._require()
+            # By a function that ends its transaction itself: what it does after that must not be without a key. Not by the
+            # pool, which may be told to reset with a COMMIT what was rolled back: a key without a result would be left.
+            if connection is not None and connection.in_transaction():
+                self._require()
         except BaseException:
             # SQLAlchemy takes a COMMIT that has raised for one that was sent, and sends no ROLLBACK after it: in a
             # pool that sends none either the claim's transaction would stay open, and the key locked.

@@ -235,6 +235,36 @@ def test_a_claim_that_the_function_has_left_behind_is_nobody_elses(deferring: Da
     assert [row.key for row in db.rows()] == (["k"] if end == "commit" else []), "what is committed has its key"
 
 
+@pytest.mark.parametrize("end", ["rollback", "close"])
+def test_a_pool_that_resets_with_a_commit_commits_no_claim_of_a_transaction_that_the_function_has_ended(
+    deferring: Database, end: str
+) -> None:
+    db = deferring
+    with db.other_engine(pool_reset_on_return="commit") as engine:
+
+        def work(session: Session, key: str) -> str:
+            getattr(session, end)()
+            raise LookupError(key)
+
+        order = order_of(db, work, idem=db.table(engine), deferred=True)
+        for _ in range(2):
+            with pytest.raises(LookupError):
+                order("k")
+    assert db.rows() == []
+
+
+def test_a_pool_that_resets_with_a_commit_keeps_the_connection_of_a_replay(
+    deferring: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    db, connected = deferring, list[str]()
+    with db.other_engine(pool_reset_on_return="commit") as engine:
+        event.listen(engine, "connect", lambda *_: connected.append("once"))
+        order = order_of(db, idem=db.table(engine), deferred=True)
+        assert [order.outcome("k").replayed for _ in range(3)] == [False, True, True]
+    assert connected == ["once"]
+    assert caplog.messages == []
+
+
 def test_what_a_function_commits_by_itself_before_all_else_is_never_without_its_key(deferring: Database) -> None:
     db = deferring
 
