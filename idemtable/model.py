@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -176,6 +176,10 @@ class Flag(StrEnum):
     """Nobody had it: it is this batch's own, and done when that is committed."""
     Seen = "seen"
     """It is done: by a call, a block or another batch, or earlier in this one."""
+
+    def __bool__(self) -> NoReturn:
+        # Both are text, and so both would be true: what was seen would be done again.
+        raise TypeError("a Flag is neither true nor false: ask whether it `is Flag.New`")
 
 
 # What `policy` may decide. Whoever acts on a decision matches all of them, down to `assert_never`.

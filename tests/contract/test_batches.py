@@ -57,6 +57,12 @@ def test_flags_stand_where_their_keys_do_and_only_the_first_of_a_repeated_key_is
     assert {(row.scope, row.key, row.tenant) for row in db.rows()} == {("batch", key, None) for key in "abcd"}
 
 
+@pytest.mark.parametrize("flag", list(Flag))
+def test_a_flag_is_not_taken_for_true_or_false(flag: Flag) -> None:
+    with pytest.raises(TypeError, match=r"is Flag\.New"):
+        bool(flag)
+
+
 def test_no_keys_are_no_flags_and_send_nothing(db: Database) -> None:
     with db.session() as held:
         assert db.idem.claim_many(held.session, "batch", []) == []
