@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import tenacity
 from sqlalchemy.orm import Session
 
 from ..binding import awaited, is_bridged
+from ..errors import SessionNotUsableError
 from . import nesting, retry
 from .attempt import Attempt
 from .course import Course
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .door import Door, Turn
 
 T = TypeVar("T")
+
+_CLOSES: Final = Attempt.close.__code__
 
 
 class BaseRun(Course):
@@ -64,7 +67,14 @@ class BaseRun(Course):
 
     def _invited(self, turn: Turn | None) -> Turn:
         if turn is None:  # the session belongs to a call that has ended
-            raise begin_again(self.call.request.scope)
+            scope = self.call.request.scope
+            if any(frame.f_code is _CLOSES for frame in nesting.callers()):  # another attempt would end like this one
+                raise SessionNotUsableError(
+                    f"{scope}: the call whose session this is, is being committed: make this call inside its function, not "
+                    f"in what listens to its flush or COMMIT",
+                    scope=scope,
+                )
+            raise begin_again(scope)
         return turn
 
     def _repeats(self, error: Exception) -> bool:

@@ -304,6 +304,41 @@ def test_the_same_key_inside_its_own_call_is_refused_at_once(db: Database) -> No
     assert (db.effects(), db.rows()) == ([], [])
 
 
+@pytest.mark.parametrize("form", ["join", "block", "batch"])
+@pytest.mark.parametrize("around", ["call", "block"])
+def test_what_listens_to_the_commit_of_a_call_is_told_that_it_comes_too_late_and_the_function_runs_once(
+    sync_db: Database, form: str, around: str
+) -> None:
+    db, runs = sync_db, list[str]()
+
+    @db.idem.transactional("late", key="key")
+    def late(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    def claim(session: Any) -> None:
+        if form == "join":
+            late.join(session, "k")
+        elif form == "batch":
+            db.idem.claim_many(session, "late", ["k"])
+        else:
+            with db.idem.claim(session, "late", "k"):
+                pass
+
+    def work(session: Any, key: str) -> int:
+        runs.append(key)
+        sa.event.listen(session, "before_commit", claim)
+        return effect(session, key)
+
+    with pytest.raises(SessionNotUsableError, match=r"late: .* is being committed: make this call inside its function"):
+        if around == "call":
+            db.idem.transactional("order", key="key")(work)("k")
+        else:
+            with db.idem.transaction("order", "k") as order:
+                work(order.session, "k")
+    assert runs == ["k"]
+    assert (db.effects(), db.rows()) == ([], [])
+
+
 def test_the_same_function_with_another_key_inside_itself_joins(db: Database) -> None:
     @db.idem.transactional("order", key="key", payload=("key",))
     def order(session: Any, key: str, rest: list[str]) -> int:
