@@ -87,7 +87,10 @@ class Transaction(ABC):
     def defer(self, request: Request, wait: float) -> bool:
         """Have the claim travel with the function's first statement, and say whether it will; once entered."""
         self.deferred = self.records.defer(self.connection, request, wait)
-        return self.deferred is not None
+        if self.deferred is None:
+            return False
+        self.deferred.hold(self.session)
+        return True
 
     @abstractmethod
     def confirm(self, hold: Callable[[], bool], wait: float) -> bool:

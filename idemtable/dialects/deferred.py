@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import ref
+
+from sqlalchemy import event
 
 from ..errors import RetryTransactionError
 from .origin import listen_once, said_by
@@ -17,6 +19,7 @@ from .words import is_plain
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
+    from sqlalchemy.orm import Session
 
 _MARK: Final = "idemtable_deferred"
 
@@ -53,6 +56,7 @@ class Deferred:
         self._is_databases = is_databases
         self.is_lost = False
         """Whether the function was let go on without it, by what the database said: nothing that it does can stay."""
+        self._session: ref[Session] | None = None
         setattr(pooled, _MARK, self)
         pooled.commit = self._commit
 
@@ -61,12 +65,22 @@ class Deferred:
         """Whether it is still to be sent."""
         return self._send is not None
 
+    def hold(self, session: Session) -> None:
+        """Keep a session from beginning anew where the claim is lost; what it did then would be done without a key."""
+        self._session = ref(session)
+
     def take(self) -> bool:
         """Send the claim, unless it has travelled; say whether it is the call's own."""
         if (send := self._send) is not None:
             self.forget()
-            self.is_lost = not send()
+            self._learn(is_lost=not send())
         return not self.is_lost
+
+    def _learn(self, *, is_lost: bool) -> None:
+        self.is_lost = is_lost
+        session = None if self._session is None else self._session()
+        if is_lost and session is not None:  # which ends with this attempt
+            event.listen(session, "after_begin", _refuse)
 
     def forget(self) -> None:
         """Let it travel with nothing any more."""
@@ -80,10 +94,10 @@ class Deferred:
         except Exception as error:
             # Raised into the function, which may make anything of it. What it means is for an attempt that claims first to
             # say; but a time limit, which a signal handler raises in the middle, means what it says.
-            self.is_lost = said_by(self._is_databases, error) is not None
+            self._learn(is_lost=said_by(self._is_databases, error) is not None)
             raise
         if not taken:
-            raise RetryTransactionError("the key was taken before this transaction had sent anything: it cannot go on")
+            _refuse()
 
     def _commit(self) -> None:
         connection = self._connection()
@@ -153,9 +167,13 @@ class Deferred:
         if answered is not None and not self._is_databases(answered := _first_of(answered)):
             give_up(answered)  # what the server says next is the answer to this
             raise answered
-        self.is_lost = claim.statusmessage is None
+        self._learn(is_lost=claim.statusmessage is None)
         if (fault := failed or answered) is not None:
             raise fault
+
+
+def _refuse(*_: Any) -> NoReturn:
+    raise RetryTransactionError("the key was taken before this transaction had sent anything: it cannot go on")
 
 
 def _first_of(error: BaseException) -> BaseException:
@@ -176,7 +194,11 @@ def listen(engine: Engine) -> None:
 def _carried(cursor: Any, statement: str, context: Any, event: str, execute: Callable[[], Any]) -> bool | None:
     connection = context.root_connection
     deferred: Deferred | None = vars(connection.connection).get(_MARK)
-    if deferred is None or not deferred.waits:
+    if deferred is None:
+        return None
+    if not deferred.waits:
+        if deferred.is_lost:  # after a ROLLBACK sent as text the server would do it
+            _refuse()
         return None
     dialect = context.dialect
     together = len(getattr(dialect.dispatch, event)) == 1 and is_plain(getattr(dialect, event))

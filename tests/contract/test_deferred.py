@@ -120,6 +120,38 @@ def test_a_function_that_swallows_the_news_that_it_is_a_replay_is_still_one(defe
     assert db.effects() == ["k"]
 
 
+@pytest.mark.parametrize("way", ["commit", "begin", "text"])
+def test_a_function_that_rolls_back_and_tries_again_by_itself_does_nothing_of_what_was_done_before(
+    deferring: Database, way: str
+) -> None:
+    db = deferring
+
+    def again(session: Session, insert: Any) -> None:
+        if way == "text":
+            for statement in (sa.text("ROLLBACK"), insert, sa.text("COMMIT")):
+                session.connection().execute(statement)
+            return
+        session.rollback()
+        if way == "begin":
+            with session.begin():
+                session.execute(insert)
+        else:
+            session.execute(insert)
+            session.commit()
+
+    def work(session: Session, key: str) -> str:
+        insert = sa.insert(Effect).values(name=key, amount=1)
+        try:
+            session.execute(insert)
+        except sa.exc.DBAPIError:
+            again(session, insert)
+        return "done"
+
+    order = order_of(db, work, deferred=True, returns=str)
+    assert [order("k") for _ in range(3)] == ["done"] * 3
+    assert db.effects() == ["k"]
+
+
 def test_a_function_that_makes_an_exception_to_remember_of_it_is_not_remembered_twice(deferring: Database) -> None:
     db = deferring
 
