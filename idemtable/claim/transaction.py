@@ -89,7 +89,7 @@ class Transaction(ABC):
         self.deferred = self.records.defer(self.connection, request, wait)
         if self.deferred is None:
             return False
-        self.deferred.hold(self.session)
+        self.deferred.session = ref(self.session)
         return True
 
     @abstractmethod

@@ -56,7 +56,8 @@ class Deferred:
         self._is_databases = is_databases
         self.is_lost = False
         """Whether the function was let go on without it, by what the database said: nothing that it does can stay."""
-        self._session: ref[Session] | None = None
+        self.session: ref[Session] | None = None
+        """Which begins nothing anew where it is lost: what the function did then would be done without a key."""
         setattr(pooled, _MARK, self)
         pooled.commit = self._commit
 
@@ -65,21 +66,18 @@ class Deferred:
         """Whether it is still to be sent."""
         return self._send is not None
 
-    def hold(self, session: Session) -> None:
-        """Keep a session from beginning anew where the claim is lost; what it did then would be done without a key."""
-        self._session = ref(session)
-
     def take(self) -> bool:
         """Send the claim, unless it has travelled; say whether it is the call's own."""
         if (send := self._send) is not None:
             self.forget()
-            self._learn(is_lost=not send())
+            if not send():
+                self._lose()
         return not self.is_lost
 
-    def _learn(self, *, is_lost: bool) -> None:
-        self.is_lost = is_lost
-        session = None if self._session is None else self._session()
-        if is_lost and session is not None:  # which ends with this attempt
+    def _lose(self) -> None:
+        self.is_lost = True
+        session = None if self.session is None else self.session()
+        if session is not None:  # it ends with this attempt
             event.listen(session, "after_begin", _refuse)
 
     def forget(self) -> None:
@@ -94,7 +92,8 @@ class Deferred:
         except Exception as error:
             # Raised into the function, which may make anything of it. What it means is for an attempt that claims first to
             # say; but a time limit, which a signal handler raises in the middle, means what it says.
-            self._learn(is_lost=said_by(self._is_databases, error) is not None)
+            if said_by(self._is_databases, error) is not None:
+                self._lose()
             raise
         if not taken:
             _refuse()
@@ -167,7 +166,8 @@ class Deferred:
         if answered is not None and not self._is_databases(answered := _first_of(answered)):
             give_up(answered)  # what the server says next is the answer to this
             raise answered
-        self._learn(is_lost=claim.statusmessage is None)
+        if claim.statusmessage is None:
+            self._lose()
         if (fault := failed or answered) is not None:
             raise fault
 
