@@ -276,7 +276,7 @@ def awaited(value: Any) -> Any:
 
 def is_bridged() -> bool:
     """Say whether an event loop waits for what runs here, which must not make it wait: inside ``run_sync``."""
-    return "greenlet" in sys.modules and in_greenlet()
+    return sys.modules.get("greenlet") is not None and in_greenlet()
 
 
 def unscoped(session: Any) -> Any:

@@ -155,7 +155,8 @@ def _stopped(trial: Trial, key: str, step: Step) -> None:
         until(lambda: db.waiting() or waiter.over, "nobody waits for who was stopped")
         trial.holds("I1", not waiter.over, f"{key}: {waiter.over and waiter.result()!r} while another one has the key")
         while not select.select([holder.stdout], [], [], 0.05)[0]:
-            os.kill(holder.pid, signal.SIGCONT)  # one that comes before it has stopped is lost, and nobody sends another
+            # One that comes before it has stopped is lost, and nobody would send another.
+            os.kill(holder.pid, signal.SIGCONT)
         said = json.loads(holder.stdout.readline())
         got = waiter.result()
         trial.tried += 2
