@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
+import tenacity
 
 from ..claim.verdict import chain
 from ..dialects import named as database_named
@@ -36,6 +37,8 @@ TABLE: Final = "idemtable_verify"
 _FEWEST: Final = 2
 _BESIDES: Final = 2
 """Connections that the table takes: one to look at it, and one more to end others while it does."""
+_NOTICED: Final = 5.0
+"""Seconds in which a server notices that connections have ended: until then it counts them, and has none to give."""
 
 
 @dataclass
@@ -171,6 +174,19 @@ def _most(ground: Ground, people: Callers, wanted: int) -> int:
     return wanted
 
 
+def _open_again(stage: Stage) -> None:
+    """Open the callers' connections anew: some that were ended may be in the pool, and a block is not begun again."""
+    stage.callers.engine.dispose()
+    again = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(sa.exc.DBAPIError)
+        | tenacity.retry_if_result(lambda count: count < stage.count),
+        stop=tenacity.stop_after_delay(_NOTICED),
+        wait=tenacity.wait_fixed(0.1),
+        retry_error_callback=lambda state: state.outcome and state.outcome.result(),  # or raises what was raised
+    )
+    again(_most, stage.ground, stage.callers, stage.count)
+
+
 def _checks(stage: Stage, stayed: str | None, wanted: int, end: float) -> Iterator[Check]:
     yield _made(stage, "transactions", partial(first.transactions, stage, stayed))
     session = _made(stage, "session", partial(first.session, stage))
@@ -196,9 +212,7 @@ def _checks(stage: Stage, stayed: str | None, wanted: int, end: float) -> Iterat
         until = now + max(0.0, end - now) * share / shares
         shares -= share
         yield _made(stage, name, partial(race, stage, _until(until, least)))
-    # Some of those that were ended may be in the pool, and a block is not begun again.
-    stage.callers.engine.dispose()
-    _most(stage.ground, stage.callers, stage.count)
+    _open_again(stage)
     yield _made(stage, "collations", partial(traps.collations, stage))
     yield _made(stage, "clock", partial(traps.clock, stage))
 

@@ -247,6 +247,39 @@ def test_where_fewer_connections_can_be_had_fewer_call_and_it_is_said(
     assert tables(roles.url.render_as_string(hide_password=False)) == []
 
 
+@pytest.mark.parametrize("roles", ["postgresql18", "mariadb", "mysql"], indirect=True)
+def test_connections_that_the_server_has_not_noticed_the_end_of_are_waited_for(
+    roles: Roles,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, counted, refused = roles.new(), [], []
+    if roles.kind == "postgresql":
+        roles.execute(f"GRANT USAGE, CREATE ON SCHEMA public TO {name};\nALTER ROLE {name} CONNECTION LIMIT 4")
+    else:
+        roles.execute(f"GRANT ALL ON idemtable_verify TO {name};\nALTER USER {name} WITH MAX_USER_CONNECTIONS 4")
+
+    def holds(stage: Any, more: Any) -> Any:
+        counted.extend(stage.callers.engine.connect() for _ in range(stage.count))
+        return verify.Check("interleavings", "nothing")
+
+    def notices(context: Any) -> None:
+        if context.connection is None:
+            refused.append(context.original_exception)
+        while counted:
+            counted.pop().invalidate()
+
+    only(monkeypatch)
+    monkeypatch.setattr(verify.interleavings, "interleavings", holds)
+    sa.event.listen(sa.Engine, "handle_error", notices)
+    try:
+        report = verify.run(roles.url_of(name), seconds=1, callers=2)
+    finally:
+        sa.event.remove(sa.Engine, "handle_error", notices)
+    assert report.kept, report
+    assert [check.name for check in report.checks][-2:] == ["collations", "clock"]
+    assert refused
+
+
 # --- rights -----------------------------------------------------------------------------------------------------------
 
 
