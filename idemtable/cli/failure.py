@@ -123,6 +123,10 @@ def _explained(error: Exception, url: sa.URL | None, own_tables: bool) -> tuple[
         return Wrong, str(error)
     if isinstance(error, IdempotencyError | OSError) or type(error).__name__ == "CommandError":  # Alembic's own
         return Failure, str(error)
+    if url is not None and (driver := _raising(error)) is not None:
+        said = _said(error)
+        cure = "pip install cryptography" if "cryptography" in said else "Check --url or IDEMTABLE_URL"
+        return Unusable, f"the driver {driver}, on the way to {place(url)}, says: {said}. {cure}"
     text = f"{type(error).__name__}: {error}. This should not happen: run it again with --debug, and report it"
     return Failure, text
 
@@ -142,8 +146,21 @@ def _advice(error: Exception, url: sa.URL | None, own_tables: bool, unreached: b
 def _is_the_databases(error: Exception) -> bool:
     if isinstance(error, sa.exc.SQLAlchemyError | ConnectionError | TimeoutError | socket.gaierror):
         return True
-    modules = {driver.module for driver in _drivers() if driver.works}
-    return any(cls.__module__.partition(".")[0] in modules for cls in type(error).__mro__)
+    return any(cls.__module__.partition(".")[0] in _modules() for cls in type(error).__mro__)
+
+
+def _raising(error: Exception) -> str | None:
+    """Return the driver whose code raised an error that is none of its classes: PyMySQL's for a package that it lacks."""
+    names = [
+        str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    drivers = _modules()
+    raising = [name for name in names if name in drivers or name in ("sqlalchemy", "idemtable")][-1:]
+    return next(filter(drivers.__contains__, raising), None)
+
+
+def _modules() -> set[str]:
+    return {driver.module for driver in _drivers() if driver.works}
 
 
 def _drivers() -> Iterator[Driver]:
@@ -157,8 +174,9 @@ def _cure(module: str) -> str | None:
 
 
 def _said(cause: BaseException) -> str:
-    # PyMySQL's errors are a number and a text; str() would show a tuple.
-    text = str(cause.args[-1] if cause.args else cause) or type(cause).__name__
+    # PyMySQL's errors are a number and a text, those of MySQL's connector a state as well; str() would show a tuple.
+    texts = [part for part in cause.args if isinstance(part, str)] or [str(cause)]
+    text = max(texts, key=len) or type(cause).__name__
     return text.rstrip(".? \n")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from mysql.connector.errors import ProgrammingError
+from pymysql import _auth
 from pymysql.err import OperationalError
 
 from idemtable import IdemTable
@@ -101,6 +103,34 @@ def test_a_server_that_was_made_read_only_is_not_said_to_be_down(number: int) ->
     said = failure(refused, sa.make_url("mysql+pymysql://somewhere/shop"))
     assert said.exit_code == 3
     assert said.message.endswith("It takes no writes: name the primary in --url or IDEMTABLE_URL, or make it take them")
+
+
+def test_what_the_driver_lacks_is_no_fault_of_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_auth, "_have_cryptography", False)
+    with pytest.raises(RuntimeError) as refused:  # a password, without TLS, for a server whose cache has not got it
+        _auth.sha2_rsa_encrypt(b"password", b"salt", b"key")
+    said = failure(refused.value, sa.make_url("mysql+pymysql://somewhere/shop"))
+    assert said.exit_code == 3
+    assert said.message.startswith(
+        "the driver pymysql, on the way to mysql://somewhere/shop, says: 'cryptography' package"
+    )
+    assert said.message.endswith(". pip install cryptography")
+
+
+@pytest.mark.parametrize("verb", [("stats",), ("db", "upgrade"), ("purge",)])
+def test_an_option_at_which_the_driver_stumbles_is_the_urls(verb: tuple[str, ...], run: Run) -> None:
+    ended = run(*verb, "--url", "mysql+pymysql://127.0.0.1:1/shop?charset=nosuch")
+    assert ended.code == 3
+    assert "the driver pymysql, on the way to mysql://127.0.0.1:1/shop, says" in ended.err
+    assert "should not happen" not in ended.err
+
+
+def test_the_text_of_an_error_is_told_and_not_its_state() -> None:
+    refused = sa.exc.ProgrammingError(
+        "", {}, ProgrammingError("Access denied for user 'me'", errno=1045, sqlstate="28000")
+    )
+    said = failure(refused, sa.make_url("mysql+mysqlconnector://somewhere/shop"))
+    assert "Access denied for user 'me'" in said.message
 
 
 def test_debug_shows_the_traceback_without_the_password(run: Run) -> None:
