@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import socket
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -68,6 +70,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, and turn what it raises into a `Failure`."""
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: one key shall not keep all from being listed
         try:
             return super().invoke(ctx)
         except click.ClickException as error:

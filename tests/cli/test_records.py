@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from idemtable import IdemTable, LostClaimError
 from idemtable.upgrade import place
-from tests.support.cli import Run, expire, keep
+from tests.support.cli import COMMAND, Run, expire, keep
 
 
 def test_records_are_listed_newest_first(idem: IdemTable, url: str, run: Run) -> None:
@@ -24,6 +26,17 @@ def test_records_are_listed_newest_first(idem: IdemTable, url: str, run: Run) ->
     assert [line["key"] for line in run("ls", "orders", "--json", "--url", url).lines] == ["r-2", "r-1"]
     assert [line["key"] for line in run("ls", "--limit", "1", "--json", "--url", url).lines] == ["p-1"]
     assert run("ls", "nothing", "--url", url).code == 0
+
+
+def test_a_key_that_the_output_has_no_characters_for_is_listed_all_the_same(file_url: str) -> None:
+    engine = sa.create_engine(file_url)
+    keep(IdemTable(engine), "plain", "caf\u00e9 \u2192 \U0001f600")
+    engine.dispose()
+    environment = os.environ | {"IDEMTABLE_URL": file_url, "PYTHONIOENCODING": "latin-1"}
+    for command in (["ls"], ["show", "orders", "caf\u00e9 \u2192 \U0001f600", "--result"]):
+        listed = subprocess.run([*COMMAND, *command], capture_output=True, env=environment, timeout=60, check=False)
+        assert listed.returncode == 0, listed.stderr
+        assert "caf\u00e9 \\u2192 \\U0001f600" in listed.stdout.decode("latin-1")
 
 
 def test_one_record_is_shown_and_forgotten(idem: IdemTable, url: str, run: Run) -> None:
