@@ -135,6 +135,7 @@ _SPOILED_INNODB = {
 SPOILED = {
     "postgresql": {
         "ALTER TABLE idemtable ALTER created_at TYPE timestamp": "created_at: type is TIMESTAMP WITHOUT TIME ZONE",
+        "ALTER TABLE idemtable ALTER expires_at TYPE timestamptz(0)": "expires_at: has no microseconds",
         "ALTER TABLE idemtable ALTER id TYPE text": "id: type is TEXT, needs UUID",
         "ALTER TABLE idemtable DROP CONSTRAINT idemtable_pkey": "primary key",
     },

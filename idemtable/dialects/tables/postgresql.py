@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, inspect, select, text
 from sqlalchemy import table as table_named
@@ -18,6 +18,7 @@ from ..definition import Definition, Job, Types
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+    from sqlalchemy.types import TypeEngine
 
 _READABLE: Final = text("""SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -50,6 +51,11 @@ class PostgreSQLTable(Definition):
     def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:
         # Asked for and not tried: a refusal would end the transaction.
         return connection.execute(_READABLE, {"table": table, "schema": schema}).scalar() is False
+
+    @classmethod
+    def column_flaw(cls, found: TypeEngine[Any], wanted: TypeEngine[Any]) -> str | None:
+        is_cut = isinstance(found, postgresql.TIMESTAMP) and found.precision not in (None, 6)
+        return "has no microseconds" if is_cut else None
 
     @classmethod
     def table_flaws(cls, connection: Connection, table: str, schema: str | None) -> list[str]:
