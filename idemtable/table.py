@@ -346,5 +346,5 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
         self._settings.binding.run(self._check_schema)
 
     def _run(self, work: Callable[[Connection], T], *, writes: bool = False) -> T:
-        with self._explained():
+        with self._explained(waits=writes):
             return cast("T", self._sent(work, writes))

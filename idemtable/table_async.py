@@ -195,5 +195,5 @@ class AsyncIdemTable(
         await self._settings.binding.run(self._check_schema)  # type: ignore[misc]
 
     async def _run(self, work: Callable[[Connection], T], *, writes: bool = False) -> T:
-        with self._explained():
+        with self._explained(waits=writes):
             return await cast("Awaitable[T]", self._sent(work, writes))

@@ -144,8 +144,8 @@ class BaseTable(Generic[BindT, TokensT, InboxT]):
 
     # --- what a verb does, for each colour to run in its way -----------------------------------------------------------
 
-    def _explained(self) -> AbstractContextManager[None]:
-        return explained(self._settings, "idemtable")
+    def _explained(self, *, waits: bool = False) -> AbstractContextManager[None]:
+        return explained(self._settings, "idemtable", waits=waits)
 
     def _sent(self, work: Callable[[Connection], Any], writes: bool) -> Any:
         """Run what is no call in a transaction of its own; with an async table, awaitable.

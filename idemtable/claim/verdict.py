@@ -168,13 +168,14 @@ class Verdict:
             and not self.restarts
         )
 
-    def meaning(self, settings: Settings, scope: str, *, repeats: bool) -> IdempotencyError | None:
+    def meaning(self, settings: Settings, scope: str, *, repeats: bool, waits: bool = True) -> IdempotencyError | None:
         """Return what the error of one of the library's own statements tells a caller; ``None``: what it says itself.
 
         Args:
             settings: of the table.
             scope: of the call.
             repeats: whether whoever asks can begin again. If not, the caller is told to.
+            waits: whether it was a key that somebody could hold. If not, a limit on a statement's time is just that.
         """
         if why := self._dialect.misread(self.error):
             return SessionNotUsableError(f"{scope}: {why}", scope=scope)
@@ -196,7 +197,7 @@ class Verdict:
                 f"{scope}: the session's transaction has failed: roll it back before the call", scope=scope
             )
         # Of a file's one lock it is the same, whoever asked for it.
-        if self.is_busy and (self._dialect.is_file or self._was_told(Fault.BUSY)):
+        if self.is_busy and (self._dialect.is_file or (waits and self._was_told(Fault.BUSY))):
             return InProgressError(f"{scope}: {self._dialect.busy}; try again later", scope=scope, retry_after=1.0)
         if not repeats and not faults.isdisjoint(_GONE):
             return begin_again(scope)
@@ -259,7 +260,7 @@ def broken_out(scope: str) -> LostClaimError:
 
 @contextmanager
 def explained(
-    settings: Settings, scope: str, dialect: Dialect | None = None, *, repeats: bool = True
+    settings: Settings, scope: str, dialect: Dialect | None = None, *, repeats: bool = True, waits: bool = True
 ) -> Iterator[None]:
     """Tell what the errors of the library's own statements inside mean; arguments as of `Verdict.meaning`."""
     try:
@@ -268,6 +269,6 @@ def explained(
         raise
     except Exception as error:  # whatever its class, as of `settle`
         verdict = Verdict(error, dialect or settings.dialect)
-        if meaning := verdict.meaning(settings, scope, repeats=repeats):
+        if meaning := verdict.meaning(settings, scope, repeats=repeats, waits=waits):
             raise meaning from error
         raise

@@ -137,6 +137,10 @@ def _explained(error: Exception, url: sa.URL | None, own_tables: bool) -> tuple[
 
 def _advice(error: Exception, url: sa.URL | None, own_tables: bool, unreached: bool) -> str:
     database = None if url is None else known.get(url.get_backend_name())
+    if database is not None and (
+        limit := database.time_limits.get(database.code(getattr(error, "orig", None) or error))
+    ):
+        return f". If that was its {limit}, give this role a longer one"
     meaning = None if database is None else database.numbered(error)
     is_file = database is not None and database.is_file
     cures = _CURES | (_OF_FILES if is_file else {}) | (_OF_OWN_TABLES if own_tables else {})

@@ -184,6 +184,9 @@ class Definition(ABC):
         """Say whether a lock that was waited for in vain has ended the whole transaction, and not its statement alone."""
         return False
 
+    time_limits: ClassVar[Mapping[Any, str]] = {}
+    """The driver's numbers of errors that say that a statement took too long, and the setting that tells how long."""
+
     # --- migrations ---------------------------------------------------------------------------------------------------
 
     upgrade_options: ClassVar[Mapping[str, Any]] = {"isolation_level": "READ COMMITTED"}

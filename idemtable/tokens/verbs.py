@@ -142,7 +142,7 @@ class Tokens(BaseTokens):
 
         A token is spent, too, by an exception that is remembered: its status is FAILED.
         """
-        with explained(self._settings, self._scope):
+        with explained(self._settings, self._scope, waits=False):
             return self._settings.binding.run(self._listing(limit))  # type: ignore[return-value]
 
     def _run(self, work: Work[T], session: Session | scoped_session[Any] | None) -> T:

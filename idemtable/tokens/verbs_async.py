@@ -86,7 +86,7 @@ class AsyncTokens(BaseTokens):
 
     async def records(self, *, limit: int = 20) -> list[Record]:
         """Return the newest tokens of this scope that stand in the table; see `Tokens.records`."""
-        with explained(self._settings, self._scope):
+        with explained(self._settings, self._scope, waits=False):
             return await cast("Awaitable[list[Record]]", self._settings.binding.run(self._listing(limit)))
 
     async def _run(self, work: Work[T], session: AsyncSession | async_scoped_session[Any] | None) -> T:

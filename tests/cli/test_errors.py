@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from mysql.connector.errors import ProgrammingError
+from psycopg.errors import QueryCanceled
 from pymysql import _auth
 from pymysql.err import OperationalError
 
@@ -131,6 +132,22 @@ def test_the_text_of_an_error_is_told_and_not_its_state() -> None:
     )
     said = failure(refused, sa.make_url("mysql+mysqlconnector://somewhere/shop"))
     assert "Access denied for user 'me'" in said.message
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "setting"),
+    [
+        ("postgresql+psycopg://somewhere/shop", QueryCanceled("canceling statement"), "statement_timeout"),
+        ("mysql+pymysql://somewhere/shop", OperationalError(3024, "interrupted"), "max_execution_time"),
+        ("mariadb+pymysql://somewhere/shop", OperationalError(1969, "interrupted"), "max_statement_time"),
+    ],
+)
+def test_a_statement_that_took_too_long_is_not_said_to_have_met_anybody(
+    url: str, error: Exception, setting: str
+) -> None:
+    said = failure(sa.exc.OperationalError("SELECT", {}, error), sa.make_url(url))
+    assert said.exit_code == 3
+    assert said.message.endswith(f". If that was its {setting}, give this role a longer one")
 
 
 def test_debug_shows_the_traceback_without_the_password(run: Run) -> None:

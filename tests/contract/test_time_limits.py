@@ -14,6 +14,7 @@ from idemtable import InProgressError, RowLockedError
 from idemtable.guards import lock
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, Effect, effect
+from tests.support.tokens import desk
 
 WAIT = timedelta(seconds=20)
 LIMITS = {
@@ -21,6 +22,9 @@ LIMITS = {
     "mariadb": "SET SESSION max_statement_time = 0.2",
     "mysql": "SET SESSION max_execution_time = 200",  # of a SELECT, and of nothing else
 }
+
+LOCKS = {"postgresql": ["LOCK TABLE idemtable IN ACCESS EXCLUSIVE MODE", "COMMIT"]}
+_LOCKS = ["LOCK TABLES idemtable WRITE", "UNLOCK TABLES"]
 
 
 @pytest.fixture(params=[name for name in BACKENDS if name.startswith(tuple(LIMITS))])
@@ -89,3 +93,16 @@ def test_a_key_that_is_waited_for_past_it_is_in_progress(db: Database, limited: 
                     join(held.session)
                 held.rollback()
     assert (order("k"), db.effects("k")) == (order("k"), ["k"])
+
+
+def test_who_looks_at_the_table_and_waits_for_no_key_is_told_of_the_limit_itself(db: Database, limited: Any) -> None:
+    idem = db.table(limited)
+    lock_table, unlock = LOCKS.get(db.kind, _LOCKS)
+    looks = [idem.stats, idem.records, lambda: idem.get("order", "k"), desk(db, table=idem).records]
+    with db.admin.connect() as holder:
+        holder.exec_driver_sql(lock_table)
+        for look in looks:
+            with pytest.raises(sa.exc.DBAPIError):
+                look()
+        holder.exec_driver_sql(unlock)
+    assert idem.stats().rows == 0

@@ -76,6 +76,8 @@ class MySQLTable(Definition):
         is_told = kept == (table, schema) or connection.exec_driver_sql(_CASING).scalar() != 1
         return (table, schema) if is_told else kept
 
+    time_limits = {1969: "max_statement_time", 3024: "max_execution_time"}
+
     # --- migrations ---------------------------------------------------------------------------------------------------
 
     changing = 1684  # "was skipped since its definition is being modified by concurrent DDL statement"

@@ -78,6 +78,8 @@ class PostgreSQLTable(Definition):
             f"GRANT SELECT ON {version} TO {who}",
         ]
 
+    time_limits = {"57014": "statement_timeout"}
+
     # --- migrations ---------------------------------------------------------------------------------------------------
 
     before_ddl = (
