@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import uuid
 from argparse import Namespace
@@ -48,12 +49,16 @@ def revision(
 
     Raises:
         NothingToWrite: a ``ValueError``: the revisions go that far already.
-        ValueError: there is no project, it has several heads and `head` names none of them, or a step cannot be.
+        ValueError: there is no project, or none that can be read; it has several heads and `head` names none of them; or a
+            step cannot be.
         CommandError: Alembic cannot read the project or write into it.
     """
     check_names(table, schema)
-    config = _config(Path(directory))
-    project = ScriptDirectory.from_config(config)
+    try:
+        config = _config(Path(directory))
+        project = ScriptDirectory.from_config(config)
+    except configparser.Error as error:
+        raise ValueError(f"the project's alembic.ini cannot be read: {error}") from error
     if frm is None:
         frm = _written(project, table, schema)
         if frm > STEP:  # by a newer version of the library

@@ -90,6 +90,12 @@ def test_revision_without_a_project_says_so(tmp_path: Path) -> None:
         steps.revision(directory=tmp_path)
 
 
+def test_revision_names_the_file_that_it_cannot_read(tmp_path: Path) -> None:
+    (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = 100%/migrations\n")
+    with pytest.raises(ValueError, match=r"alembic\.ini cannot be read: '%' must be followed"):
+        steps.revision(directory=tmp_path)
+
+
 def test_revision_says_what_to_do_where_nothing_tells_which_folder_is_its_own(tmp_path: Path) -> None:
     (tmp_path / "env.py").touch()
     (tmp_path / "alembic.ini").write_text(
