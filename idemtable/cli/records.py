@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import click
+import sqlalchemy as sa
 
 from ..model import Record, Status
 from ..table import IdemTable
@@ -64,10 +65,13 @@ def purge(target: Target, every: timedelta | None, batch: int, limit: int | None
 
 @contextmanager
 def _bar(idem: IdemTable, limit: int | None) -> Iterator[Any]:
-    if not sys.stderr.isatty():
+    total = None
+    if sys.stderr.isatty():
+        with suppress(sa.exc.DBAPIError):  # to count all may take longer than the role may: no reason to delete nothing
+            total = min(idem.stats().expired, limit or sys.maxsize)
+    if total is None:
         yield lambda _: None
         return
-    total = min(idem.stats().expired, limit or sys.maxsize)
     with click.progressbar(length=total, label="purge", file=sys.stderr, show_pos=True) as bar:
         yield lambda deleted: bar.update(deleted - bar.pos)
 

@@ -92,6 +92,19 @@ def test_a_signal_ends_a_purge_after_its_batch(file_url: str, run: Run) -> None:
     engine.dispose()
 
 
+def test_a_table_that_takes_too_long_to_count_is_purged_without_a_bar(
+    idem: IdemTable, url: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counts(table: IdemTable) -> None:
+        raise sa.exc.OperationalError("SELECT", {}, Exception("canceling statement due to statement timeout"))
+
+    expire(idem, 2)
+    monkeypatch.setattr(IdemTable, "stats", counts)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    ended = run("purge", "--json", "--url", url)
+    assert (ended.code, ended.lines[0]["deleted"]) == (0, 2)
+
+
 def test_every_survives_a_database_that_is_away_for_a_while(file_url: str, tmp_path: Path) -> None:
     file = tmp_path / "file.db"
     command = [*COMMAND, "purge", "--every", "1s", "--json", "--url", file_url]
