@@ -12,7 +12,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from types import FrameType, UnionType
+from types import FrameType, NoneType, UnionType
 from typing import Annotated, Any, Final, ForwardRef, NewType, TypeVar, Union, get_args, get_origin
 
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -113,7 +113,7 @@ class _Locals(dict[str, Any]):
 
 
 def declared_return(function: Any, names: Names | None = None) -> Any:
-    """Return the declared return type, evaluated; ``Any`` where none is declared.
+    """Return the declared return type, evaluated; ``Any`` where none is declared, the class of ``None`` for ``None``.
 
     Raises:
         TypeError: it cannot be resolved here; the message names ``returns=``.
@@ -122,12 +122,13 @@ def declared_return(function: Any, names: Names | None = None) -> Any:
     if annotation is inspect.Signature.empty:
         return Any
     try:
-        return (names or Names(function)).evaluated(annotation)
+        declared = (names or Names(function)).evaluated(annotation)
     except Exception as error:
         raise TypeError(
             f"the return type {annotation!r} of {innermost(function).__qualname__} cannot be resolved where it is "
             f"decorated: pass it as returns="
         ) from error
+    return NoneType if declared is None else declared  # to whom it is handed, None is that nothing was said
 
 
 def receiver_of(parameters: list[inspect.Parameter]) -> str | None:

@@ -226,6 +226,22 @@ def test_a_result_of_another_type_than_declared_is_refused_on_the_first_call(db:
     assert (db.effects(), db.rows()) == ([], [])
 
 
+@pytest.mark.parametrize("declared", [None, "None"])
+def test_a_function_that_is_declared_to_return_nothing_returns_nothing(db: Database, declared: Any) -> None:
+    def ordered(value: Any) -> Any:
+        def order(session: Any, key: str) -> Any:
+            effect(session, key)
+            return value
+
+        order.__annotations__["return"] = declared
+        return db.idem.transactional("order", key="key", share_scope=True)(order)
+
+    with pytest.raises(ResultNotSerializableError, match="a int, does not survive storage as NoneType"):
+        ordered(5)("k")
+    assert (db.effects(), db.rows()) == ([], [])
+    assert [ordered(None).outcome("k").value for _ in range(2)] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("declared", "value"),
     [(Receipt, LongReceipt(1, NOON)), (list[Receipt], [LongReceipt(1, NOON)]), (int, Level.HIGH), (list[int], (1, 2)),
