@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from idemtable import LostClaimError
+from idemtable import FingerprintMismatchError, LostClaimError
 from idemtable.claim import steps
 from idemtable.dialects.compound import watch_end
 from idemtable.dialects.packet import Line as Packets
@@ -22,7 +22,8 @@ from idemtable.dialects.postgresql import PostgreSQL
 from tests.support.backends import db_of
 from tests.support.crowd import WAIT
 from tests.support.database import Database, Effect, effect
-from tests.support.lines import Line, through_a_proxy
+from tests.support.lines import Line, engine_at, through_a_proxy
+from tests.support.proxy import Proxy
 
 _scopes = count()
 
@@ -704,6 +705,28 @@ def test_a_call_that_waits_for_an_answer_lets_other_threads_run() -> None:
     waiter.join(60)
     assert done[0].replayed
     assert db.effects() == ["k"]
+
+
+def test_an_answer_that_comes_byte_by_byte_is_read_whole_and_lets_other_threads_run(db: Database) -> None:
+    assert db.sync_url.port is not None
+    long = "long" * 5_000
+    with Proxy(db.sync_url.port, at_a_time=1) as proxy:  # whose threads are some of those
+        engine = engine_at(db, proxy.port)
+        try:
+
+            @db.table(engine).transactional(f"packets.{next(_scopes)}", key="key", wait=LENT)
+            def order(session: Any, key: str, said: str) -> str:
+                effect(session, key)
+                return said
+
+            for key, said in (("k", "short"), ("l", long)):
+                answers = [order.outcome(key, said) for _ in range(3)]
+                assert [(answer.value, answer.replayed) for answer in answers] == [(said, n > 0) for n in range(3)]
+            with pytest.raises(FingerprintMismatchError):
+                order("k", "other")
+        finally:
+            db.dispose(engine)
+    assert db.effects() == ["k", "l"]
 
 
 @pytest.mark.parametrize("backend", ["postgresql18", "postgresql18-async", "postgresql18-listened"])

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 HOST = "127.0.0.1"
+_CHUNK = 65536
 
 
 class Way(Enum):
@@ -56,11 +57,14 @@ def is_commit(chunk: bytes) -> bool:
 class Proxy:
     """Passes connections on to a server until it cuts them. As a context manager it ends with all of them.
 
-    `listener` is told of each chunk before that is passed on.
+    `listener` is told of each chunk before that is passed on; what goes to a client is sent so many bytes at a time.
     """
 
-    def __init__(self, target: int, listener: Callable[[Way, bytes], None] | None = None) -> None:
+    def __init__(
+        self, target: int, listener: Callable[[Way, bytes], None] | None = None, *, at_a_time: int = _CHUNK
+    ) -> None:
         self._target = target
+        self._at_a_time = at_a_time
         self._listen = listener or (lambda way, chunk: None)
         self._lock = threading.Lock()
         self._cut: Cut | None = None
@@ -127,13 +131,15 @@ class Proxy:
     def _pass(self, way: Way, source: socket.socket, target: socket.socket) -> None:
         pair = id(source if way is Way.TO_SERVER else target)
         with suppress(OSError):
-            while chunk := source.recv(65536):
+            while chunk := source.recv(_CHUNK):
                 self._count(way, pair)
                 if (cut := self._at_the_moment(way, chunk, pair)) is not None:
                     self._deliver(cut.manner, chunk, source, target)
                     break
                 self._listen(way, chunk)
-                target.sendall(chunk)
+                step = self._at_a_time if way is Way.TO_CLIENT else _CHUNK
+                for at in range(0, len(chunk), step):
+                    target.sendall(chunk[at : at + step])
         self._end(source, target)
 
     def _deliver(self, manner: Manner, chunk: bytes, source: socket.socket, target: socket.socket) -> None:
