@@ -378,8 +378,9 @@ def test_a_scoped_session_stands_for_its_session(db: Database) -> None:
     assert db.effects() == ["a", "b"]
     tokens = desk(db)
     token = tokens.issue(session=scoped)
-    assert tokens.revoke(token, session=scoped) is True
-    db.on(scoped(), lambda session: session.commit())
+    with db.deleting():
+        assert tokens.revoke(token, session=scoped) is True
+        db.on(scoped(), lambda session: session.commit())
     if db.loop is not None:
         db.loop.run(scoped.remove())
     else:
