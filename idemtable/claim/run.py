@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 from sqlalchemy.orm import Session
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from .door import Door, Turn
 
 T = TypeVar("T")
-
-_CLOSES: Final = Attempt.close.__code__
 
 
 class BaseRun(Course):
@@ -65,16 +63,16 @@ class BaseRun(Course):
     def _aenter(self, door: Door) -> Awaitable[Turn | None]:
         return door.aenter(self.remaining(), self.call.request.scope)
 
-    def _invited(self, turn: Turn | None) -> Turn:
-        if turn is None:  # the session belongs to a call that has ended
+    def _invited(self, door: Door, turn: Turn | None) -> Turn:
+        if turn is None:
             scope = self.call.request.scope
-            if any(frame.f_code is _CLOSES for frame in nesting.callers()):  # another attempt would end like this one
-                raise SessionNotUsableError(
-                    f"{scope}: the call whose session this is, is being committed: make this call inside its function, not "
-                    f"in what listens to its flush or COMMIT",
-                    scope=scope,
-                )
-            raise begin_again(scope)
+            if door.is_over:
+                raise begin_again(scope)
+            raise SessionNotUsableError(  # another attempt would end like this one
+                f"{scope}: the call whose session this is, is being committed or undone: make this call inside its "
+                f"function, not in what listens to its flush or COMMIT",
+                scope=scope,
+            )
         return turn
 
     def _repeats(self, error: Exception) -> bool:
@@ -111,7 +109,8 @@ class Run(BaseRun):
 
     def inside(self, session: Session, work: Callable[[Session], T], joinable: Any = None) -> Outcome[T]:
         """Run `work` in the caller's transaction, once; `joinable` is the AsyncSession round the session, if any."""
-        turn = self._invited(self._enter(nesting.door_of(session)))
+        door = nesting.door_of(session)
+        turn = self._invited(door, self._enter(door))
         try:
             return self._through(self._joined(session, joinable or session), session, work)
         finally:
@@ -192,7 +191,8 @@ class AsyncRun(BaseRun):
 
     async def inside(self, session: AsyncSession, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
         """Run `work` in the caller's transaction, once."""
-        turn = self._invited(await self._aenter(nesting.door_of(session.sync_session)))
+        door = nesting.door_of(session.sync_session)
+        turn = self._invited(door, await self._aenter(door))
         try:
             return await self._through(self._joined(session.sync_session, session), session, work)
         finally:

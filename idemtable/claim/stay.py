@@ -68,7 +68,8 @@ class Staying(_BaseStaying, Run):
 
     def _begun(self, given: Session | None) -> Stay:
         if given is not None:
-            return Stay(given, self._invited(self._enter(nesting.door_of(given))))
+            door = nesting.door_of(given)
+            return Stay(given, self._invited(door, self._enter(door)))
         while frame := self._enclosing(for_block=True):
             if (turn := self._enter(frame.door)) is not None:
                 return Stay(frame.session, turn)
@@ -119,7 +120,8 @@ class AsyncStaying(_BaseStaying, AsyncRun):
 
     async def _begun(self, given: AsyncSession | None) -> Stay:
         if given is not None:
-            return Stay(given, self._invited(await self._aenter(nesting.door_of(given.sync_session))))
+            door = nesting.door_of(given.sync_session)
+            return Stay(given, self._invited(door, await self._aenter(door)))
         while frame := self._enclosing(for_block=True):
             if (turn := await self._aenter(frame.door)) is not None:
                 return Stay(frame.joinable, turn)

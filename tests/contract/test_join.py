@@ -329,7 +329,7 @@ def test_what_listens_to_the_commit_of_a_call_is_told_that_it_comes_too_late_and
         sa.event.listen(session, "before_commit", claim)
         return effect(session, key)
 
-    with pytest.raises(SessionNotUsableError, match=r"late: .* is being committed: make this call inside its function"):
+    with pytest.raises(SessionNotUsableError, match=r"late: .* is being committed or undone: make this call inside"):
         if around == "call":
             db.idem.transactional("order", key="key")(work)("k")
         else:

@@ -9,11 +9,19 @@ from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
-from idemtable import AsyncIdemTable, IdemTable, LostClaimError, ReentrantCallError, RetryTransactionError
+from idemtable import (
+    AsyncIdemTable,
+    IdemTable,
+    LostClaimError,
+    ReentrantCallError,
+    RetryTransactionError,
+    SessionNotUsableError,
+)
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, Effect
 
@@ -332,3 +340,25 @@ def test_a_sync_function_joined_through_run_sync_ends_after_the_task_that_has_jo
     assert on_a_loop(db, work) == ("line", "inner")
     assert db.effects() == ["inner"]
     assert len(db.rows()) == 3
+
+
+def test_a_call_in_a_listener_of_its_own_calls_commit_comes_too_late_and_the_function_runs_once(db: Database) -> None:
+    async def work(idem: AsyncIdemTable) -> list[str]:
+        runs: list[str] = []
+
+        @idem.transactional("late", key="key")
+        async def late(session: AsyncSession, key: str) -> str:
+            return await leave(session, key)
+
+        @idem.transactional("order", key="key")
+        async def order(session: AsyncSession, key: str) -> str:
+            runs.append(key)
+            event.listen(session.sync_session, "before_commit", lambda _: await_only(late.join(session, "late")))
+            return await leave(session, key)
+
+        with pytest.raises(SessionNotUsableError, match="is being committed or undone: make this call inside"):
+            await order("k")
+        return runs
+
+    assert on_a_loop(db, work) == ["k"]
+    assert (db.effects(), db.rows()) == ([], [])
