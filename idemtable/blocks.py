@@ -59,6 +59,7 @@ class _BaseClaim(Generic[SessionT, T]):
 
     def _opened(self, stay: Stay) -> None:
         self._stay, self.session = stay, stay.session
+        self.replayed, self._result, self.record = False, None, None  # it may have been entered before
         if stay.outcome is not None:
             assert stay.attempt is not None
             self.replayed, self._result, self.record = True, stay.outcome.value, stay.attempt.replayed

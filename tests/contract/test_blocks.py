@@ -256,6 +256,24 @@ def test_a_block_has_no_claim_when_its_key_is_none_or_its_tenant_is_empty(db: Da
     assert db.rows() == []
 
 
+def test_a_block_entered_again_begins_anew(db: Database) -> None:
+    block = db.idem.transaction("pay", "k")
+    with pytest.raises(ValueError, match="no"), block as claim:
+        claim.result = "of the one that was undone"
+        raise ValueError("no")
+    with block as claim:
+        assert (claim.replayed, claim.result) == (False, None)
+        claim.result = leave(db, claim, "tea")
+    with block as claim:
+        assert claim.replayed
+    db.idem.forget("pay", "k")
+    with block as claim:
+        assert (claim.replayed, claim.result, claim.record) == (False, None, None)
+        claim.result = leave(db, claim, "milk")
+
+    assert db.effects() == ["tea", "milk"]
+
+
 def test_a_block_that_must_begin_again_says_so(db: Database) -> None:
     """The library cannot run the body a second time; what the decorator would restart leaves as a request to the caller."""
     from sqlalchemy.exc import OperationalError
