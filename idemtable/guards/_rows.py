@@ -264,10 +264,12 @@ class Rows:
         return session.connection(bind_arguments=self.bind or {"clause": self.table})
 
     def refresh(self, session: Session, ident: tuple[Any, ...]) -> None:
-        """Read the columns of an object that the session already holds: one SELECT if it does, none if not."""
+        """Let an object that the session already holds show its row, as changed here: one SELECT if it does, none if not."""
         loaded = self.loaded(session, ident)
         if loaded is not None and self.mapper is not None:
             session.refresh(loaded, [attribute.key for attribute in self.mapper.column_attrs])
+            # As after a flush: else the rollback of a savepoint would leave it with what was undone.
+            session._register_altered([inspect(loaded)])
 
     def show(self, session: Session, ident: tuple[Any, ...], name: str, value: Any) -> None:
         """Let an object that the session already holds show what was read of its row, without a statement.

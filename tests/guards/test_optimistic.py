@@ -17,6 +17,10 @@ from tests.support.database import INNODB
 from tests.support.guards import Animal, Cat, Counted, Horse, Order, Parcel, Shop, Stage, Ticket
 
 TABLE: Any = Order.__table__
+CHANGES: dict[str, Any] = {
+    "compare_and_set": lambda session: compare_and_set(session, Order, 7, version=1, values={"total": 5}),
+    "a step": lambda session: StateMachine(Order.status, {"created": {"paid"}}).advance(session, 7, to="paid"),
+}
 
 
 def test_the_version_read_is_the_condition(shop: Shop) -> None:
@@ -83,6 +87,36 @@ def test_the_object_that_the_session_holds_shows_what_the_row_has(shop: Shop) ->
 
         held.run(change)  # a flush that knew the old version would be stale
     assert shop.value(Counted.revision) == 3
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_object_that_the_session_holds_shows_nothing_of_what_was_undone(shop: Shop, change: Any) -> None:
+    shop.add(Order(number=7))
+
+    def seen(order: Order) -> tuple[str, int, int]:
+        return order.status, order.total, order.version
+
+    # Inside run_sync the session is a sync one, with the machinery of an async table: the same code.
+    @shop.db.idem.transactional("orders.change", key="key", returns=str)
+    def refused(session: Any, key: str) -> None:
+        change(session)
+        assert seen(session.get(Order, 7)) != ("created", 0, 1)
+        raise LookupError("no stock")
+
+    @shop.db.idem.transactional("orders.offer", key="key", returns=list)
+    def offer(session: Any, key: str) -> list[Any]:
+        order = session.get(Order, 7)
+        savepoint = session.begin_nested()
+        change(session)
+        savepoint.rollback()
+        return list(seen(order))
+
+    with shop.db.session() as held:
+        order = held.run(lambda session: session.get(Order, 7))
+        with pytest.raises(LookupError):
+            refused.join(held.session, "k-1")
+        assert held.run(lambda session: seen(order)) == ("created", 0, 1)
+    assert offer("k-2") == ["created", 0, 1]
 
 
 def test_a_stale_object_is_read_again(shop: Shop) -> None:
