@@ -264,7 +264,7 @@ class Rows:
         return session.connection(bind_arguments=self.bind or {"clause": self.table})
 
     def refresh(self, session: Session, ident: tuple[Any, ...]) -> None:
-        """Let an object that the session already holds show its row, as changed here: one SELECT if it does, none if not."""
+        """Let an object that the session already holds show what was changed: one SELECT if it does, none if not."""
         loaded = self.loaded(session, ident)
         if loaded is not None and self.mapper is not None:
             session.refresh(loaded, [attribute.key for attribute in self.mapper.column_attrs])
