@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _COLUMNS: Final = ("expires_at", "completed_at")
 
+_clocks: Final[list[FrozenClock]] = []
+"""Those that stand still. The innermost one counts; in a statement that it has changed the others would find nothing."""
+
 
 class FrozenClock:
     """A clock that goes on when it is told to; made by `frozen_clock` and by the fixture `idem_clock`.
@@ -57,7 +60,7 @@ class FrozenClock:
         database = known.get(connection.dialect.name)
         # The library's own statements: of those that come as plain text, the ones with its columns.
         is_own = context is not None and context.compiled is None and any(name in statement for name in _COLUMNS)
-        if database is not None and is_own:
+        if database is not None and is_own and _clocks[-1:] == [self]:
             moment = database.moment.format(f"{self.now:%Y-%m-%d %H:%M:%S.%f}")
             for clock in database.clocks:
                 statement = statement.replace(clock, moment)
@@ -66,14 +69,16 @@ class FrozenClock:
 
 @contextmanager
 def frozen_clock() -> Iterator[FrozenClock]:
-    """Stop the clock by which keys expire, while the block runs.
+    """Stop the clock by which keys expire, while the block runs; inside another such block it is this one that counts.
 
     Meanwhile the library sends its statements one by one, as it does for everybody who listens to them.
     """
     clock = FrozenClock()
     listener = clock._told
+    _clocks.append(clock)
     event.listen(Engine, "before_cursor_execute", listener, retval=True)
     try:
         yield clock
     finally:
+        _clocks.remove(clock)
         event.remove(Engine, "before_cursor_execute", listener)

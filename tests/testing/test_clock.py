@@ -111,6 +111,17 @@ def test_it_goes_on_again_where_it_would_be_without(db: Database, order: Any) ->
     assert db.idem.get("testing.clock", "later").created_at > record.created_at - timedelta(seconds=1)
 
 
+def test_of_two_clocks_the_inner_one_counts(db: Database, order: Any) -> None:
+    with frozen_clock():
+        order("k")
+        with frozen_clock() as inner:
+            inner.advance(HOUR * 2)
+            assert not order.outcome("k").replayed
+            assert db.idem.get("testing.clock", "k").created_at > datetime.now(UTC) + HOUR
+        order("later")
+        assert db.idem.get("testing.clock", "later").created_at < datetime.now(UTC) + HOUR
+
+
 def test_a_clock_goes_on_by_a_timedelta() -> None:
     with frozen_clock() as clock:
         before = clock.now
