@@ -12,11 +12,12 @@ the look at one empty tuple.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from ..model import Request
@@ -62,19 +63,23 @@ Listener = Callable[[Moment], object]
 
 listeners: tuple[Listener, ...] = ()
 """Replaced and never changed, so that a call may look at it while another thread adds to it."""
+# Not a plain one: a block that nobody ended is ended by the garbage collector, which may run in the midst of this.
+_replacing: Final = threading.RLock()
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Call `listener` at every point, in all threads and tasks, while the block runs."""
     global listeners
-    listeners = (*listeners, listener)
+    with _replacing:
+        listeners = (*listeners, listener)
     try:
         yield
     finally:
-        rest = list(listeners)
-        rest.remove(listener)
-        listeners = tuple(rest)
+        with _replacing:
+            rest = list(listeners)
+            rest.remove(listener)
+            listeners = tuple(rest)
 
 
 def tell(step: Step, request: Request, attempt: int, owned: bool) -> None:

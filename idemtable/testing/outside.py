@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,7 @@ class Effect(NamedTuple):
 
 _heard: tuple[list[Effect], ...] = ()
 """Replaced and never changed, so that a thread may look at it while another one adds to it."""
+_replacing: Final = threading.RLock()
 _is_hooked = False
 _connecting: ContextVar[nesting.Frame | None] = ContextVar("idemtable_connecting", default=None)
 """The call in which SQLAlchemy opens a connection, whose socket is the database's own. Where that fails, this call may open
@@ -71,17 +73,19 @@ def watching() -> Iterator[list[Effect]]:
         _is_hooked = True
         sys.addaudithook(_audited)  # for good: there is no way to take one away
     effects: list[Effect] = []
-    if not _heard:
-        for listener in _LISTENERS:
-            event.listen(*listener)
-    _heard = (*_heard, effects)
+    with _replacing:
+        if not _heard:
+            for listener in _LISTENERS:
+                event.listen(*listener)
+        _heard = (*_heard, effects)
     try:
         yield effects
     finally:
-        _heard = tuple(one for one in _heard if one is not effects)
-        if not _heard:
-            for listener in _LISTENERS:
-                event.remove(*listener)
+        with _replacing:
+            _heard = tuple(one for one in _heard if one is not effects)
+            if not _heard:
+                for listener in _LISTENERS:
+                    event.remove(*listener)
 
 
 def _audited(name: str, arguments: tuple[Any, ...]) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 
 from idemtable import RetryTransactionError
 from idemtable.claim import steps
-from idemtable.testing import InjectedCrash, InjectedError, Step, fail_at, restart_at
+from idemtable.testing import InjectedCrash, InjectedError, Step, fail_at, outside, restart_at
+from tests.support import PATIENCE
 from tests.support.database import Database, effect
 from tests.support.kit import databases
 
+CALLERS = 8
 FIRST = ("entered", "claimed", "running", "ran", "stored", "committed")
 
 db = databases("sqlite", "postgresql18", "mariadb-async", "mysql")
@@ -104,6 +111,30 @@ def test_a_failure_that_did_not_happen_is_told(order: Any) -> None:
         order("k")
     with pytest.raises(LookupError, match="what the test is about"), fail_at("found"):
         raise LookupError("what the test is about")
+
+
+@pytest.mark.parametrize("begin", [lambda: steps.listening(lambda moment: None), outside.watching])
+def test_threads_that_begin_and_end_to_listen_leave_one_another_alone(
+    monkeypatch: pytest.MonkeyPatch, begin: Callable[[], AbstractContextManager[Any]]
+) -> None:
+    monkeypatch.setattr(steps, "listeners", ())  # whatever a failure leaves is no matter of other tests
+    monkeypatch.setattr(outside, "_heard", ())
+    barrier = threading.Barrier(CALLERS)
+
+    def listen(_: int) -> None:
+        barrier.wait(PATIENCE)
+        for _ in range(1500):
+            with begin():
+                pass
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(CALLERS) as pool:
+            list(pool.map(listen, range(CALLERS)))
+    finally:
+        sys.setswitchinterval(before)
+    assert (steps.listeners, outside._heard) == ((), ())
 
 
 def test_what_cannot_be_is_refused() -> None:
