@@ -51,7 +51,8 @@ def assert_idempotent(
 
     It is made with some keys to measure what one call leaves. Then, with a new key each time: twice; many at once; with a
     crash at each step of the protocol, and again; and when it was done, with a crash at each step of the way to its stored
-    answer, and again. After each of these all tables must be as after one call.
+    answer, and again. After each of these all tables must be as after one call; on MariaDB and MySQL, those of the engine's
+    own database.
 
     Args:
         call: makes the request with the key that it is given, the text of a UUID. It may be async, and it may send the
