@@ -18,7 +18,9 @@ from typing import Annotated, Any, Final, ForwardRef, NewType, TypeVar, Union, g
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIABLE: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _CALL: Final = "__call__"
-_SESSIONS: Final = frozenset({"Session", "AsyncSession", "scoped_session", "async_scoped_session"})
+_SYNC: Final = frozenset({"Session", "scoped_session"})
+_ASYNC: Final = frozenset({"AsyncSession", "async_scoped_session"})
+_SESSIONS: Final = _SYNC | _ASYNC
 # The frames of these stand between an annotation and the program whose names it uses.
 _OWN: Final = frozenset(f"{__package__}.{module}" for module in ("annotations", "signature", "transactional"))
 
@@ -172,33 +174,40 @@ def session_of(
     return first
 
 
-def _is_session(hint: Any, names: Names | None) -> bool | None:
+def is_of_other_colour(parameter: inspect.Parameter, names: Names, *, is_async: bool) -> bool:
+    """Say whether a parameter is declared to take sessions of the other colour alone; a name nobody knows may be either."""
+    own, other = (_ASYNC, _SYNC) if is_async else (_SYNC, _ASYNC)
+    hint = parameter.annotation
+    return _is_session(hint, names, other) is True and _is_session(hint, names, own) is False
+
+
+def _is_session(hint: Any, names: Names | None, wanted: frozenset[str] = _SESSIONS) -> bool | None:
     """Say whether an annotation allows a session; ``None``: it does by its name, and nobody knows what that means."""
     if isinstance(hint, str | ForwardRef):
         text = hint if isinstance(hint, str) else hint.__forward_arg__
         try:
             if names is None:
                 raise NameError(text)
-            return _is_session(names.evaluated(hint), names)
+            return _is_session(names.evaluated(hint), names, wanted)
         except Exception:  # imported for type checkers alone
             return None if _reads_session(text) else False
     origin = get_origin(hint)
     if origin is Annotated:
-        return _is_session(hint.__origin__, names)
+        return _is_session(hint.__origin__, names, wanted)
     if origin in (Union, UnionType):
-        answers = [_is_session(one, names) for one in get_args(hint)]
+        answers = [_is_session(one, names, wanted) for one in get_args(hint)]
         return True if True in answers else None if None in answers else False
     if origin is not None:
-        return _is_session(origin, names)
+        return _is_session(origin, names, wanted)
     if isinstance(hint, type):
-        return any(cls.__name__ in _SESSIONS and cls.__module__.startswith("sqlalchemy.") for cls in hint.__mro__)
+        return any(cls.__name__ in wanted and cls.__module__.startswith("sqlalchemy.") for cls in hint.__mro__)
     if isinstance(hint, TypeVar):
         bounds = hint.__constraints__ or ((hint.__bound__,) if hint.__bound__ is not None else ())
-        return any(_is_session(one, names) for one in bounds)
+        return any(_is_session(one, names, wanted) for one in bounds)
     if isinstance(hint, NewType):
-        return _is_session(hint.__supertype__, names)
+        return _is_session(hint.__supertype__, names, wanted)
     alias = getattr(hint, "__value__", None)  # of a `type` statement
-    return _is_session(alias, names) if alias is not None else False
+    return _is_session(alias, names, wanted) if alias is not None else False
 
 
 def _reads_session(text: str) -> bool:

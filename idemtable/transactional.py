@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .annotations import Names, declared_return, innermost
+from .annotations import Names, declared_return, innermost, is_of_other_colour
 from .arguments import Arguments
 from .binding import sync_session, unscoped
 from .claim.call import Asks, Call, Keys
@@ -85,6 +85,7 @@ class Compiled:
         self.function = function
         names = Names(function)
         self.parameters = parameters = Parameters(function, key, tenant, names)
+        _check_session(function, parameters.session, names, settings.binding.is_async)
         self._given = parameters.given
         self._filled = parameters.filled
         self.asks = asks(declared_return(function, names) if returns is None else returns)
@@ -301,3 +302,19 @@ def _check(function: Any, is_async: bool) -> None:
         raise TypeError(f"{name} is a generator: its work would run after the claim; return a list")
     if is_async and not any(map(inspect.iscoroutinefunction, called)):
         raise TypeError(f"{name} is not an async function: use IdemTable with an Engine, or write async def")
+
+
+def _check_session(function: Any, session: inspect.Parameter, names: Names, is_async: bool) -> None:
+    # What adapts a function of the other colour has its annotations, and gives it a session that it takes.
+    if hasattr(function, "__wrapped__") or not is_of_other_colour(session, names, is_async=is_async):
+        return
+    name = innermost(function).__qualname__
+    if is_async:
+        raise TypeError(
+            f"{name} is declared to take a Session and gets an AsyncSession, in which nothing is done that is not awaited: "
+            f"annotate {session.name} with AsyncSession, and await its methods"
+        )
+    raise TypeError(
+        f"{name} is declared to take an AsyncSession and gets a Session: annotate {session.name} with Session, or use "
+        f"AsyncIdemTable and async def"
+    )

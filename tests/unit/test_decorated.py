@@ -192,6 +192,27 @@ def test_the_other_order_of_decorators_is_refused_with_the_cure(kind: Any) -> No
         idem.transactional("order", key="key")(kind(lambda session, key: None))
 
 
+def test_a_session_of_the_other_colour_is_refused_where_it_is_declared() -> None:
+    """What is not awaited is not done, and the key would be kept without it."""
+
+    async def plainly(session: Session, key: str) -> None: ...
+    def awaiting(key: str, *, db: Annotated[AsyncSession | None, "fastapi"]) -> None: ...
+    def either(session: Session | AsyncSession, key: str) -> None: ...
+
+    def wrapped(session: Session, key: str) -> None: ...
+    @functools.wraps(wrapped)
+    async def adapting(*args: Any) -> None: ...
+
+    with pytest.raises(TypeError, match="annotate session with AsyncSession, and await"):
+        aidem.transactional("plainly", key="key")(plainly)
+    with pytest.raises(TypeError, match="annotate session with AsyncSession, and await"):
+        aidem.inbox("plainly").transactional(message_id="key")(plainly)
+    with pytest.raises(TypeError, match="annotate db with Session, or use AsyncIdemTable"):
+        idem.transactional("awaiting", key="key")(awaiting)
+    assert idem.transactional("either", key="key")(either)("k") is None
+    assert asyncio.iscoroutinefunction(aidem.transactional("adapting", key="key")(adapting))
+
+
 def test_the_session_stands_where_the_function_wants_it() -> None:
     def last(key: str, item: str, session: Session) -> str:
         return f"{item} {type(session).__name__}"
