@@ -198,7 +198,7 @@ class SessionNotUsableError(TransactionError):
 
 
 class ReentrantCallError(TransactionError):
-    """A call needs the key that a call around it is still holding; waiting for it would never end."""
+    """A call needs the key, or on SQLite the lock, that a call around it is still holding; waiting would never end."""
 
     detail = "The request waits for itself; it was not completed."
 

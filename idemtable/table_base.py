@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, Type
 
 from . import schema as schemas
 from .claim.call import Keys
+from .claim.explained import explained
 from .claim.run import alone
-from .claim.verdict import explained
 from .codecs import opened
 from .dialects import full_name
 from .guards import StateMachine

@@ -11,6 +11,7 @@ from ..dialects.words import Look
 from ..errors import ResultUnreadableError
 from ..model import Answer, Outcome, Replay, Reraise, Settled, TakeOver, Won, tell_outcome
 from . import steps
+from .explained import meaning
 from .kinds import LOOKS, too_fast
 from .steps import Step
 from .verdict import begin_again
@@ -68,8 +69,8 @@ def refuse(course: Course, tx: Transaction, error: Exception, *, repeats: bool) 
     scope, verdict = course.call.request.scope, course.judged(error, tx)
     if (interruption := verdict.interruption) is not None:
         raise interruption
-    if meaning := verdict.meaning(course.settings, scope, repeats=repeats):
-        raise meaning from error
+    if told := meaning(verdict, course.settings, scope, repeats=repeats):
+        raise told from error
     if tx.is_cut and not repeats:
         # The call around this one has given the connection up meanwhile, and the driver says whatever occurs to it.
         raise begin_again(scope) from error

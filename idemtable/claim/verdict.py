@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -256,19 +256,3 @@ def broken_out(scope: str) -> LostClaimError:
         f"committed without a result must be forgotten before it can run",
         scope=scope,
     )
-
-
-@contextmanager
-def explained(
-    settings: Settings, scope: str, dialect: Dialect | None = None, *, repeats: bool = True, waits: bool = True
-) -> Iterator[None]:
-    """Tell what the errors of the library's own statements inside mean; arguments as of `Verdict.meaning`."""
-    try:
-        yield
-    except IdempotencyError:  # an answer of our own has told already
-        raise
-    except Exception as error:  # whatever its class, as of `settle`
-        verdict = Verdict(error, dialect or settings.dialect)
-        if meaning := verdict.meaning(settings, scope, repeats=repeats, waits=waits):
-            raise meaning from error
-        raise

@@ -17,8 +17,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from ..binding import unscoped
 from ..claim.call import Keys
+from ..claim.explained import explained
 from ..claim.run import Run
-from ..claim.verdict import explained
 from ..errors import IllegalTransitionError, InProgressError
 from ..fingerprint import fingerprint
 from ..keys import MAX_BYTES, checked_key

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from sqlalchemy import and_, inspect, or_
 from sqlalchemy.exc import NoResultFound, UnboundExecutionError
 
-from ..claim.verdict import explained
+from ..claim.explained import explained
 from ..errors import SessionNotUsableError
 from ..keys import checked_key
 from ..settings import checked_wait

@@ -7,9 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypedDict, TypeVar
 
 from ..binding import AsyncBinding, sync_session
+from ..claim.explained import explained
 from ..claim.joined import Joined
 from ..claim.run import alone
-from ..claim.verdict import begin_again, explained
+from ..claim.verdict import begin_again
 from ..keys import checked_scope
 from ..model import Status, Wanted
 from ..settings import LONGEST_LIST, Settings, checked_count, checked_flag, checked_ttl

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from ..binding import sync_session
 from ..blocks import Claim
-from ..claim.verdict import explained
+from ..claim.explained import explained
 from ..decorated import Decorator
 from ..transactional import CommonOptions, Spec
 from .base import BaseTokens, RedeemOptions, Work

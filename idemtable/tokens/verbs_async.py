@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from ..binding import sync_session, unscoped
 from ..blocks import AsyncClaim
-from ..claim.verdict import explained
+from ..claim.explained import explained
 from ..decorated import AsyncDecorator
 from ..transactional import CommonOptions, Spec
 from .base import BaseTokens, RedeemOptions, Work

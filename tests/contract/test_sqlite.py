@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 import idemtable
-from idemtable import InProgressError, RowLockedError, SessionNotUsableError
+from idemtable import InProgressError, ReentrantCallError, RowLockedError, SessionNotUsableError
 from tests.support import PATIENCE
 from tests.support.backends import BACKENDS, db_of
 from tests.support.crowd import Beside, until
@@ -424,6 +424,32 @@ def test_whoever_meets_another_one_opening_the_database_is_told_that_it_is_busy(
         assert (db.effects(), runs) == (["k"], [1])
     finally:
         db.close()
+
+
+def test_whoever_waits_for_the_lock_of_the_call_around_it_is_told_so(sqlite_db: Database) -> None:
+    """To try again later would end like this each time."""
+    with sqlite_db.other_engine() as engine:
+        beside = sqlite_db.table(engine, wait=timedelta())
+
+        @beside.transactional("mail", key="key")
+        def mail(session: Any, key: str) -> int:
+            return effect(session, key)
+
+        @sqlite_db.idem.transactional("order", key="key", payload=None)
+        def order(session: Any, key: str, inner: Any) -> int:
+            effect(session, key)
+            with pytest.raises(ReentrantCallError, match="join that call's session") as caught:
+                inner()
+            assert not caught.value.retryable
+            return mail.join(sqlite_db.given(session), f"{key} joined")  # type: ignore[no-any-return]
+
+        order("k", lambda: mail("m"))
+        order("f", lambda: beside.forget("order", "k"))
+        with sqlite_db.session() as held:
+            held.run(lambda session: effect(session, "stranger"))
+            with pytest.raises(InProgressError, match=BUSY):
+                mail("m")
+    assert sqlite_db.effects() == ["k", "k joined", "f", "f joined"]
 
 
 @pytest.fixture
