@@ -8,6 +8,7 @@ from ..errors import ResultNotSerializableError, ResultTooLargeError, ResultUnre
 from ..nature import by_nature
 from .codec import Codec, named, type_name
 from .same import difference
+from .unquoted import unquoted
 
 
 class Results:
@@ -33,7 +34,8 @@ class Results:
         except Exception as error:
             if not by_nature(error, lambda: self._carrier.decode(self._carrier.encode(value))):
                 raise
-            raise self._refused(value, f"{type(error).__name__}: {error}") from error
+            shown = unquoted(error, self._returns)
+            raise self._refused(value, f"{type(error).__name__}: {shown}") from shown
         if not isinstance(data, bytes):  # some drivers store a text all the same, and no replay can read it
             raise self._refused(value, f"the codec {self.codec!r} has made a {type(data).__name__} of it, not bytes")
         if len(data) > self._limit:
@@ -91,13 +93,14 @@ class Results:
         except Exception as error:
             if not by_nature(error, lambda: self._decoded(codec, data)):
                 raise
-            why = f"no codec named {codec!r} is registered" if isinstance(error, KeyError) else str(error)
+            shown = unquoted(error, self._returns)
+            why = f"no codec named {codec!r} is registered" if isinstance(error, KeyError) else str(shown)
             raise ResultUnreadableError(
                 f"the stored result of {self._scope} cannot be read as {type_name(self._returns)}: {why}. The row stays "
                 f"and the function does not run again; teach the program the old form, or forget the key",
                 scope=self._scope,
                 codec=codec,
-            ) from error
+            ) from shown
 
     def _decoded(self, codec: str | None, data: bytes | None) -> Any:
         carrier = self._carrier if codec == self.codec else named(codec).carrier(self._returns)

@@ -7,11 +7,13 @@ import pickle
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from enum import Enum
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from pydantic import BaseModel, field_validator
 from sqlalchemy.orm import Session
 
 from idemtable import IdempotencyError, RetryTransactionError
@@ -24,6 +26,29 @@ KEY, TENANT, PAYLOAD, RESULT, ERROR = CANARIES.values()
 
 class Declined(Exception):
     pass
+
+
+class Plain(BaseModel):
+    word: Any
+    words: dict[str, Any] = {}
+
+
+class Strict(Plain):
+    word: int
+    words: dict[str, int] = {}
+
+
+class Careful(BaseModel):
+    word: str
+
+    @field_validator("word")
+    @classmethod
+    def checked(cls, word: str) -> str:
+        raise ValueError(f"{word} is no good")
+
+
+class Word(Enum):
+    ONE = "one"
 
 
 class Trouble:
@@ -56,6 +81,10 @@ class Trouble:
         yield "a result too large", lambda: call(lambda session: RESULT * 1_000, key)
         yield "a result that is no data", lambda: call(lambda session: {RESULT: {RESULT}}, key)
         yield "a result that changes", lambda: call(lambda session: (RESULT,), key)
+        yield "a result of another type", lambda: call(lambda session: RESULT, key, returns=Word)
+        yield "a result that is refused", lambda: call(self.unchecked, key, returns=Careful)
+        yield "a result of an earlier program", lambda: self.earlier(Strict)
+        yield "a result of an earlier enum", lambda: self.earlier(dict[str, Word | dict[str, Word]])
         yield "a lost claim", lambda: call(lambda session: session.rollback(), key)
         yield "the same key inside", lambda: call(lambda session: call(lambda _: RESULT, key), key)
         yield "no table", lambda: call(lambda session: RESULT, idem=self.missing)
@@ -75,6 +104,15 @@ class Trouble:
     def unreadable(self) -> Any:
         self.db.execute("UPDATE idemtable SET codec = 'gone' WHERE status = 1")
         return self.call(lambda session: RESULT)
+
+    def unchecked(self, session: Any) -> Careful:
+        return Careful.model_construct(word=RESULT)
+
+    def earlier(self, returns: Any) -> Any:
+        """Have a result read as another type than it was stored as."""
+        words = Plain(word=RESULT, words={RESULT: RESULT})
+        self.call(lambda session: words, f"{KEY}-3", returns=Plain)
+        return self.call(lambda session: None, f"{KEY}-3", returns=returns)
 
     def declined(self, session: Any) -> Any:
         raise Declined(ERROR, object())
@@ -121,7 +159,7 @@ def test_no_error_of_the_library_and_no_log_has_what_a_caller_gave(
             # With what led to it; the function's own exception may be part of that, and says what it says.
             chain = "".join(traceback.format_exception(error))
             assert set(leaked(chain, trouble.token)) <= {"error"}, name
-    assert len(met) == 18, sorted(met)  # of twenty, two of which go well
+    assert len(met) == 22, sorted(met)  # of twenty-four, two of which go well
     assert leaked(log.text, trouble.token) == []
     shown = [trouble.idem, trouble.tokens, trouble.missing, trouble.call]
     assert leaked("\n".join(map(repr, shown)), trouble.token) == []
