@@ -181,6 +181,11 @@ def is_of_other_colour(parameter: inspect.Parameter, names: Names, *, is_async: 
     return _is_session(hint, names, other) is True and _is_session(hint, names, own) is False
 
 
+def is_session(cls: type) -> bool:
+    """Say whether the objects of a class are sessions."""
+    return _is_session(cls, None) is True
+
+
 def _is_session(hint: Any, names: Names | None, wanted: frozenset[str] = _SESSIONS) -> bool | None:
     """Say whether an annotation allows a session; ``None``: it does by its name, and nobody knows what that means."""
     if isinstance(hint, str | ForwardRef):

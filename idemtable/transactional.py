@@ -8,13 +8,13 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .annotations import Names, declared_return, innermost, is_of_other_colour
+from .annotations import Names, declared_return, innermost, is_of_other_colour, is_session
 from .arguments import Arguments
 from .binding import sync_session, unscoped
 from .claim.call import Asks, Call, Keys
 from .claim.run import AsyncRun, Run
 from .dress import dressed
-from .errors import RetryTransactionError
+from .errors import InvalidKeyError, RetryTransactionError
 from .fingerprint import NEWEST
 from .model import ALL, Outcome, Unset
 from .nature import by_nature
@@ -103,7 +103,16 @@ class Compiled:
     def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Call, Mapping[str, Any]]:
         """Say who this call is and what it carries, with its arguments by name; raises before any SQL."""
         asks, given = self.asks, self._given(args, kwargs)
-        key = asks.key(self._key(given, args, kwargs), self._where)
+        word = self._key(given, args, kwargs)
+        try:
+            key = asks.key(word, self._where)
+        except InvalidKeyError:
+            if not is_session(type(word)):
+                raise
+            name = innermost(self.function).__qualname__
+            raise TypeError(
+                f"{name} got a session as its key (leave the session out: the call gets one of its own)"
+            ) from None
         tenant = None if self._tenant is None else asks.tenant(self._tenant(given, args, kwargs))
         return asks.call(key, tenant, partial(self._print, given, args, kwargs)), given
 

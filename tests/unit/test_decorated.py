@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from idemtable import AsyncIdemTable, IdemTable, Outcome, RetryTransactionError
+from idemtable import AsyncIdemTable, IdemTable, InvalidKeyError, Outcome, RetryTransactionError
 
 engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
 idem = IdemTable(engine)
@@ -235,6 +235,18 @@ def test_the_session_stands_where_the_function_wants_it() -> None:
         if function is last:
             with pytest.raises(TypeError, match="leave the session out"):
                 call("k", "tea", session=None)
+
+
+def test_a_session_in_the_place_of_the_key_is_to_be_left_out() -> None:
+    """As whoever called the function before it was decorated passes it: that is no bad key of a client's."""
+    with Session(engine) as held:
+        for call in (pay, pay.outcome, functools.partial(pay.join, held), functools.partial(Shop().pay)):
+            with pytest.raises(TypeError, match="leave the session out"):
+                call(held, "k")
+    with pytest.raises(TypeError, match="leave the session out"):
+        asyncio.run(send(AsyncSession()))  # type: ignore[arg-type]
+    with pytest.raises(InvalidKeyError, match="not Till"):
+        pay(Till())  # type: ignore[arg-type]
 
 
 # --- annotations that are text ---------------------------------------------------------------------------------------
