@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from ..errors import ResultNotSerializableError, ResultTooLargeError, ResultUnreadableError
 from ..nature import by_nature
 from .codec import Codec, named, type_name
 from .same import difference
 from .unquoted import unquoted
+
+_DECLARED: Final = "Declare the type that is returned, or pass returns="
+_PLAINLY: Final = "Return plain values (tuple(row), list(items)), declare the type that is returned, or pass returns="
 
 
 class Results:
@@ -35,7 +38,8 @@ class Results:
             if not by_nature(error, lambda: self._carrier.decode(self._carrier.encode(value))):
                 raise
             shown = unquoted(error, self._returns)
-            raise self._refused(value, f"{type(error).__name__}: {shown}") from shown
+            cure = _PLAINLY if isinstance(error, TypeError) else _DECLARED
+            raise self._refused(value, f"{type(error).__name__}: {shown}", cure) from shown
         if not isinstance(data, bytes):  # some drivers store a text all the same, and no replay can read it
             raise self._refused(value, f"the codec {self.codec!r} has made a {type(data).__name__} of it, not bytes")
         if len(data) > self._limit:
@@ -56,8 +60,7 @@ class Results:
             raise self._refused(value, found.removeprefix(": "))
         return data, decoded
 
-    def _refused(self, value: Any, why: str) -> ResultNotSerializableError:
-        cure = "Declare the type that is returned, or pass returns="
+    def _refused(self, value: Any, why: str, cure: str = _DECLARED) -> ResultNotSerializableError:
         if value is None:
             cure = "Return a result (in a block, assign claim.result), or declare with returns= that it may be None"
         return ResultNotSerializableError(

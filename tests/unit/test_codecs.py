@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 import pydantic
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -224,6 +225,14 @@ def test_a_result_is_measured_in_bytes_and_the_limit_itself_is_allowed() -> None
     with pytest.raises(ResultTooLargeError) as caught:
         results(str, limit=5).pack("éé")
     assert (caught.value.size, caught.value.limit, caught.value.scope) == (6, 5, "scope")
+
+
+@pytest.mark.parametrize("name", ["all", "first", "scalars", "mappings"])
+def test_a_result_of_the_database_is_to_be_made_plain_values_of(name: str) -> None:
+    with sa.create_engine("sqlite://").connect() as connection:
+        given = getattr(connection.execute(sa.text("SELECT 1 AS a")), name)()
+        with pytest.raises(ResultNotSerializableError, match=r"Return plain values \(tuple\(row\), list\(items\)"):
+            results(list[tuple[int]]).pack(given)
 
 
 @pytest.mark.parametrize(
