@@ -259,8 +259,10 @@ class PostgreSQL(PostgreSQLTable, Dialect):
 
     @classmethod
     def inside(cls, driver: Any) -> bool | None:
-        if (info := getattr(driver, "info", None)) is not None:  # psycopg, psycopg2
-            return bool(info.transaction_status != 0)
+        if (pgconn := getattr(driver, "pgconn", None)) is not None:  # psycopg, whose `info` is made anew each time
+            return bool(pgconn.transaction_status)
+        if (info := getattr(driver, "info", None)) is not None:  # psycopg2
+            return bool(info.transaction_status)
         if (inside := getattr(driver, "is_in_transaction", None)) is not None:  # asyncpg
             return bool(inside())
         return None
