@@ -17,7 +17,11 @@ from tests.clusters.load import engine_for
 from tests.clusters.nodes import Cluster
 from tests.support.guards import Base, Order
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [
+    pytest.mark.timeout(600),
+    # Where one node takes writes it knows all locks.
+    pytest.mark.parametrize("cluster", ["group-multi", "galera", "galera11.8"], indirect=True),
+]
 
 REFUSED = (RetryTransactionError, DBAPIError)
 ROUNDS = 10
@@ -26,8 +30,7 @@ ROUNDS = 10
 @pytest.fixture
 def engines(cluster: Cluster) -> Any:
     """One for each node that takes writes, with an order in the database."""
-    if not cluster.writes_everywhere:
-        pytest.skip("one node takes writes, and knows all locks")
+    assert cluster.writes_everywhere
     engines = [engine_for(cluster.url(number)) for number in range(len(cluster.nodes))]
     Base.metadata.create_all(engines[0])
     yield engines

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.clusters import experiments
-from tests.clusters.group import Group
 from tests.clusters.nodes import Cluster
 
 pytestmark = pytest.mark.timeout(600)
@@ -17,9 +16,8 @@ def test_of_many_callers_on_all_nodes_one_counts(cluster: Cluster, driver: str) 
     experiments.spread(cluster, driver, conflicts=5 if cluster.writes_everywhere else 0)
 
 
+@pytest.mark.parametrize("cluster", ["group-multi"], indirect=True)
 def test_a_duplicate_on_another_member_need_not_run_once_the_first_was_acknowledged(cluster: Cluster) -> None:
-    if not isinstance(cluster, Group) or not cluster.writes_everywhere:
-        pytest.skip("of Group Replication with several primaries")
     too_many = {
         level: experiments.followed(cluster, f"SET SESSION group_replication_consistency = '{level}'")
         for level in ("EVENTUAL", "BEFORE")
@@ -34,9 +32,8 @@ def test_a_node_that_is_killed_loses_nothing_and_no_caller_learns_of_it(cluster:
     experiments.killed(cluster, cluster.serving(otherwise=1), driver, hits=3)
 
 
+@pytest.mark.parametrize("cluster", ["group-single"], indirect=True)  # elsewhere no node is second to another
 def test_a_secondary_that_is_killed_loses_nothing(cluster: Cluster) -> None:
-    if cluster.writes_everywhere:
-        pytest.skip("here every node is as good as another")
     experiments.killed(cluster, (cluster.serving(otherwise=0) + 1) % 3, hits=0)
 
 
