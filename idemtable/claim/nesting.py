@@ -28,7 +28,6 @@ from ..errors import ReentrantCallError
 from .door import Door
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
     from ..model import Request
@@ -224,18 +223,6 @@ def around() -> Iterator[Frame]:
         if frame.is_around():
             yield frame
         frame = frame.outer
-
-
-def works_in_file(engine: Engine) -> bool:
-    """Say whether a call that code here is inside of works in the file of an engine, whose one lock to write it holds."""
-    file = _file_of(engine)
-    binds = (frame.session.bind for frame in around()) if file else ()
-    return any(bind is not None and _file_of(bind.engine) == file for bind in binds)
-
-
-def _file_of(engine: Engine) -> str | None:
-    path = engine.url.database
-    return None if path in (None, "", ":memory:") else os.path.abspath(path)
 
 
 def door_of(session: Session) -> Door:

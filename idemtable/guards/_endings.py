@@ -41,8 +41,7 @@ def endings(
 
     Raises:
         RetryTransactionError: a deadlock, a snapshot older than the row, a lost connection, a wait for a lock that undid
-            more than its statement. What `instead` found, and
-            what `busy` made.
+            more than its statement. What `instead` found, and what `busy` made.
     """
     handled = sys.exception()
     try:

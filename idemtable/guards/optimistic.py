@@ -159,8 +159,7 @@ def _version_column(rows: Rows, given: Any) -> Column[Any]:
         column = rows.column(name, "version_column=")
     try:
         countable = column.type.python_type is int
-    except NotImplementedError:
-        # SQLAlchemy's way to say of a type (of the application's, say) that it has no Python type: nothing counts there.
+    except NotImplementedError:  # SQLAlchemy's way to say that a type has no Python type: nothing counts there
         countable = False
     if not countable or column in rows.primary_key:
         raise TypeError(f"{rows.name}.{rows.key_of(column)} does not count versions in integers: name another column")
