@@ -11,13 +11,27 @@ import shutil
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
 import pytest
 
 import idemtable
-from tests.benchmarks import before, command, databases, harness, machine, memory, page, pair, places, results
+from tests.benchmarks import (
+    backlog,
+    before,
+    command,
+    databases,
+    growth,
+    harness,
+    machine,
+    memory,
+    page,
+    pair,
+    places,
+    results,
+)
 from tests.benchmarks.results import Goal, Part, Row, Stamp, Table
 from tests.benchmarks.wire import Wire
 from tests.servers import MissingEngine
@@ -228,6 +242,16 @@ def test_every_goal_of_a_database_is_measured(name: str) -> None:
             table.name != "trips" or table.figure("bare", "trips") == 4
         )  # of both statements, and of what is round them
         assert table.name != "storm" or table.figure("hand", "runs") == table.figure("hand", "keys") == 2
+
+
+@pytest.mark.parametrize("room", [backlog, growth, memory])
+@pytest.mark.timeout(300)
+def test_every_goal_of_large_numbers_is_measured(room: Any) -> None:
+    with needed():
+        found = room.part(TINY)
+    assert found.goals
+    assert all(goal.measured is not None for goal in found.goals)
+    page.render({"growth": found})
 
 
 def test_with_one_client_everything_has_as_many_turns() -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from tests.benchmarks import cpu, web
+from tests.benchmarks import backlog, batch, cpu, growth, memory, web
 from tests.benchmarks.command import Parts, run
 from tests.benchmarks.databases import file, server
 from tests.benchmarks.harness import Size
@@ -21,6 +21,10 @@ def parts(size: Size) -> Parts:
         "sqlite": partial(file, size),
         "cpu": partial(cpu.part, size),
         "http": partial(web.part, size),
+        "batch": partial(batch.part, size),
+        "purge": partial(backlog.part, size),
+        "growth": partial(growth.part, size),
+        "memory": partial(memory.part, size),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a batch costs: `python -m tests.benchmarks.batch`.
+"""What a batch costs.
 
 Ten thousand keys that nobody has had, committed, against the fastest plain way into the same table with its indexes, and
 against what a program would write with SQLAlchemy. Round robin in random order, so that noise hits all of them alike. The
@@ -11,7 +11,6 @@ import gc
 import os
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,7 +26,6 @@ from sqlalchemy.orm import Session
 
 import idemtable
 from idemtable import Flag, IdemTable
-from tests.benchmarks.command import run
 from tests.benchmarks.databases import PACKAGES
 from tests.benchmarks.harness import BLOCKS, Figures, Size, rows, trimmed
 from tests.benchmarks.machine import Watch, versions
@@ -263,7 +261,7 @@ def goals_of(name: str, figures: Figures) -> list[Goal]:
 
 def part(size: Size) -> Part:
     """Measure all databases."""
-    watch, found = Watch("python -m tests.benchmarks.batch"), {}
+    watch, found = Watch("make bench"), {}
     tables, goals = [], []
     rounds, records = (3, KEYS) if size.quick else (21, 200_000)
     with ExitStack() as stack:
@@ -279,7 +277,3 @@ def part(size: Size) -> Part:
             tables.append(Table(name, f"{title}: ten thousand keys that nobody has had", shown))
             goals += goals_of(name, figures)
     return Part("Batches", watch.stamp(found | versions(PACKAGES), quick=size.quick), tables, goals)
-
-
-if __name__ == "__main__":
-    sys.exit(run("tests.benchmarks.batch", __doc__, lambda size: {"batch": lambda: part(size)}))

@@ -46,6 +46,10 @@ class Judge:
         measured = None if mine is None or others is None else mine / others
         self.goals.append(Goal(what, target, measured, unit="×"))
 
+    def least(self, what: str, target: float, measured: float | None) -> None:
+        """Ask for no less than so many."""
+        self.goals.append(Goal(what, target, measured, digits=0))
+
     def most(self, what: str, target: float, measured: float | None, unit: str = "", digits: int = 0) -> None:
         """Ask for no more than so much."""
         self.goals.append(Goal(what, target, measured, most=True, unit=unit, digits=digits))

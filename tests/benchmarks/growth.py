@@ -1,9 +1,10 @@
-"""What growth costs: first executions and purges in large tables, with today's index, with another one, and without.
+"""What growth costs: first executions in a large table beside those in a small one.
 
     python -m tests.benchmarks.growth --rows 10000000 postgresql
 
-Variants of the table are filled alike and called in turn, so that whatever else the machine does hits all of them. A call
-has no business statement: what an index costs is a larger share of it than of any call in use.
+compares the index that the table has with another one and with none, and what each of them costs a purge. Variants of the
+table are filled alike and called in turn, so that whatever else the machine does hits all of them. A call has no business
+statement: what an index costs is a larger share of it than of any call in use.
 """
 
 from __future__ import annotations
@@ -12,32 +13,42 @@ import argparse
 import random
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from idemtable import IdemTable
-from tests.benchmarks.crowd import Crowd, slowest
+from tests.benchmarks.crowd import Crowd
+from tests.benchmarks.databases import PACKAGES
 from tests.benchmarks.filling import TTL, add, key_last, make, settle
-from tests.benchmarks.harness import WARM, in_turn
-from tests.servers import mariadb, mysql, postgresql
+from tests.benchmarks.goals import Judge
+from tests.benchmarks.harness import WARM, Figures, Size, in_turn, show
+from tests.benchmarks.harness import rows as rows_of
+from tests.benchmarks.machine import Watch, versions
+from tests.benchmarks.places import vast, version
+from tests.benchmarks.results import Part, Table
 
 TODAY: Final = "btree"
 BTREE: Final = "CREATE INDEX ix_{table}_expires_at ON {table} (expires_at)"
 SHARE: Final = 0.1
 """Of the rows, what has expired and is to be found among all the others."""
+LARGE: Final = (100_000, 10_000_000)
+SMALL: Final = (2_000, 20_000)
+"""Rows of the two tables that are compared, and in a quick run."""
+GOAL: Final = 0.9
+"""What a first execution in the larger one must reach."""
 CLIENTS: Final = 8
 SLICE: Final = 0.3
 """Seconds for each variant in turn, with all clients at work on it."""
+TEXT: Final = """First executions without a business: what the table costs is a larger share of them than of any call in
+use. A tenth of the rows of both tables has expired."""
 
 
 @dataclass
@@ -82,20 +93,21 @@ def variants(kind: str, rows: int) -> list[Variant]:
 # --- first executions ---------------------------------------------------------------------------------------------------
 
 
-def one_client(url: str, all_of_them: Sequence[Variant], rounds: int) -> None:
-    """Call one after the other, and take the CPU of each one's own server process, which other programs do not disturb."""
+def one_client(url: str, all_of_them: Sequence[Variant], rounds: int) -> Figures:
+    """Call one after the other, beside the first one.
+
+    And take the CPU of each one's own server process, which other programs do not disturb.
+    """
     engines = {one.name: sa.create_engine(url, pool_size=1, max_overflow=0) for one in all_of_them}
     processes = {name: _process(engine) for name, engine in engines.items()}
     calls = {one.name: one.call(engines[one.name]) for one in all_of_them}
     before = {name: _cpu(process) for name, process in processes.items()}
-    timed = in_turn(calls, rounds, TODAY)
-    for one in all_of_them:
-        found = timed[one.name]
-        one.figures["1 client"] = f"{found['ratio']:.3f} ({found['low']:.2f}-{found['high']:.2f})"
-        if processes[one.name]:
-            used = (_cpu(processes[one.name]) - before[one.name]) / (rounds + min(WARM, rounds)) / 1000
-            one.figures["its server CPU, us"] = f"{used:.0f}"
-        engines[one.name].dispose()
+    found = in_turn(calls, rounds, all_of_them[0].name)
+    for name, process in processes.items():
+        if process:
+            found[name]["server"] = (_cpu(process) - before[name]) / (rounds + min(WARM, rounds)) / 1000
+        engines[name].dispose()
+    return found
 
 
 def _process(engine: sa.Engine) -> int:
@@ -109,8 +121,8 @@ def _cpu(process: int) -> int:
     return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) if process else 0
 
 
-def many_clients(url: str, all_of_them: Sequence[Variant], turns: int) -> None:
-    """Have all clients call one of them for a while, and then another one."""
+def many_clients(url: str, all_of_them: Sequence[Variant], turns: int) -> Figures:
+    """Have all clients call one of them for a while, and then another one; beside the first one."""
     rates: dict[str, list[float]] = {one.name: [] for one in all_of_them}
 
     def made() -> list[Callable[[], object]]:
@@ -125,11 +137,38 @@ def many_clients(url: str, all_of_them: Sequence[Variant], turns: int) -> None:
                 # Nothing is waited for: the clients are at work, and this is how long their calls are counted.
                 time.sleep(SLICE)
                 rates[all_of_them[n].name].append(crowd.since(mark)[0])
-    for one in all_of_them:
-        ratios = sorted(mine / base for mine, base in zip(rates[one.name], rates[TODAY], strict=True))
-        quarter = len(ratios) // 4
-        whole = sum(rates[one.name]) / sum(rates[TODAY])
-        one.figures[f"{CLIENTS} clients"] = f"{whole:.3f} ({ratios[quarter]:.2f}-{ratios[-1 - quarter]:.2f})"
+    return {name: _beside(mine, rates[all_of_them[0].name]) for name, mine in rates.items()}
+
+
+def _beside(mine: list[float], base: list[float]) -> dict[str, float]:
+    ratios = sorted(one / other for one, other in zip(mine, base, strict=True))
+    quarter = len(ratios) // 4
+    whole = sum(mine) / sum(base)
+    return {"ratio": whole, "low": ratios[quarter], "high": ratios[-1 - quarter], "rate": statistics.median(mine)}
+
+
+def part(size: Size) -> Part:
+    """Measure what the rows of a table cost, with the index that it has."""
+    watch = Watch("make bench")
+    few, many = (Variant(f"{rows:,} rows", f"keys_{rows}", BTREE, rows) for rows in (SMALL if size.quick else LARGE))
+    with vast("postgresql") as url:
+        engine = sa.create_engine(url)
+        for one in (few, many):
+            one.make(engine)
+        settle(engine, few.table, many.table)
+        found = {"PostgreSQL": version(engine)} | versions(PACKAGES)
+        engine.dispose()
+        figures = one_client(url, (few, many), size.rounds), many_clients(url, (few, many), 2 * size.slices)
+    titles = {one.name: f"a table of {one.name}" for one in (few, many)}
+    tables = [
+        Table(name, f"first executions, {title}", rows_of(one, titles), plot="first")
+        for name, title, one in zip(("one", "several"), ("one client", f"{CLIENTS} clients"), figures, strict=True)
+    ]
+    judge = Judge(tables)
+    for table in tables:
+        show(table.title, table.rows)
+        judge.ratio(f"{table.title} at {many.name}, beside {few.name}", GOAL, table.name, many.name)
+    return Part("Growth", watch.stamp(found, quick=size.quick), tables, judge.goals, TEXT)
 
 
 # --- purges -------------------------------------------------------------------------------------------------------------
@@ -163,58 +202,15 @@ def _nothing(idem: IdemTable) -> str:
     return f"{statistics.median(idem.purge().seconds * 1000 for _ in range(5)):.0f}"
 
 
-def under_load(engine: sa.Engine, url: str, rows: int, turns: int = 10) -> None:
-    """Purge two thirds of a table, in pieces with as much time between them, while two threads call all the time."""
-    backlog = Variant("backlog", "backlog", BTREE, rows)
-    idem = make(engine, backlog.table, rows, expired=2 / 3)
-    settle(engine, backlog.table)
-    deleted, seconds = 0, 0.0
-    rates: list[float] = []
-    beside: list[float] = []
-    between: list[float] = []
-    with Crowd(2, lambda: [backlog.call(sa.create_engine(url, pool_size=1))], threads=2) as crowd:
-        for _ in range(turns):
-            mark = crowd.mark()
-            report = idem.purge(limit=-(-rows * 2 // 3 // turns))
-            rate, times = crowd.since(mark)
-            deleted, seconds, beside = deleted + report.deleted, seconds + report.seconds, beside + times
-            mark = crowd.mark()
-            # The other half of the comparison: the clients work as long without a purge as they did beside one.
-            time.sleep(max(report.seconds, 0.1))
-            alone, times = crowd.since(mark)
-            rates, between = [*rates, rate / alone], between + times
-    print(f"\n{deleted:,} of {rows:,} rows purged beside 2 clients: {deleted / seconds:,.0f} rows/s; their calls")
-    print(f"  throughput {statistics.median(rates):.2f} ({min(rates):.2f}-{max(rates):.2f}) of that without a purge")
-    print(f"  p50 {statistics.median(beside) / statistics.median(between):.2f} times, ", end="")
-    print(f"p99 {slowest(beside) / slowest(between):.2f} times as long", flush=True)
-
-
 # --- all of it ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def database(name: str) -> Iterator[str]:
-    """A server of its own with its usual durability and memory for a large table; its URL."""
-    if name == "sqlite":
-        with tempfile.TemporaryDirectory() as folder:
-            url = f"sqlite:///{Path(folder) / 'growth.db'}"
-            engine = sa.create_engine(url)
-            with engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            engine.dispose()
-            yield url
-        return
-    memory = ["innodb_buffer_pool_size=2G", "innodb_log_file_size=2G"]
-    if name == "mysql":
-        memory = ["innodb_buffer_pool_size=2G", "innodb_redo_log_capacity=4G"]
-    servers: dict[str, Callable[[], Any]] = {
-        "postgresql": lambda: postgresql(fast=False, extra=["shared_buffers = 2GB", "max_wal_size = 8GB"]),
-        "mariadb": lambda: mariadb(fast=False, extra=memory),
-        "mysql": lambda: mysql(fast=False, extra=memory),
-    }
-    with servers[name]() as server:
-        server.create_database("growth")
-        yield server.url("growth")
+def _told(one: dict[str, float], several: dict[str, float]) -> dict[str, str]:
+    def spread(found: dict[str, float]) -> str:
+        return f"{found['ratio']:.3f} ({found['low']:.2f}-{found['high']:.2f})"
+
+    told = {"1 client": spread(one), f"{CLIENTS} clients": spread(several)}
+    return told | ({"its server CPU, us": f"{one['server']:.0f}"} if "server" in one else {})
 
 
 def table_of(all_of_them: Sequence[Variant]) -> str:
@@ -233,15 +229,11 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000, help="in each variant of the table")
     parser.add_argument("--rounds", type=int, default=3000, help="calls of one client to each variant")
     parser.add_argument("--turns", type=int, default=60, help="of all clients, for each variant")
-    parser.add_argument("--backlog", type=int, default=1_500_000, help="rows of the table that is purged under load")
     parser.add_argument("databases", nargs="*", default=["postgresql", "mariadb", "sqlite"])
     options = parser.parse_args()
     for name in options.databases:
-        with database(name) as url:
+        with vast(name) as url:
             engine = sa.create_engine(url)
-            if options.backlog:
-                print(f"\n{name}", flush=True)
-                under_load(engine, url, options.backlog)
             all_of_them = variants(name, options.rows)
             began = time.perf_counter()
             for one in all_of_them:
@@ -249,8 +241,9 @@ def main() -> int:
             settle(engine, *(one.table for one in all_of_them))
             print(f"\n{name}: {options.rows:,} rows, filled in {time.perf_counter() - began:.0f} s", flush=True)
             engine.dispose()
-            one_client(url, all_of_them, options.rounds)
-            many_clients(url, all_of_them, options.turns)
+            found = one_client(url, all_of_them, options.rounds), many_clients(url, all_of_them, options.turns)
+            for one in all_of_them:
+                one.figures |= _told(*(figures[one.name] for figures in found))
             purges(engine, all_of_them)
             engine.dispose()
             print("  throughput of first executions against btree (spread), and purges\n")

@@ -19,9 +19,17 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from idemtable import FingerprintMismatchError, IdemTable
-from tests.benchmarks.places import PLACES, engine
+from tests.benchmarks.databases import PACKAGES
+from tests.benchmarks.goals import Judge
+from tests.benchmarks.harness import Size
+from tests.benchmarks.machine import Watch, versions
+from tests.benchmarks.places import PLACES, engine, version
+from tests.benchmarks.results import Part, Row, Table
 from tests.benchmarks.work import business, new_run, prepare
 
+CALLS: Final = 1_000_000
+GOAL: Final = 1.02
+"""How many times what it held before them a process may hold: the allocator's own arenas come and go by less."""
 LOOKS: Final = 20
 """At the memory, in equal distances."""
 
@@ -74,13 +82,39 @@ def served(place: str) -> Iterator[sa.Engine]:
         yield one
 
 
+TEXT: Final = """A process calls a function with the business above on SQLite, where it is its own server, and is looked at
+now and then. A tenth of the calls is replayed, a hundredth comes with another payload and is refused. What it held before
+is looked at after as many calls as a tenth of these."""
+
+
+def part(size: Size) -> Part:
+    """Measure, and judge."""
+    watch, calls = Watch("make bench"), LOOKS * 100 if size.quick else CALLS
+    with served("sqlite") as one:
+        held = list(looks(one, calls))
+        found = {"SQLite": version(one)} | versions(PACKAGES)
+    figures = {"warm": held[0], "after": held[-1], "most": max(held)}
+    titles = {
+        "warm": f"after {calls // 10:,} calls",
+        "after": f"after {calls:,} more",
+        "most": "at most, of all looks after the first",
+    }
+    table = Table(
+        "memory", "what a process holds", [Row(name, titles[name], {"MiB": figures[name]}) for name in titles]
+    )
+    judge = Judge([table])
+    what = f"what a process holds after {calls:,} more calls, beside {calls // 10:,}"
+    judge.most(what, GOAL, held[-1] / held[0], unit="×", digits=2)
+    return Part("Memory", watch.stamp(found, quick=size.quick), [table], judge.goals, TEXT)
+
+
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.memory", description=str(__doc__).splitlines()[0])
     parser.add_argument(
         "places", nargs="*", default=["sqlite"], metavar="PLACE", help=f"of sqlite, {', '.join(PLACES)}"
     )
-    parser.add_argument("--calls", type=int, default=1_000_000)
+    parser.add_argument("--calls", type=int, default=CALLS)
     options = parser.parse_args()
     if unknown := set(options.places) - {*PLACES, "sqlite"}:
         parser.error(f"no place {', '.join(sorted(unknown))}")

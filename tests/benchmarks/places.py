@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,30 @@ PLACES = {
     "mariadb": Place("MariaDB", partial(mariadb, fast=False, extra=[_INNODB, "innodb_log_file_size=256M"]), "PyMySQL"),
     "mysql": Place("MySQL", partial(mysql, fast=False, extra=[_INNODB, "innodb_redo_log_capacity=256M"]), "PyMySQL"),
 }
+
+
+_VAST: dict[str, Callable[[], Server]] = {
+    "postgresql": partial(postgresql, fast=False, extra=["shared_buffers = 2GB", "max_wal_size = 8GB"]),
+    "mariadb": partial(mariadb, fast=False, extra=["innodb_buffer_pool_size=2G", "innodb_log_file_size=2G"]),
+    "mysql": partial(mysql, fast=False, extra=["innodb_buffer_pool_size=2G", "innodb_redo_log_capacity=4G"]),
+}
+
+
+@contextmanager
+def vast(name: str) -> Iterator[str]:
+    """Start a database with memory for tables of millions of rows; give its URL."""
+    if name == "sqlite":
+        with tempfile.TemporaryDirectory(prefix="idemtable-bench-") as folder:
+            url = f"sqlite:///{Path(folder) / 'bench.db'}"
+            one = sa.create_engine(url)
+            with one.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            one.dispose()
+            yield url
+        return
+    with _VAST[name]() as server:
+        server.create_database("bench")
+        yield server.url("bench")
 
 
 def engine(url: sa.URL, **options: Any) -> sa.Engine:
