@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from .origin import listen_once
+from .words import driver_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -28,7 +29,7 @@ def _give_up(context: Any) -> None:
         return
     if isinstance(context.original_exception, context.dialect.loaded_dbapi.Error):
         return
-    if _is_amid(connection.connection.driver_connection):
+    if _is_amid(driver_of(connection)):
         context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
 
 

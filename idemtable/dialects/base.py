@@ -20,7 +20,7 @@ from .purging import Swept
 from .shared import occupied
 from .statement import Answer, Statement
 from .told import commits_by_itself
-from .words import AS_IT_IS, Fault, Look, asks_autocommit, hang_up, wire
+from .words import AS_IT_IS, Fault, Look, asks_autocommit, driver_of, hang_up, wire
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Select, Table
@@ -244,7 +244,7 @@ class Dialect(Definition):
 
     def in_transaction(self, connection: Connection) -> bool:
         """Say whether the server still is in a transaction, as far as the driver tells; ``True`` if it does not."""
-        return self.inside(connection.connection.driver_connection) is not False
+        return self.inside(driver_of(connection)) is not False
 
     def mark(self, connection: Connection) -> str | None:
         """Return what tells a transaction that has written from every other one; ``None`` where nothing does."""
@@ -266,7 +266,7 @@ class Dialect(Definition):
         up, not closed: to close it frees what another thread or task is reading from, and psycopg's process dies of that.
         Its pool closes it when it is to be used again, or when it is found dead.
         """
-        driver = connection.connection.driver_connection
+        driver = driver_of(connection)
         if (line := wire(driver)) is None:  # asyncpg, asyncmy, aiosqlite: closing them ends what is under way
             connection.invalidate()
             return

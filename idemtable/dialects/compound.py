@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .statement import Statement, disbelieve, fail, is_listened_to
 from .told import IN_TRANSACTION
-from .words import is_mariadb
+from .words import driver_of, is_mariadb
 from .written import line
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def takes_several(connection: Connection) -> bool:
     """Say whether a connection of MySQL's takes several statements at once, and nobody wants to see them one by one."""
     if is_mariadb(connection) or not _is_unheard_pymysql(connection):
         return False
-    driver: Any = connection.connection.driver_connection
+    driver: Any = driver_of(connection)
     return bool(driver.client_flag & _MULTI_STATEMENTS)
 
 
@@ -162,7 +162,7 @@ def _is_over(driver: Any) -> bool:
 
 def _note(connection: Connection, statement: Statement) -> None:
     pooled: Any = connection.connection
-    driver = pooled.driver_connection
+    driver = driver_of(connection)
     try:
         is_over = _is_over(driver)
     except BaseException as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from .words import driver_of
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
@@ -14,7 +16,7 @@ _FOUND: Final = "idemtable_datestyle"
 
 def unread_style(connection: Connection) -> str | None:
     """Return the DateStyle of a connection of psycopg's if it cannot read times in it; nothing is sent."""
-    driver: Any = connection.connection.driver_connection
+    driver: Any = driver_of(connection)
     style = driver.pgconn.parameter_status(b"DateStyle") or b"ISO"  # some poolers do not tell
     return None if style.startswith(b"ISO") else str(style.decode())
 

@@ -15,7 +15,7 @@ from sqlalchemy import event
 
 from ..errors import RetryTransactionError
 from .origin import listen_once, said_by
-from .words import is_plain
+from .words import driver_of, is_plain
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -50,7 +50,7 @@ class Deferred:
     ) -> None:
         pooled: Any = connection.connection
         self._connection = ref(connection)
-        self._driver = pooled.driver_connection
+        self._driver = driver_of(connection)
         self._begin, self._sql, self._values = begin, sql, values
         self._send: Callable[[], bool] | None = send
         self._is_databases = is_databases

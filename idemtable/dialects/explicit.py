@@ -17,7 +17,7 @@ from .origin import root
 from .statement import is_listened_to, send
 from .tables.sqlite import inside
 from .timeout import begin_to_write
-from .words import asks_autocommit
+from .words import asks_autocommit, driver_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -76,7 +76,7 @@ def _begin(connection: Connection) -> None:
     if asks_autocommit(connection):
         return
     driver: Any = connection.connection.dbapi_connection
-    raw = connection.connection.driver_connection
+    raw = driver_of(connection)
     if (mode := mode_of(raw)) is not None:
         raise SessionNotUsableError(
             f"this SQLite engine was made with connect_args={{'autocommit': {mode}}}, in which BEGIN does not begin what "
@@ -117,7 +117,7 @@ def _begin_again(context: Any) -> None:
     if connection is None or context.is_disconnect or connection.closed or connection.invalidated:
         return
     if connection.in_transaction() and not asks_autocommit(connection):
-        raw, driver = connection.connection.driver_connection, connection.connection.dbapi_connection
+        raw, driver = driver_of(connection), connection.connection.dbapi_connection
         explicit = driver.isolation_level is None and mode_of(raw) is None  # the driver begins nothing by itself
         if explicit and not inside(raw):
             with suppress(Exception):
@@ -137,7 +137,7 @@ def _tell_the_late(context: Any) -> None:
     connection, error = context.connection, context.original_exception
     if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY or (context.statement or "COMMIT") == "COMMIT":
         return
-    if connection is not None and not connection.invalidated and inside(connection.connection.driver_connection):
+    if connection is not None and not connection.invalidated and inside(driver_of(connection)):
         try:
             with closing(connection.connection.cursor()) as cursor:
                 cursor.execute("PRAGMA wal_checkpoint")

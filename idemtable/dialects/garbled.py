@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from .words import driver_of
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
@@ -21,7 +23,7 @@ def garbled(connection: Connection) -> str | None:
     """
     if connection.dialect.driver != "asyncmy":
         return None
-    driver: Any = connection.connection.driver_connection
+    driver: Any = driver_of(connection)
     if driver.server_status & _PLAIN_BACKSLASHES:
         return "asyncmy writes bytes wrongly where sql_mode has NO_BACKSLASH_ESCAPES: take it out, or use a sync driver"
     if (charset := driver.character_set_name()) in _TWO_BYTES:

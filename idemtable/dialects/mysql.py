@@ -28,7 +28,7 @@ from .purging.bites import Bites
 from .statement import Answer, Statement, disbelieve, send
 from .tables.mysql import MySQLTable
 from .told import asked_autocommit, half_read, in_transaction, number
-from .words import Fault, Look, is_mariadb, is_plain, level_of
+from .words import Fault, Look, driver_of, is_mariadb, is_plain, level_of
 from .written import Written
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ class MySQL(MySQLTable, Dialect):
         return half_read(connection)
 
     def in_transaction(self, connection: Connection) -> bool:
-        return in_transaction(connection.connection.driver_connection) is not False
+        return in_transaction(driver_of(connection)) is not False
 
     @contextmanager
     def waiting(self, connection: Connection, wait: float | None) -> Iterator[None]:

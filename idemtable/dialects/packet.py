@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .libpq import Packet
 from .statement import fail, is_listened_to
+from .words import driver_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -270,7 +271,7 @@ def line_of(connection: Connection) -> Line | None:
     """
     if is_listened_to(connection):
         return None
-    driver: Any = connection.connection.driver_connection
+    driver: Any = driver_of(connection)
     line = getattr(driver, _MARK, _unknown)
     if line is _unknown:
         line = _made(driver)

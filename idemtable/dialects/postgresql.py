@@ -22,7 +22,7 @@ from .purging import Swept
 from .purging.slices import Slices
 from .statement import Answer, hears
 from .tables.postgresql import PostgreSQLTable
-from .words import Fault, Look, is_plain
+from .words import Fault, Look, driver_of, is_plain
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -298,7 +298,7 @@ class PostgreSQL(PostgreSQLTable, Dialect):
 
     def is_standby(self, connection: Connection) -> bool:
         # Reported by the server unasked, since 14, so that nothing need be sent in a transaction that has failed.
-        driver: Any = connection.connection.driver_connection
+        driver: Any = driver_of(connection)
         if (info := getattr(driver, "info", None)) is not None:  # psycopg, psycopg2
             return bool(info.parameter_status("in_hot_standby") == "on")
         return getattr(driver.get_settings(), "in_hot_standby", None) == "on"  # asyncpg

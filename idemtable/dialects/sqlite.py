@@ -21,7 +21,7 @@ from .purging import Swept
 from .statement import Answer, send
 from .tables.sqlite import SQLiteTable, inside
 from .timeout import busy_timeout, waiting
-from .words import Fault, Look, asks_autocommit
+from .words import Fault, Look, asks_autocommit, driver_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,7 +132,7 @@ class SQLite(SQLiteTable, Dialect):
             return "it is in AUTOCOMMIT: nothing would be atomic. Use an engine or session without that isolation level"
         pooled = connection.connection
         driver: Any = pooled.dbapi_connection
-        raw = pooled.driver_connection
+        raw = driver_of(connection)
         if (mode := mode_of(raw)) is not None:
             return f"its engine was made with connect_args={{'autocommit': {mode}}}: leave the argument out"
         if driver.isolation_level is not None or not inside(raw):
@@ -151,7 +151,7 @@ class SQLite(SQLiteTable, Dialect):
         return None
 
     def commits_by_itself(self, connection: Connection) -> bool:
-        return mode_of(connection.connection.driver_connection) is not None
+        return mode_of(driver_of(connection)) is not None
 
     @classmethod
     def inside(cls, driver: Any) -> bool | None:
@@ -165,7 +165,7 @@ class SQLite(SQLiteTable, Dialect):
                 root.rollback()
 
     def cut(self, connection: Connection) -> None:
-        raw = connection.connection.driver_connection
+        raw = driver_of(connection)
         if not isinstance(raw, sqlite3.Connection):
             super().cut(connection)  # aiosqlite closes it behind what is under way
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from .statement import send
+from .words import driver_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -19,7 +20,7 @@ def commits_by_itself(connection: Connection) -> bool:
     detect = getattr(connection.dialect, "detect_autocommit_setting", None)  # since SQLAlchemy 2.0.43
     if detect is not None:
         return bool(detect(driver))
-    raw: Any = connection.connection.driver_connection
+    raw: Any = driver_of(connection)
     if callable(tells := getattr(raw, "get_autocommit", None)):  # PyMySQL, asyncmy, mysqlclient
         return bool(tells())
     if isinstance(told := getattr(raw, "autocommit", None), bool):  # psycopg, psycopg2
@@ -47,10 +48,9 @@ def asked_autocommit(connection: Connection) -> bool:
     Of an ``init_command`` or a statement of a listener it hears nothing, and what it would do, to ask each time, costs a
     round trip in each call.
     """
-    pooled = connection.connection
-    if getattr(pooled.driver_connection, "_autocommit", False):
+    if getattr(driver_of(connection), "_autocommit", False):
         return True
-    known = pooled.info
+    known = connection.connection.info
     if _AUTOCOMMIT not in known:
         known[_AUTOCOMMIT] = bool(send(connection, "SELECT @@SESSION.autocommit").scalar())
     return bool(known[_AUTOCOMMIT])
@@ -60,7 +60,7 @@ def half_read(connection: Connection) -> str | None:
     """Say what a statement would lose where PyMySQL or asyncmy is giving the rows of another one as they come."""
     if connection.closed or connection.invalidated:
         return None
-    result = getattr(connection.connection.driver_connection, "_result", None)
+    result = getattr(driver_of(connection), "_result", None)
     if not getattr(result, "unbuffered_active", False):  # mysqlclient and the connector refuse the statement themselves
         return None
     return (

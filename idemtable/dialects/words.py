@@ -79,6 +79,13 @@ def is_plain(way: Any) -> bool:
     return getattr(way, "__func__", None) in _PLAIN
 
 
+def driver_of(connection: Connection) -> Any:
+    """Return the driver's own connection, also of one that was detached from its pool."""
+    # Not the wrapper's `driver_connection`, which has it from the pool's record, and then is None.
+    driver = connection.connection.dbapi_connection
+    return None if driver is None else connection.dialect.get_driver_connection(driver)
+
+
 def is_mariadb(connection: Connection) -> bool:
     """Say whether it is MariaDB that a driver of MySQL's is connected to."""
     return bool(getattr(connection.dialect, "is_mariadb", False))

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from .statement import Answer, Statement, fail, is_listened_to, send
+from .words import driver_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -71,7 +72,7 @@ class Written(Statement):
 
 def line(connection: Connection) -> Any:
     """Return the driver's connection if it is PyMySQL's, and makes no cursors but PyMySQL's own."""
-    driver: Any = connection.connection.driver_connection
+    driver: Any = driver_of(connection)
     return driver if _is_pymysql_s(driver.__class__) and _is_pymysql_s(driver.cursorclass) else None
 
 

@@ -17,7 +17,7 @@ from idemtable.claim.call import Keys
 from idemtable.claim.returned import RollBack, Unkept
 from idemtable.claim.run import AsyncRun, Run
 from tests.support.backends import BACKENDS, db_of
-from tests.support.database import Database, effect
+from tests.support.database import Database, effect, take_out
 from tests.support.plain import as_async
 
 
@@ -182,3 +182,34 @@ def test_a_database_in_memory_outlives_it(backend: str) -> None:
         order("b")
     assert order.outcome("a").replayed
     db.dispose(engine)
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize("when", ["first", "last"])
+def test_a_connection_that_a_function_takes_out_of_its_pool_carries_the_call_to_its_end(
+    db: Database, when: str, deferred: bool
+) -> None:
+    @db.idem.transactional("order", key="key", deferred=deferred)
+    def order(session: Any, key: str) -> int:
+        if when == "first":
+            take_out(session)
+        number = effect(session, key)
+        if when == "last":
+            take_out(session)
+        return number
+
+    assert order("k") == order("k")
+    assert db.effects() == ["k"]
+
+
+def test_a_connection_that_was_taken_out_of_its_pool_takes_a_call_in(db: Database) -> None:
+    @db.idem.transactional("order", key="key")
+    def order(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    with db.session() as held:
+        held.run(take_out)
+        number = order.join(held.session, "k")
+        held.commit()
+    assert order("k") == number
+    assert db.effects() == ["k"]

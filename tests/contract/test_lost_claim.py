@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from idemtable import LostClaimError, RetryTransactionError, Status
-from tests.support.database import Database, Unique, effect
+from tests.support.database import Database, Unique, effect, take_out
 
 
 def test_a_rollback_inside_the_function_is_a_lost_claim_and_leaves_nothing(db: Database) -> None:
@@ -87,9 +87,12 @@ def test_a_rollback_sent_as_text_is_a_lost_claim_and_what_follows_it_is_not_comm
     assert (db.effects(), db.rows()) == ([], [])
 
 
-def test_a_commit_sent_as_text_is_a_lost_claim_where_the_driver_tells(db: Database) -> None:
+@pytest.mark.parametrize("pooled", [True, False])
+def test_a_commit_sent_as_text_is_a_lost_claim_where_the_driver_tells(db: Database, pooled: bool) -> None:
     @db.idem.transactional("order", key="key")
     def order(session: Any, key: str) -> None:
+        if not pooled:
+            take_out(session)
         effect(session, key)
         session.connection().exec_driver_sql("COMMIT")
 

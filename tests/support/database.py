@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from weakref import finalize
 
 import pytest
 import sqlalchemy as sa
@@ -287,3 +288,12 @@ def effect(session: Session, name: str, amount: int = 1) -> int:
     session.add(row)
     session.flush()
     return row.id
+
+
+def take_out(session: Session) -> None:
+    """Take a session's connection out of its pool, and have it closed when it is collected."""
+    connection = session.connection()
+    driver = connection.connection.driver_connection
+    connection.detach()
+    if hasattr(driver, "pgconn"):  # SQLAlchemy never closes psycopg's where it is async
+        finalize(connection.connection, driver.pgconn.finish)
