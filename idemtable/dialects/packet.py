@@ -193,7 +193,12 @@ class Line:
             # get_result() would wait by itself, and would keep all other threads from running meanwhile.
             while is_busy():
                 yield _READ
-                pgconn.consume_input()
+                try:
+                    pgconn.consume_input()
+                except Exception:
+                    if failed is None:
+                        raise
+                    break  # after the server has said why it hangs up, which this error does not
             answer = get_result()
             if answer is None:  # between the results of two statements
                 if pgconn.status == _BAD:

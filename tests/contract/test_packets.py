@@ -59,6 +59,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+PID = sa.text("SELECT pg_backend_pid()")
 WHOLE = ["INSERT", "INSERT COMMIT"]
 """The claim, with BEGIN before it, and the result, with COMMIT behind it."""
 
@@ -488,6 +489,26 @@ def test_after_an_error_in_a_packet_the_connection_is_as_good_as_new(db: Databas
             db.execute("DROP TABLE later")
             db.execute("DROP TABLE later_version")
     assert sent[-2:] == ["INSERT", "SELECT ROLLBACK"]
+
+
+@pytest.mark.parametrize("when", ["claim", "result"])
+def test_a_server_that_hangs_up_is_heard_to_the_end(db: Database, sent: list[str], when: str) -> None:
+    def cut() -> None:
+        with db.admin.connect() as connection:
+            assert connection.scalar(sa.text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
+
+    with db.other_engine(pool_size=1, max_overflow=0) as engine:
+        idem = db.table(engine, attempts=1, failover=timedelta(0))
+        order = order_of(idem, lambda session, key: cut() if key == "result" else session.scalar(PID))
+        pid = order("pid")
+        if when == "claim":
+            cut()
+        sent.clear()
+        with pytest.raises(sa.exc.DBAPIError, match="terminating connection due to administrator command") as raised:
+            order(when)
+        assert raised.value.connection_invalidated
+        assert sent == (WHOLE[:1] if when == "claim" else WHOLE)
+        assert order("after") != pid
 
 
 def test_a_constraint_that_is_checked_at_commit_is_the_applications_own_error(db: Database, sent: list[str]) -> None:
