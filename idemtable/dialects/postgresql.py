@@ -22,6 +22,7 @@ from .purging import Swept
 from .purging.slices import Slices
 from .statement import Answer, hears
 from .tables.postgresql import PostgreSQLTable
+from .told import piped
 from .words import Fault, Look, driver_of, is_plain
 
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ class PostgreSQL(PostgreSQLTable, Dialect):
 
     def unusable(self, connection: Connection) -> str | None:
         why = super().unusable(connection)
-        return unread(connection) if why is None and self._packs else why
+        return (unread(connection) or piped(connection)) if why is None and self._packs else why
 
     def unlockable(self, connection: Connection) -> str | None:
         return super().unusable(connection)  # a lock reads no times

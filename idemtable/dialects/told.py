@@ -28,6 +28,13 @@ def commits_by_itself(connection: Connection) -> bool:
     return getattr(driver, "isolation_level", None) == "autocommit"  # asyncpg, as SQLAlchemy has adapted it
 
 
+def piped(connection: Connection) -> str | None:
+    """Say why psycopg would give no statement its answer now, with the cure; ``None`` if it would."""
+    if not driver_of(connection).pgconn.pipeline_status:
+        return None
+    return "it is inside psycopg's pipeline(), where no statement is answered at once. Call before it, or after its end"
+
+
 # --- MySQL and MariaDB ------------------------------------------------------------------------------------------------
 
 IN_TRANSACTION: Final = 1

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from idemtable import FingerprintMismatchError, LostClaimError
+from idemtable import FingerprintMismatchError, LostClaimError, SessionNotUsableError
 from idemtable.claim import steps
 from idemtable.dialects.compound import watch_end
 from idemtable.dialects.packet import Line as Packets
@@ -435,6 +435,20 @@ def test_a_server_that_has_forgotten_what_was_prepared_is_asked_again(db: Databa
         outcome = order.outcome("k")
     assert (outcome.replayed, outcome.attempts) == (False, 2)
     assert db.effects() == ["before", "k"]
+
+
+@pytest.mark.parametrize("backend", ["postgresql18", "postgresql18-listened"])
+def test_a_call_inside_a_pipeline_of_the_applications_is_refused_with_the_cure(backend: str) -> None:
+    db = db_of(backend)
+    order = order_of(db.idem)
+    with db.session() as held:
+        driver = held.run(lambda session: session.connection()).connection.driver_connection
+        for verb in (order.join, lambda session, key: db.idem.claim_many(session, "packets", [key])):
+            with driver.pipeline(), pytest.raises(SessionNotUsableError, match=r"pipeline\(\).*Call before it"):
+                verb(held.session, "k")
+            verb(held.session, "k")
+        held.commit()
+    assert db.effects() == ["k"]
 
 
 def test_a_connection_that_speaks_another_encoding_stores_the_same_text(db: Database, sent: list[str]) -> None:
