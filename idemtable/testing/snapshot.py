@@ -20,6 +20,8 @@ _OWN: Final = frozenset(metadata.tables["idemtable"].columns.keys())
 """The columns of the table of keys, by which it is known under any name."""
 _SHOWN: Final = ("id", "tenant", "scope", "key")
 """What of a key's row says whose it is and how far it is: the rest is another each time that it is written."""
+_TABLES: Final = "(tables)"
+"""A table of the tables, under a name that none has: of one that is made and left empty no row would tell."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def look(connection: sa.Connection, ignore: Collection[str], identities: Identit
                     identities[name] = tuple(inspector.get_pk_constraint(table, schema)["constrained_columns"])
                 found[name] = Content(identities[name], list(_rows(connection, sa.table(table, schema=schema))))
     connection.rollback()
+    found[_TABLES] = Content(("name",), [{"name": name} for name in found])
     return found
 
 

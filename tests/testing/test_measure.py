@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -118,6 +119,25 @@ def test_a_table_that_is_left_out_is_none_of_its_business(any_shop: Shop) -> Non
         order(key)
 
     any_shop.prove(call, ignore=["effect"])
+
+
+def test_a_table_that_each_call_makes_is_caught_though_it_is_empty(shop: Shop) -> None:
+    order, made = shop.order(buy), list[str]()
+
+    def call(key: str) -> None:
+        made.append(f"made_{uuid4().hex}")
+        shop.db.execute(f"CREATE TABLE {made[-1]} (id int)")
+        order(key)
+
+    try:
+        said = shop.refuse(call)
+    finally:
+        for name in made:
+            shop.db.execute(f"DROP TABLE {name}")
+    assert said.startswith(
+        "called twice: other rows are left than by one call\ntable (tables): 2 rows added, where one call leaves 1\n"
+    )
+    assert "(name='made_" in said
 
 
 # --- of rows alone --------------------------------------------------------------------------------------------------------
