@@ -49,7 +49,7 @@ class Joined(Transaction):
         """Say that somebody else is at work in the connection that the session would get."""
         try:
             bind = self.session.get_bind()
-        except UnboundExecutionError:  # which is told where the connection is taken
+        except (UnboundExecutionError, AssertionError):  # which is told where the connection is taken
             return None
         return self._place.records_of(bind, self.session).dialect.occupied(bind) if isinstance(bind, Engine) else None
 
@@ -81,10 +81,6 @@ class Joined(Transaction):
             if why := dialect.unusable(self.connection):
                 raise SessionNotUsableError(f"the session cannot carry a claim: {why}")
             self._enter()
-        except UnboundExecutionError as error:
-            raise SessionNotUsableError(
-                "the session has no engine of its own, only binds= for classes: give it bind= too, the claim needs it"
-            ) from error
         except (PendingRollbackError, InvalidRequestError) as error:
             raise self._unusable() from error
         self._root = self.session.get_transaction()

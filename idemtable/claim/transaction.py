@@ -8,10 +8,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from weakref import ref
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, UnboundExecutionError
 from sqlalchemy.orm import Session
 
 from ..dialects.origin import hear, unhear
+from ..errors import SessionNotUsableError
 from ..nature import by_nature
 from .quiet import quiet
 from .second import second_connection
@@ -236,7 +237,7 @@ class Transaction(ABC):
     def _connect(self, options: dict[str, Any] | None = None, *, engine: Engine | None = None) -> Connection:
         """Return the session's connection, or one that is an engine's alone; it may have to be made first."""
         try:
-            return self.session.connection(execution_options=options) if engine is None else engine.connect()
+            return connection_of(self.session, "claim", options) if engine is None else engine.connect()
         except OSError as error:
             # From asyncpg's connecting. SQLAlchemy has a name of its own for it with every other driver.
             raise OperationalError(None, None, error, connection_invalidated=True) from error
@@ -245,6 +246,32 @@ class Transaction(ABC):
 def _given_up(connection: Connection) -> None:
     number = id(connection)
     _cut[number] = ref(connection, lambda _: _cut.pop(number, None))
+
+
+def connection_of(session: Session, need: str, options: dict[str, Any] | None = None) -> Connection:
+    """Return the connection that a session has for what is of no class of its tables.
+
+    Args:
+        session: whose.
+        need: what it is for, for the message.
+        options: execution options.
+
+    Raises:
+        SessionNotUsableError: it has none.
+    """
+    try:
+        return session.connection(execution_options=options)
+    except UnboundExecutionError as error:
+        raise SessionNotUsableError(
+            f"the session has no engine of its own, only binds= for classes: give it bind= too, the {need} needs it"
+        ) from error
+    except AssertionError as error:
+        if type(session).get_bind.__module__ != "sqlalchemy.ext.horizontal_shard":
+            raise
+        raise SessionNotUsableError(
+            f"a ShardedSession has no connection that is not of one shard, and no COMMIT is of two: the {need} needs a "
+            f"Session of one shard's engine, and a table there"
+        ) from error
 
 
 def stands(session: Session, savepoint: SessionTransaction) -> bool:

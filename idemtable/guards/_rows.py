@@ -9,7 +9,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Connection, Integer, String, Table, Uuid, and_, inspect, select
+from sqlalchemy import Column, ColumnElement, Integer, String, Table, Uuid, and_, inspect, select
 from sqlalchemy import Enum as EnumType
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper, Session, selectinload, undefer
@@ -22,7 +22,7 @@ from ..errors import SessionNotUsableError
 from ._endings import endings
 
 if TYPE_CHECKING:
-    from sqlalchemy import CursorResult, Select
+    from sqlalchemy import Connection, CursorResult, Select
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
     from sqlalchemy.sql.dml import Update
 
@@ -64,9 +64,7 @@ def dialect_of(dialect: SQLAlchemyDialect) -> Dialect:
 def is_untouched(session: Session) -> bool:
     """Say whether nothing can have been done in the session's transaction, since it has no connection yet."""
     root = session.get_transaction()
-    if session.in_nested_transaction() or isinstance(session.get_bind(), Connection):
-        return False
-    return root is None or not root._connections
+    return not session.in_nested_transaction() and (root is None or not root._connections)
 
 
 class Rows:

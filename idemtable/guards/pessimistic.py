@@ -7,9 +7,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sqlalchemy import and_, inspect, or_
-from sqlalchemy.exc import NoResultFound, UnboundExecutionError
+from sqlalchemy.exc import NoResultFound
 
 from ..claim.explained import explained
+from ..claim.transaction import connection_of
 from ..errors import SessionNotUsableError
 from ..keys import checked_key
 from ..settings import checked_wait
@@ -18,7 +19,7 @@ from ._rows import Rows, dispatch, is_untouched
 from ._touch import touch as write_as_it_is
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
@@ -210,13 +211,9 @@ def lock_name(
 
     def work(session: Session) -> None:
         session.flush()
-        try:
-            alone = is_untouched(session)
-            connection: Connection = session.connection()
-        except UnboundExecutionError as error:
-            raise SessionNotUsableError(
-                "the session has no engine of its own, only binds= for classes: give it bind= too, the lock needs it"
-            ) from error
+        alone = is_untouched(session)
+        connection = connection_of(session, "lock")
+        alone = alone and connection is not session.get_bind()  # it may be somebody else's
         records = settings.records_of(connection)
         if why := records.dialect.unlockable(connection):
             raise SessionNotUsableError(f"the session cannot hold a lock: {why}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.horizontal_shard import ShardedSession
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import idemtable
@@ -397,3 +399,42 @@ def test_a_session_without_an_engine_of_its_own_is_refused_with_the_cure(sync_db
         pytest.raises(SessionNotUsableError, match="give it bind="),
     ):
         order.join(session, "k")
+
+
+class Sharded(ShardedSession):
+    """A session of one shard, whatever is asked for."""
+
+    def __init__(self, shard: sa.Engine, **options: Any) -> None:
+        super().__init__(
+            shard_chooser=lambda *_: "one",
+            identity_chooser=lambda *_, **__: ["one"],
+            execute_chooser=lambda _: ["one"],
+            shards={"one": shard},
+            **options,
+        )
+
+
+def test_a_session_of_shards_is_refused_with_the_cure(db: Database) -> None:
+    maker = sessionmaker if db.loop is None else async_sessionmaker
+    kind = "class_" if db.loop is None else "sync_session_class"
+    options: dict[str, Any] = {kind: Sharded, "shard": getattr(db.engine, "sync_engine", db.engine)}
+
+    def order(session: Any, key: str) -> int:
+        raise AssertionError("it ran")
+
+    joining = db.idem.transactional("order", key="key")(order)
+    of_its_own = db.table(maker(db.engine, **options)).transactional("own", key="key")(order)
+    calls: list[Callable[[Any], Any]] = [
+        lambda session: joining.join(session, "k"),
+        lambda session: of_its_own("k"),
+        lambda session: db.idem.claim_many(session, "many", ["k"]),
+        lambda session: desk(db).issue(session=session),
+        lambda session: db.idem.lock_name(session, "name"),
+    ]
+    for call in calls:
+        with (
+            db.session(**options) as held,
+            pytest.raises(SessionNotUsableError, match="needs a Session of one shard's engine"),
+        ):
+            call(held.session)
+    assert db.rows() == []
