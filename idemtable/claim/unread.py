@@ -14,7 +14,7 @@ from .second import second_connection
 from .verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from uuid import UUID
 
     from sqlalchemy import Connection
@@ -121,10 +121,10 @@ class Claims:
         if _of(session) is not found:
             session.info[_CLAIMS] = found
             # Once for each session, however often they are put there.
-            event.listen(session, "after_begin", _after_begin)
-            event.listen(session, "before_commit", _before_commit)
-            event.listen(session, "after_commit", _after_commit)
-            event.listen(session, "after_soft_rollback", _after_soft_rollback)
+            _hear(session, "after_begin", _after_begin)
+            _hear(session, "before_commit", _before_commit)
+            _hear(session, "after_commit", _after_commit)
+            _hear(session, "after_soft_rollback", _after_soft_rollback)
         return found
 
     def add(self, connection: Connection, claim: Claim, taken: Mapping[bytes, bytes], mark: str | None = None) -> None:
@@ -293,6 +293,14 @@ def _let_go(claims: list[Claim]) -> None:
 # --- what the session tells -----------------------------------------------------------------------------------------------
 # The connection hears of a COMMIT too late to leave the transaction as it was, and not at all of how it ended. And while
 # somebody listens to the session's COMMIT a call's own does not travel past SQLAlchemy.
+
+
+def _hear(session: Session, name: str, heard: Callable[..., None]) -> None:
+    """Listen to a session, also from inside of what listens to the same: it goes on through those that were there."""
+    told: Any = getattr(session.dispatch, name)
+    if told.listeners:  # of the session itself; to add to what it goes through is an error of Python's
+        told.listeners = told.listeners.copy()
+    event.listen(session, name, heard)
 
 
 def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -48,6 +48,27 @@ def test_a_commit_after_a_loop_that_was_left_early_is_refused_and_the_items_come
         with pytest.raises(TransactionError, match="not given to the loop"):
             held.commit()
         they_come_again(db, held)
+
+
+@pytest.mark.parametrize("gives", [False, True], ids=["claim_many", "unseen"])
+def test_the_first_batch_of_a_session_may_be_claimed_as_that_is_committed(db: Database, gives: bool) -> None:
+    heard: list[str] = []
+
+    def claim(session: Session) -> None:
+        heard.append("claim")
+        if gives:
+            next(db.idem.unseen(db.given(session), "batch", list("abc"), key=str))
+        else:
+            db.idem.claim_many(db.given(session), "batch", list("abc"))
+
+    with db.session() as held:
+        for listener in (claim, lambda session: heard.append("next")):
+            held.run(lambda session, listener=listener: sa.event.listen(session, "before_commit", listener, once=True))
+        held.run(lambda session: effect(session, "tea"))
+        with pytest.raises(TransactionError, match="not given to the loop") if gives else nullcontext():
+            held.commit()
+    assert heard == ["claim", "next"]
+    assert (len(db.rows()), db.effects()) == ((0, []) if gives else (3, ["tea"]))
 
 
 def test_a_commit_in_the_middle_of_the_loop_is_refused(db: Database) -> None:
