@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from . import steps
+from . import nesting, steps
 from .verdict import Verdict
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ class Course:
         """How many transactions have begun."""
         self.overtaken = False
         """Whether a claim that came with the function's first statement came too late."""
-        self._deadline = time.monotonic() + call.wait
+        self.is_inside_itself = nesting.is_held_around(self.place, call.request, call.kind.holds)
+        """Whether it would wait for the call around it: then it waits for nobody."""
+        self._deadline = time.monotonic() + (0 if self.is_inside_itself else call.wait)
         self._handled = sys.exc_info()[1]
         self._verdict: Verdict | None = None
 

@@ -28,9 +28,11 @@ from ..errors import ReentrantCallError
 from .door import Door
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
     from ..model import Request
+    from ..settings import Place
 
 _innermost: ContextVar[Frame | None] = ContextVar("idemtable_frame", default=None)
 
@@ -250,6 +252,36 @@ def is_left_over(session: Session) -> bool:
     return door is not None and door.is_over
 
 
+def is_held_around(place: Place, request: Request, holds: Callable[[Request, UUID], bool]) -> bool:
+    """Say whether a call around this one seems to hold the same key, by an engine of its own: then it is not joined.
+
+    Only the database knows whether it is the same table. Two engines of one address may have a search path each.
+
+    Args:
+        place: of the table.
+        request: what is asked.
+        holds: as of `refuse_reentry`.
+    """
+    if _innermost.get() is None:
+        return False
+    nest, address = place.nest, _address(place.engine)
+    return any(
+        holds(request, frame.id)
+        and frame.nest != nest
+        and frame.nest[1:] == nest[1:]
+        and (bind := frame.session.bind) is not None
+        and _address(bind.engine) == address
+        for frame in around()
+    )
+
+
+def _address(engine: Engine) -> tuple[Any, ...]:
+    url = engine.url
+    # Of a program that connects by itself the URL says nothing, and a database in memory is its engine's own.
+    name = engine if url.database in (None, "", ":memory:") else url.database
+    return url.get_backend_name(), url.host, url.port, url.query.get("host"), name
+
+
 def refuse_reentry(
     nest: tuple[Any, ...],
     request: Request,
@@ -268,8 +300,12 @@ def refuse_reentry(
     while frame is not None:
         around = frame.is_joined_from_here() or (frame.session is session and not frame.is_over)
         if around and frame.nest == nest and holds(request, frame.id):
-            raise ReentrantCallError(
-                f"{request.scope} was called inside itself with the same key: give the inner call a key of its own",
-                scope=request.scope,
-            )
+            raise inside_itself(request.scope)
         frame = frame.outer
+
+
+def inside_itself(scope: str) -> ReentrantCallError:
+    """Return the error for a call that would wait for the one around it."""
+    return ReentrantCallError(
+        f"{scope} was called inside itself with the same key: give the inner call a key of its own", scope=scope
+    )

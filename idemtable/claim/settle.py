@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ..codecs import exceptions, opened
 from ..dialects.words import Look
-from ..errors import ResultUnreadableError
+from ..errors import InProgressError, ResultUnreadableError
 from ..model import Answer, Outcome, Replay, Reraise, Settled, TakeOver, Won, tell_outcome
 from . import steps
 from .explained import meaning
 from .kinds import LOOKS, too_fast
+from .nesting import inside_itself
 from .steps import Step
 from .verdict import begin_again
 
@@ -70,6 +71,8 @@ def refuse(course: Course, tx: Transaction, error: Exception, *, repeats: bool) 
     if (interruption := verdict.interruption) is not None:
         raise interruption
     if told := meaning(verdict, course.settings, scope, repeats=repeats):
+        if isinstance(told, InProgressError) and course.is_inside_itself:
+            told = inside_itself(scope)
         raise told from error
     if tx.is_cut and not repeats:
         # The call around this one has given the connection up meanwhile, and the driver says whatever occurs to it.

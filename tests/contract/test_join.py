@@ -304,6 +304,75 @@ def test_the_same_key_inside_its_own_call_is_refused_at_once(db: Database) -> No
     assert (db.effects(), db.rows()) == ([], [])
 
 
+@pytest.mark.parametrize("way", ["call", "lookaside", "deferred", "block", "join", "batch"])
+def test_the_same_key_inside_its_own_call_is_refused_as_such_by_another_engines_table_too(
+    server_db: Database, way: str
+) -> None:
+    """It is not joined, for it has a connection of its own; and to try again later would end like this each time."""
+    db = server_db
+    with db.other_engine() as engine, db.session(engine) as held:
+        beside = db.table(engine)
+        options = {way: True} if way in ("lookaside", "deferred") else {}
+
+        @beside.transactional("order", key="key", share_scope=True, **options)
+        def inner(session: Any, key: str) -> int:
+            return effect(session, f"{key} inside")
+
+        def block(key: str) -> None:
+            with beside.transaction("order", key):
+                pass
+
+        inside: dict[str, Callable[[str], Any]] = {
+            "block": block,
+            "join": lambda key: inner.join(held.session, key),
+            "batch": lambda key: beside.claim_many(held.session, "order", [key]),
+        }
+
+        @db.idem.transactional("order", key="key", share_scope=True)
+        def order(session: Any, key: str) -> int:
+            number = effect(session, key)
+            with pytest.raises(ReentrantCallError, match="key of its own"):
+                inside.get(way, inner)(key)
+            held.rollback()
+            inside.get(way, inner)("another key")
+            held.rollback()
+            return number
+
+        order("k")
+    assert "k" in db.effects()
+    assert "k inside" not in db.effects()
+
+
+def test_one_key_in_two_tables_of_one_address_is_two_keys(server_db: Database) -> None:
+    """On MariaDB and MySQL an engine's address need not say in which of them a connection looks."""
+    db, name = server_db, "idem_elsewhere"
+    is_postgresql = db.kind == "postgresql"
+    db.execute(f"CREATE SCHEMA {name}")
+    like = "(LIKE idemtable INCLUDING ALL)" if is_postgresql else "LIKE idemtable"
+    try:
+        db.execute(f"CREATE TABLE {name}.idemtable {like}")
+        with db.other_engine() as engine:
+            there = db.table(engine, schema=name if is_postgresql else None)
+
+            @sa.event.listens_for(getattr(engine, "sync_engine", engine), "connect")
+            def look_there(connection: Any, _: Any) -> None:
+                if not is_postgresql:
+                    connection.cursor().execute(f"USE {name}")
+
+            @there.transactional("order", key="key", share_scope=True)
+            def inner(session: Any, key: str) -> str:
+                return "there"
+
+            @db.idem.transactional("order", key="key", share_scope=True)
+            def order(session: Any, key: str) -> str:
+                return f"here, and {inner(key)}"
+
+            assert order("k") == "here, and there"
+            assert (len(db.rows()), there.stats().rows) == (1, 1)
+    finally:
+        db.execute(f"DROP SCHEMA {name}" + (" CASCADE" if is_postgresql else ""))
+
+
 @pytest.mark.parametrize("form", ["join", "block", "batch"])
 @pytest.mark.parametrize("around", ["call", "block"])
 def test_what_listens_to_the_commit_of_a_call_is_told_that_it_comes_too_late_and_the_function_runs_once(
