@@ -251,8 +251,9 @@ def begin_again(scope: str, **facts: Any) -> RetryTransactionError:
 def broken_out(scope: str) -> LostClaimError:
     """Return the error for a function that did not leave its transaction as it was."""
     return LostClaimError(
-        f"{scope}: the function broke out of its transaction: it committed, rolled back, or swallowed a database error. "
-        f"Leave commit and rollback to idemtable, put session.begin_nested() round what may fail; a key that was "
-        f"committed without a result must be forgotten before it can run",
+        f"{scope}: the function broke out of its transaction: it committed, rolled back, or swallowed a database error; or "
+        f"it changed where tables are looked for (SET search_path, USE). Leave commit and rollback to idemtable, put "
+        f"session.begin_nested() round what may fail, name the table's schema=; a key that was committed without a result "
+        f"must be forgotten before it can run",
         scope=scope,
     )

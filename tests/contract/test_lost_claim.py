@@ -110,6 +110,30 @@ def test_a_commit_sent_as_text_is_a_lost_claim_where_the_driver_tells(db: Databa
     assert db.effects() == ["k"]
 
 
+def test_a_function_that_leads_its_connection_to_another_table_of_keys_is_told_how_to_name_its_own(
+    server_db: Database,
+) -> None:
+    db, name, is_postgresql = server_db, "idem_elsewhere", server_db.kind == "postgresql"
+    db.execute(f"CREATE SCHEMA {name}")
+    like = "(LIKE idemtable INCLUDING ALL)" if is_postgresql else "LIKE idemtable"
+    home = "public" if is_postgresql else db.sync_url.database
+
+    def order(session: Any, key: str) -> str:
+        session.execute(sa.text(f"SET LOCAL search_path TO {name}" if is_postgresql else f"USE {name}"))
+        return key
+
+    try:
+        db.execute(f"CREATE TABLE {name}.idemtable {like}")
+        with db.other_engine() as engine, pytest.raises(LostClaimError, match=r"USE.*name the table's schema="):
+            db.table(engine).transactional("order", key="key")(order)("k")
+        with db.other_engine() as engine:
+            named = db.table(engine, schema=home)
+            assert named.transactional("order", key="key")(order)("k") == "k"
+    finally:
+        db.execute(f"DROP SCHEMA {name}" + (" CASCADE" if is_postgresql else ""))
+    assert len(db.rows()) == 1
+
+
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_a_commit_sent_as_text_inside_the_callers_transaction_is_a_lost_claim_where_the_driver_tells(
     server_db: Database, goes_on: bool
