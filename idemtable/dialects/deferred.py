@@ -86,7 +86,8 @@ class Deferred:
         # the three.
         self._send = None
 
-    def _require(self) -> None:
+    def require(self) -> None:
+        """Send the claim, or go no further where the key is taken."""
         try:
             taken = self.take()
         except Exception as error:
@@ -104,7 +105,7 @@ class Deferred:
             # By a function that ends its transaction itself: what it does after that must not be without a key. Not by the
             # pool, which may be told to reset with a COMMIT what was rolled back: a key without a result would be left.
             if connection is not None and connection.in_transaction():
-                self._require()
+                self.require()
         except BaseException:
             # SQLAlchemy takes a COMMIT that has raised for one that was sent, and sends no ROLLBACK after it: in a
             # pool that sends none either the claim's transaction would stay open, and the key locked.
@@ -138,7 +139,7 @@ class Deferred:
         """
         # A cursor of the server's, and several statements in one text, go through no pipeline.
         if not together or type(cursor) is not self._driver.cursor_factory or ";" in statement.rstrip("; \n"):
-            self._require()
+            self.require()
             return False
         self._ride(execute, give_up)
         return True
@@ -182,6 +183,13 @@ def _first_of(error: BaseException) -> BaseException:
     while (behind := error.__context__) is not None and behind is not handled:
         error = behind
     return error
+
+
+def require(connection: Connection) -> None:
+    """Have a claim that still waits sent before a statement of the library's own, with which it would not travel."""
+    deferred: Deferred | None = vars(connection.connection).get(_MARK)
+    if deferred is not None:
+        deferred.require()
 
 
 def listen(engine: Engine) -> None:

@@ -13,7 +13,7 @@ from ..model import Status
 from .base import Dialect
 from .batches.postgresql import MARK, PostgreSQLBatches
 from .datestyle import CURE, unread
-from .deferred import Deferred, listen
+from .deferred import Deferred, listen, require
 from .definition import Driver
 from .fragments import COLUMNS, LASTING
 from .libpq import Packet
@@ -289,6 +289,7 @@ class PostgreSQL(PostgreSQLTable, Dialect):
             self.statement(_SET_WAIT)(connection, {"wait": before})
 
     def lock_name(self, connection: Connection, id: UUID, wait: float | None, *, alone: bool) -> bool:
+        require(connection)
         number = {"number": int.from_bytes(id.bytes[:8], "big", signed=True)}
         if wait == 0:
             sql = "SELECT pg_try_advisory_xact_lock(CAST(:number AS bigint))"

@@ -6,6 +6,7 @@ import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import Context
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -366,6 +367,25 @@ def test_a_first_statement_that_goes_through_no_pipeline_comes_after_the_claim(d
         assert [order.outcome("k").replayed for _ in range(2)] == [False, True]
     assert db.effects() == ["before", "k"]
     assert not first.endswith(("do_execute", "listener")) or any("effect" in statement for statement in seen)
+
+
+@pytest.mark.parametrize("wait", [None, timedelta(), timedelta(seconds=1)], ids=["as long", "at once", "a second"])
+def test_a_lock_by_name_that_comes_first_comes_after_the_claim(deferring: Database, wait: timedelta | None) -> None:
+    """Else who calls with the same key meets the lock, where it was to wait for the answer."""
+    db = deferring
+
+    @db.idem.transactional("order", key="key", share_scope=True, wait=timedelta())
+    def beside(session: Session, key: str) -> str:
+        return "beside"
+
+    @db.idem.transactional("order", key="key", share_scope=True, deferred=True)
+    def order(session: Session, key: str) -> str:
+        db.idem.lock_name(session, "stock", wait=wait)
+        with pytest.raises(InProgressError):
+            Context().run(beside, key)
+        return key
+
+    assert [order.outcome("k").replayed for _ in range(2)] == [False, True]
 
 
 @contextmanager
