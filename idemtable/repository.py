@@ -55,7 +55,6 @@ class Records:
         self._table, self._schema = table, schema
         self._expire = dialect.statement(_EXPIRE)
         self._renew = dialect.statement(_RENEW)
-        self._issue_one = dialect.issue(1)
         self._batches = dialect.batches(dialect)
         self._live = dialect.statement(_LIVE.replace("{which}", dialect.EXACTLY.format(column="tenant")))
         self._live_of_nobody = dialect.statement(_LIVE.replace("{which}", "tenant IS NULL"))
@@ -85,16 +84,25 @@ class Records:
         return self.dialect.redeem(connection, self._values(request, wait) | {"holder": holder})
 
     def issue(
-        self, connection: Connection, scope: str, subject: str | None, tokens: Sequence[tuple[UUID, bytes]], ttl: int
+        self,
+        connection: Connection,
+        scope: str,
+        subject: str | None,
+        tokens: Sequence[tuple[UUID, bytes]],
+        ttl: int,
+        wait: float,
     ) -> None:
-        """Insert the rows of tokens, given as ids and holders, with as few statements as the drivers allow."""
+        """Insert the rows of tokens, given as ids and holders, with as few statements as the drivers allow.
+
+        At most `wait` seconds are waited, in each of them, for whoever keeps others from inserting.
+        """
         size = self.dialect.variables // _VARIABLES_PER_TOKEN
         for start in range(0, len(tokens), size):
             part = tokens[start : start + size]
-            values: dict[str, Any] = {"tenant": subject, "scope": scope, "ttl": ttl}
+            values: dict[str, Any] = {"tenant": subject, "scope": scope, "ttl": ttl, "wait": self.dialect.wait(wait)}
             for n, (id, holder) in enumerate(part):
                 values[f"id{n}"], values[f"owner{n}"] = self.dialect.id(id), holder
-            (self._issue_one if len(part) == 1 else self.dialect.issue(len(part)))(connection, values)
+            self.dialect.issue(connection, values, len(part))
 
     @property
     def most(self) -> int:

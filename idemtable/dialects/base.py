@@ -11,10 +11,9 @@ from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
-from ..model import Status
 from .amid import give_up_amid
 from .definition import Definition
-from .fragments import FORGET, REDEEM, STORE, TAKE_OVER
+from .fragments import FORGET, REDEEM, STORE, TAKE_OVER, issuing
 from .origin import listen
 from .purging import Swept
 from .shared import occupied
@@ -77,9 +76,6 @@ class Dialect(Definition):
     FIND: ClassVar[str] = """
         SELECT tenant, scope, {key}, status, fingerprint, codec, result, created_at, completed_at, expires_at, owner,
             {now}, {settled} FROM {table} WHERE id = :id"""
-    ISSUE: ClassVar[str] = """
-        INSERT INTO {table} (id, tenant, scope, owner, status, created_at, expires_at) VALUES {rows}"""
-    ISSUED: ClassVar[str] = f"(:id{{n}}, :tenant, :scope, :owner{{n}}, {Status.ISSUED.code}, {{now}}, {{later}})"
     variables: ClassVar[int] = 32_767
     """The most variables of one statement; asyncpg counts them in a signed 16-bit integer, PostgreSQL in an unsigned."""
     EXACTLY: ClassVar[str] = "{column} = :{column}"
@@ -97,6 +93,7 @@ class Dialect(Definition):
         self._store = self.statement(self.STORE)
         self._find = self.statement(self.FIND)
         self._forget = self.statement(self.FORGET)
+        self._issue = self.statement(issuing(1))
         dbapi = dialect.dbapi
         self._driver_errors: tuple[type[BaseException], ...] = (DBAPIError, *((dbapi.Error,) if dbapi else ()))
 
@@ -110,11 +107,6 @@ class Dialect(Definition):
             table=self.table, key=self._key, settled=self.settled,
             now=self.now, later=self.later, past=self.past, expires=self.expires,
         )  # fmt: skip
-
-    def issue(self, count: int) -> Statement:
-        """Compile the insertion of `count` tokens."""
-        rows = ", ".join(self.ISSUED.replace("{n}", str(n)) for n in range(count))
-        return self.statement(self.ISSUE.replace("{rows}", rows))
 
     # --- values -------------------------------------------------------------------------------------------------------
 
@@ -153,6 +145,10 @@ class Dialect(Definition):
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         """Make an expired row ours unless somebody else was faster."""
         return self._take_over(connection, values).rowcount == 1
+
+    def issue(self, connection: Connection, values: Mapping[str, Any], count: int) -> None:
+        """Insert the rows of `count` tokens."""
+        (self._issue if count == 1 else self.statement(issuing(count)))(connection, values)
 
     def redeem(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         """Make an issued token's row ours unless it is spent or expired; wait for a transaction that redeems it."""

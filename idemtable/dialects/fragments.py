@@ -28,3 +28,10 @@ STORE = """
         UPDATE {table} SET status = :status, codec = :codec, result = :result, completed_at = {now}
         WHERE id = :id AND owner = :owner"""
 FORGET = "DELETE FROM {table} WHERE id = :id"
+
+
+def issuing(count: int) -> str:
+    """Return the template of a statement that inserts `count` tokens."""
+    rows = (f"(:id{n}, :tenant, :scope, :owner{n}, {Status.ISSUED.code}, {{now}}, {{later}})" for n in range(count))
+    return f"""
+        INSERT INTO {{table}} (id, tenant, scope, owner, status, created_at, expires_at) VALUES {", ".join(rows)}"""

@@ -10,16 +10,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import select, text
-from sqlalchemy import table as table_named
-from sqlalchemy.exc import DBAPIError
-
 from ..model import Status
 from .base import Dialect
 from .batches.mysql import MySQLBatches
 from .compound import REFUSED, Along, send_several, takes_several, watch_end
 from .definition import Driver
-from .fragments import COLUMNS, LASTING, VALUES
+from .fragments import COLUMNS, LASTING, VALUES, issuing
 from .garbled import garbled
 from .lock_wait import GIVE_BACK, LEND, LockWait, possible, timed_out
 from .origin import said_by
@@ -35,6 +31,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Select
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
+_IN_TIME = "SET STATEMENT innodb_lock_wait_timeout = :wait FOR"
+"""What comes before a statement that waits for a lock, on MariaDB."""
 _GAPLESS = ("READ COMMITTED", "READ UNCOMMITTED")
 _DIRTY_OR_LOCKED = ("READ UNCOMMITTED", "SERIALIZABLE")
 
@@ -122,10 +120,10 @@ class MySQL(MySQLTable, Dialect):
     # Plain INSERT, and only 1062 means taken. INSERT IGNORE cuts long values and swallows other errors; ON DUPLICATE
     # KEY UPDATE reports one row for the winner and one for the loser.
     _INSERT = f"INSERT INTO {{table}} ({COLUMNS}) VALUES ({VALUES})"
-    CLAIM = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {_INSERT}"
-    TAKE_OVER = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {Dialect.TAKE_OVER}"
-    REDEEM = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {Dialect.REDEEM}"
-    FORGET = f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {Dialect.FORGET}"
+    CLAIM = f"{_IN_TIME} {_INSERT}"
+    TAKE_OVER = f"{_IN_TIME} {Dialect.TAKE_OVER}"
+    REDEEM = f"{_IN_TIME} {Dialect.REDEEM}"
+    FORGET = f"{_IN_TIME} {Dialect.FORGET}"
     # An INSERT that meets a duplicate and leaves it at that takes a shared lock, and of N waiters all but one deadlock
     # when the holder commits. This one takes it exclusively, and they come one after the other. The DELETE leaves no row
     # behind: the lock outlives it until COMMIT.
@@ -141,7 +139,8 @@ class MySQL(MySQLTable, Dialect):
         self._insert = self.statement(self._INSERT)
         held = f"{self.FIND} LOCK IN SHARE MODE"
         self._find_held = self.statement(held)
-        self._find_held_in_time = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {held}")
+        self._find_held_in_time = self.statement(f"{_IN_TIME} {held}")
+        self._issue_in_time = self.statement(f"{_IN_TIME} {issuing(1)}")
         self._update = self.statement(Dialect.TAKE_OVER)
         self._update_issued = self.statement(Dialect.REDEEM)
         self._delete = self.statement(Dialect.FORGET)
@@ -215,6 +214,12 @@ class MySQL(MySQLTable, Dialect):
 
     def along(self, connection: Connection) -> Any:
         return self._along(connection) if is_plain(connection.dialect.do_commit) else None
+
+    def issue(self, connection: Connection, values: Mapping[str, Any], count: int) -> None:
+        # No row stands in the way of a random id, but somebody's lock on the gap where it goes.
+        one, template = count == 1, issuing(count)
+        in_time = self._issue_in_time if one else self.statement(f"{_IN_TIME} {template}")
+        self._bounded(connection, values, in_time, self._issue if one else self.statement(template))
 
     def forget(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         if not values["wait"] and not is_mariadb(connection):
@@ -319,7 +324,7 @@ class MySQL(MySQLTable, Dialect):
         if wait is None:
             plain(connection, values)
         else:
-            bounded = self.statement(f"SET STATEMENT innodb_lock_wait_timeout = :wait FOR {self.LOCK_NAME}")
+            bounded = self.statement(f"{_IN_TIME} {self.LOCK_NAME}")
             self._bounded(connection, values | {"wait": self.wait(wait)}, bounded, plain)
         self._delete(connection, values)
 
@@ -338,13 +343,3 @@ class MySQL(MySQLTable, Dialect):
     @classmethod
     def code(cls, error: BaseException) -> Any:
         return number(error)
-
-    @classmethod
-    def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:
-        # A role without any right to a table is not told whether it is there, and SQLAlchemy's own look would fail.
-        look = select(text("1")).select_from(table_named(table, schema=schema)).limit(0)
-        try:
-            connection.execute(look, execution_options={"skip_user_error_events": True})
-        except DBAPIError as error:
-            return cls.numbered(error) is Fault.DENIED
-        return False

@@ -135,7 +135,7 @@ class BaseTokens:
         def work(records: Records, connection: Connection) -> list[str]:
             # New tokens for each attempt: those of one whose COMMIT was lost may be there, and nobody has them.
             tokens, rows = self._drawn(count, owner)
-            records.issue(connection, self._scope, owner, rows, self._ttl)
+            records.issue(connection, self._scope, owner, rows, self._ttl, self._settings.wait)
             return tokens
 
         return work

@@ -85,7 +85,8 @@ class Tokens(BaseTokens):
                 committed when this returns.
 
         Raises:
-            InvalidKeyError: the subject. SchemaError: no table. InProgressError: SQLite is busy. With a session also
+            InvalidKeyError: the subject. SchemaError: no table. InProgressError: SQLite is busy, or on MariaDB and MySQL
+            somebody keeps others from inserting for longer than the table's `wait`. With a session also
             SessionNotUsableError and RetryTransactionError. ValueError: a session for tokens in a store.
         """
         return self.issue_many(1, subject, session)[0]

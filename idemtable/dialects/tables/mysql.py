@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import func, select, text
 from sqlalchemy import table as table_named
 from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError
 
 from ...errors import SchemaError
 from ..catalogue.mysql import MySQLCatalogue
 from ..definition import Definition, Job, Types
-from ..words import lent
+from ..words import Fault, lent
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Inspector
@@ -106,3 +107,15 @@ class MySQLTable(Definition):
 
         with lent(connection, release), connection.begin():
             yield
+
+    @classmethod
+    def unreadable(cls, connection: Connection, table: str, schema: str | None) -> bool:
+        # A role without any right to a table is not told whether it is there, and SQLAlchemy's own look would fail.
+        look = select(text("1")).select_from(table_named(table, schema=schema)).limit(0)
+        try:
+            connection.execute(look, execution_options={"skip_user_error_events": True})
+        except DBAPIError as error:
+            from ..mysql import MySQL  # which takes this table for its own
+
+            return MySQL.numbered(error) is Fault.DENIED
+        return False
