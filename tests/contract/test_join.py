@@ -348,9 +348,8 @@ def test_one_key_in_two_tables_of_one_address_is_two_keys(server_db: Database) -
     db, name = server_db, "idem_elsewhere"
     is_postgresql = db.kind == "postgresql"
     db.execute(f"CREATE SCHEMA {name}")
-    like = "(LIKE idemtable INCLUDING ALL)" if is_postgresql else "LIKE idemtable"
     try:
-        db.execute(f"CREATE TABLE {name}.idemtable {like}")
+        db.table(schema=name).create_all()
         with db.other_engine() as engine:
             there = db.table(engine, schema=name if is_postgresql else None)
 

@@ -115,7 +115,6 @@ def test_a_function_that_leads_its_connection_to_another_table_of_keys_is_told_h
 ) -> None:
     db, name, is_postgresql = server_db, "idem_elsewhere", server_db.kind == "postgresql"
     db.execute(f"CREATE SCHEMA {name}")
-    like = "(LIKE idemtable INCLUDING ALL)" if is_postgresql else "LIKE idemtable"
     home = "public" if is_postgresql else db.sync_url.database
 
     def order(session: Any, key: str) -> str:
@@ -123,7 +122,7 @@ def test_a_function_that_leads_its_connection_to_another_table_of_keys_is_told_h
         return key
 
     try:
-        db.execute(f"CREATE TABLE {name}.idemtable {like}")
+        db.table(schema=name).create_all()
         with db.other_engine() as engine, pytest.raises(LostClaimError, match=r"USE.*name the table's schema="):
             db.table(engine).transactional("order", key="key")(order)("k")
         with db.other_engine() as engine:
