@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from .amid import give_up_amid
 from .definition import Definition
 from .fragments import FORGET, REDEEM, STORE, TAKE_OVER, issuing
+from .inherited import leave_to_parent
 from .origin import listen
 from .purging import Swept
 from .shared import occupied
@@ -193,6 +194,8 @@ class Dialect(Definition):
         """Put on an engine what its transactions need; doing it twice is harmless."""
         listen(engine)
         give_up_amid(engine)
+        if not self.in_memory(engine.url):
+            leave_to_parent(engine)
 
     purge_options: ClassVar[Mapping[str, Any]] = {}
     """Execution options of the purge's transactions."""

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+import os
+import signal
+import warnings
+from collections.abc import Callable
 
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from idemtable import IdemTable
+from tests.support import PATIENCE
 from tests.support.backends import db_of
 from tests.support.crowd import is_locked
 from tests.support.database import Database
 from tests.support.newest import NEWEST
+from tests.support.plain import Loop
 from tests.support.processes import Callers, callers
 
 COUNT = 3
@@ -78,3 +88,50 @@ def test_a_key_held_by_a_process_that_was_killed_is_free_for_the_next_call(sync_
     assert (answer["replayed"], again["replayed"]) == (False, True)
     assert answer["value"] == again["value"]
     assert db.effects() == ["k"]
+
+
+def forked(work: Callable[[], bool]) -> None:
+    """Run a function in a process that is forked here, and come back when it has said that all is well."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a fork where there are threads
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(int(PATIENCE))
+            status = 0 if work() else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def whose(session: Session, key: str) -> int:
+    """The process that has used the session's connection first."""
+    return session.connection().connection.info.setdefault("whose", os.getpid())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_process_that_is_forked_calls_on_connections_of_its_own(db: Database) -> None:
+    with db.other_engine(pool_size=1, max_overflow=0) as engine:
+        call = db.table(engine).transactional("whose", key="key")(whose)
+        assert call("parent's") == os.getpid()
+
+        def child() -> bool:
+            if db.is_async:
+                call._loop = Loop()  # that of the parent was a thread, of which there is none here
+            return call(f"of {os.getpid()}") == os.getpid()
+
+        for _ in range(2):
+            forked(child)
+        assert call("parent's last") == os.getpid()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_process_that_is_forked_has_the_database_in_memory_as_it_was() -> None:
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    idem = IdemTable(engine)
+    idem.create_all()
+    call = idem.transactional("whose", key="key")(whose)
+    call("k")
+    forked(lambda: call.outcome("k").replayed)
+    engine.dispose()
