@@ -7,6 +7,7 @@ import inspect
 from collections.abc import MutableMapping
 from concurrent.futures import CancelledError as Cancelled
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import unquote_to_bytes
@@ -18,7 +19,7 @@ from ..table_async import AsyncIdemTable
 from .exchange import SINGLE_TENANT, Options, Rules
 from .messages import Headers, Request, Response, length_of
 from .performance import BasePerformance
-from .problems import TOO_LARGE, Refused, answer, refusal
+from .problems import INCOMPLETE, TOO_LARGE, Refused, answer, refusal
 from .stage import App, Gone, Line, Message, Receive, Send, Stage, outlasted
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ class IdempotencyMiddleware:
                 await performance.end()
             await _give(answered, send)
         except Gone:
-            return  # nobody is there to be told
+            # Nobody reads it. But a middleware outside takes an application that ends without a response for a broken one.
+            with suppress(OSError):
+                await _give(answer(INCOMPLETE, "The client has hung up.", self._rules.docs), send)
         finally:
             if performance is not None:
                 await performance.end()

@@ -57,10 +57,24 @@ def test_a_client_that_hangs_up_before_the_commit_has_asked_for_nothing(site: An
         await inner(scope, receive, answer)
 
     app = IdempotencyMiddleware(heard_of, shop.idem, tenant=SINGLE_TENANT)
-    assert shop.post(key="k-1", gone=gone, app=app).status == 0
+    assert shop.post(key="k-1", gone=gone, app=app).problem == "request-incomplete"
     assert (shop.db.effects(), shop.db.rows()) == ([], [])
     assert shop.post(key="k-1").status == 200
     assert shop.db.effects() == ["order"]
+
+
+def test_a_server_that_sends_nothing_to_a_client_that_has_gone_hears_of_no_error(site: Any) -> None:
+    shop = site(order)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise ConnectionResetError  # as ASGI has it since 2.4
+
+    scope = {"type": "http", "method": "POST", "path": "/orders", "headers": [(b"idempotency-key", b"k-1")]}
+    shop.loop.run(shop.app(scope, receive, send))
+    assert (shop.db.effects(), shop.db.rows()) == ([], [])
 
 
 def test_a_client_that_hangs_up_after_the_commit_gets_the_replay(site: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -127,6 +128,40 @@ def test_a_background_task_runs_after_the_commit_and_on_its_own(plain_db: Databa
         assert client.post("/orders", headers=KEY).headers["Idempotent-Replayed"] == "true"
     assert seen == [["tea"]]
     assert plain_db.effects() == ["tea", "mail"]
+
+
+@pytest.mark.parametrize("amid", ["body", "handler"])
+def test_a_client_that_hangs_up_is_no_error_of_a_middleware_outside(any_db: Database, amid: str) -> None:
+    app, begun, sent = fastapi_app(any_db), asyncio.Event(), []
+
+    @app.middleware("http")
+    async def counted(request: Request, call_next: Any) -> Response:
+        return await call_next(request)  # type: ignore[no-any-return]
+
+    @app.post("/slow")
+    async def slow(request: Request) -> None:
+        begun.set()
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    parts = [{"type": "http.request", "body": b"{", "more_body": amid == "body"}]
+
+    async def receive() -> Any:
+        if parts:
+            return parts.pop()
+        if amid == "handler":
+            await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("status"))
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in KEY.items()]
+    scope = {"type": "http", "method": "POST", "path": "/slow", "query_string": b"", "headers": headers}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0] == 400
+    assert begun.is_set() is (amid == "handler")
+    assert any_db.rows() == []
 
 
 def test_a_cart_in_the_session_of_starlettes_is_bought_by_the_attempt_that_commits(any_db: Database) -> None:
