@@ -19,7 +19,7 @@ from ..table_async import AsyncIdemTable
 from .exchange import SINGLE_TENANT, Options, Rules
 from .messages import Headers, Request, Response, length_of
 from .performance import BasePerformance
-from .problems import INCOMPLETE, TOO_LARGE, Refused, answer, refusal
+from .problems import TOO_LARGE, Refused, answer, hung_up, incomplete, refusal
 from .stage import App, Gone, Line, Message, Receive, Send, Stage, outlasted
 
 if TYPE_CHECKING:
@@ -114,9 +114,10 @@ class IdempotencyMiddleware:
                 await performance.end()
             await _give(answered, send)
         except Gone:
-            # Nobody reads it. But a middleware outside takes an application that ends without a response for a broken one.
+            # It may have hung up by half, and read on. And a middleware outside takes an application that ends without a
+            # response for a broken one.
             with suppress(OSError):
-                await _give(answer(INCOMPLETE, "The client has hung up.", self._rules.docs), send)
+                await _give(incomplete(self._rules.docs) if performance is None else hung_up(self._rules.docs), send)
         finally:
             if performance is not None:
                 await performance.end()

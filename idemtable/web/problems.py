@@ -58,6 +58,7 @@ INCOMPLETE: Final = Problem("request-incomplete", 400, "The request's body is no
 FORM: Final = Problem("form-unreadable", 400, "The request's form cannot be read")
 TOO_LARGE: Final = Problem("request-too-large", 413, "The request's body is too large")
 NOT_KEPT: Final = Problem("result-not-kept", 409, "The request was completed, and its response was not kept")
+AGAIN: Final = Problem("try-again", 503, "The request could not be completed now")
 UNAVAILABLE: Final = Problem("database-unavailable", 503, "The database cannot be reached")
 QUOTA: Final = Problem("too-many-requests", 429, "Too many requests are remembered")
 INTERNAL: Final = Problem("internal-error", 500, "The request could not be completed")
@@ -114,7 +115,7 @@ _BY_ERROR: Final[tuple[tuple[type[IdempotencyError], Problem], ...]] = (
     (ResultTooLargeError, STREAMED),
     (LostClaimError, _LOST),
     (ReentrantCallError, _TWICE),
-    (RetryTransactionError, Problem("try-again", 503, "The request could not be completed now")),
+    (RetryTransactionError, AGAIN),
     (SessionNotUsableError, _UNUSABLE),
     (SchemaError, _NOT_READY),
     (TransactionError, _UNKNOWN),
@@ -172,6 +173,16 @@ def away(error: Exception, docs: str) -> Response:
     """Return the answer to a request for which there is no database."""
     _log(UNAVAILABLE, error)
     return answer(UNAVAILABLE, RetryTransactionError.detail, docs, _SOON)
+
+
+def incomplete(docs: str) -> Response:
+    """Return the answer to a request whose body has ended before its end."""
+    return answer(INCOMPLETE, "The body has ended before its end.", docs)
+
+
+def hung_up(docs: str) -> Response:
+    """Return the answer to a request whose client has hung up before COMMIT."""
+    return answer(AGAIN, RetryTransactionError.detail, docs, _SOON)
 
 
 def _log(problem: Problem, error: Exception, cure: str = "") -> None:

@@ -12,7 +12,7 @@ from ..table import IdemTable
 from .exchange import SINGLE_TENANT, Options, Rules
 from .messages import Headers, Request, Response, length_of
 from .performance import BasePerformance
-from .problems import INCOMPLETE, TOO_LARGE, Refused, answer, reason, refusal
+from .problems import TOO_LARGE, Refused, answer, incomplete, reason, refusal
 from .wishes import Wishes, answering
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _body(environ: Environ, rules: Rules) -> bytes:
             if len(body) == length:
                 return body
             # The client has hung up, and servers give what had come until then: an order for 100 would be one for 10.
-            raise Refused(answer(INCOMPLETE, "The body has ended before its end.", rules.docs))
+            raise Refused(incomplete(rules.docs))
     elif not environ.get("wsgi.input_terminated"):  # nothing says where a body would end, so there is none
         return b""
     else:

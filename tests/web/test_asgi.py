@@ -57,7 +57,7 @@ def test_a_client_that_hangs_up_before_the_commit_has_asked_for_nothing(site: An
         await inner(scope, receive, answer)
 
     app = IdempotencyMiddleware(heard_of, shop.idem, tenant=SINGLE_TENANT)
-    assert shop.post(key="k-1", gone=gone, app=app).problem == "request-incomplete"
+    assert shop.post(key="k-1", gone=gone, app=app).problem == "try-again"
     assert (shop.db.effects(), shop.db.rows()) == ([], [])
     assert shop.post(key="k-1").status == 200
     assert shop.db.effects() == ["order"]
