@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import MutableMapping
 from concurrent.futures import CancelledError as Cancelled
 from concurrent.futures import ThreadPoolExecutor
@@ -90,6 +91,8 @@ class IdempotencyMiddleware:
         self._rules = Rules(idem._settings, tenant=tenant, **options)
         self._is_async = isinstance(idem, AsyncIdemTable)
         self._threads: ThreadPoolExecutor | None = None
+        self._process = 0
+        """Whose threads they are: a process that is forked inherits the pool, and none of its threads."""
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -156,8 +159,8 @@ class IdempotencyMiddleware:
 
     async def _threaded(self, performance: _Performance, call: Call) -> Outcome[Any]:
         loop, rules = asyncio.get_running_loop(), self._rules
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="idemtable")
+        if self._process != os.getpid():
+            self._threads, self._process = ThreadPoolExecutor(_THREADS, thread_name_prefix="idemtable"), os.getpid()
 
         def work(session: Any) -> Any:
             rules.admit(call, session)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from idemtable import IdemTable
+from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware
 from tests.support import PATIENCE
 from tests.support.backends import db_of
 from tests.support.crowd import is_locked
-from tests.support.database import Database
+from tests.support.database import Database, effect
 from tests.support.newest import NEWEST
 from tests.support.plain import Loop
 from tests.support.processes import Callers, callers
@@ -135,3 +138,32 @@ def test_a_process_that_is_forked_has_the_database_in_memory_as_it_was() -> None
     call("k")
     forked(lambda: call.outcome("k").replayed)
     engine.dispose()
+
+
+async def shop(scope: Any, receive: Any, send: Any) -> None:
+    effect(scope["state"]["session"], "order")
+    await send({"type": "http.response.start", "status": 201, "headers": []})
+    await send({"type": "http.response.body", "body": b"ordered"})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_process_that_is_forked_serves_requests_on_threads_of_its_own(sync_db: Database) -> None:
+    app = IdempotencyMiddleware(shop, sync_db.idem, tenant=SINGLE_TENANT)
+
+    def status(key: bytes) -> int:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/orders", "headers": [(b"idempotency-key", key)]}
+        asyncio.run(app(scope, receive, send))
+        return int(sent[0]["status"])
+
+    assert status(b"parents") == 201
+    forked(lambda: status(b"childs") == 201)
+    assert status(b"parents-last") == 201
+    assert len(sync_db.effects()) == 3
