@@ -9,7 +9,6 @@ import gc
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -24,7 +23,6 @@ from idemtable.claim.steps import Moment
 from tests.support.backends import db_of
 from tests.support.database import Database
 from tests.support.doors import (
-    HANG,
     LONG,
     SHORT,
     Declined,
@@ -36,6 +34,7 @@ from tests.support.doors import (
     is_closed,
     wait_for,
 )
+from tests.support.forked import in_fork
 from tests.support.newest import NEWEST
 
 SYNC = [name for name in NEWEST if "async" not in name]
@@ -616,22 +615,14 @@ def test_a_call_in_a_process_that_was_forked_inside_a_call_is_one_of_its_own(ser
     def work(threads: Threads) -> Any:
         inner, outer = threads.function("inner"), threads.function("outer")
 
+        def child() -> bool:
+            moments: list[Moment] = []
+            threads.keys.hooks.append(moments.append)
+            inner("child's")
+            return all(moment.owned for moment in moments)
+
         def body(session: Session) -> None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a fork where there are threads
-                child = os.fork()
-            if child == 0:
-                status = 1
-                try:
-                    signal.alarm(int(HANG))
-                    threads.engine.dispose(close=False)
-                    moments: list[Moment] = []
-                    threads.keys.hooks.append(moments.append)
-                    inner("child's")
-                    status = 0 if all(moment.owned for moment in moments) else 2
-                finally:
-                    os._exit(status)
-            assert os.waitpid(child, 0)[1] == 0
+            in_fork(child)
             assert inner("parent's") == "parent's"
             raise Declined
 

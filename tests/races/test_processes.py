@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,10 +12,10 @@ from sqlalchemy.orm import Session
 
 from idemtable import IdemTable
 from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware
-from tests.support import PATIENCE
 from tests.support.backends import db_of
 from tests.support.crowd import is_locked
 from tests.support.database import Database, effect
+from tests.support.forked import in_fork
 from tests.support.newest import NEWEST
 from tests.support.plain import Loop
 from tests.support.processes import Callers, callers
@@ -93,21 +90,6 @@ def test_a_key_held_by_a_process_that_was_killed_is_free_for_the_next_call(sync_
     assert db.effects() == ["k"]
 
 
-def forked(work: Callable[[], bool]) -> None:
-    """Run a function in a process that is forked here, and come back when it has said that all is well."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a fork where there are threads
-        child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            signal.alarm(int(PATIENCE))
-            status = 0 if work() else 2
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
-
-
 def whose(session: Session, key: str) -> int:
     """The process that has used the session's connection first."""
     return session.connection().connection.info.setdefault("whose", os.getpid())
@@ -125,7 +107,7 @@ def test_a_process_that_is_forked_calls_on_connections_of_its_own(db: Database) 
             return call(f"of {os.getpid()}") == os.getpid()
 
         for _ in range(2):
-            forked(child)
+            in_fork(child)
         assert call("parent's last") == os.getpid()
 
 
@@ -136,7 +118,7 @@ def test_a_process_that_is_forked_has_the_database_in_memory_as_it_was() -> None
     idem.create_all()
     call = idem.transactional("whose", key="key")(whose)
     call("k")
-    forked(lambda: call.outcome("k").replayed)
+    in_fork(lambda: call.outcome("k").replayed)
     engine.dispose()
 
 
@@ -164,6 +146,6 @@ def test_a_process_that_is_forked_serves_requests_on_threads_of_its_own(sync_db:
         return int(sent[0]["status"])
 
     assert status(b"parents") == 201
-    forked(lambda: status(b"childs") == 201)
+    in_fork(lambda: status(b"childs") == 201)
     assert status(b"parents-last") == 201
     assert len(sync_db.effects()) == 3

@@ -10,9 +10,11 @@ import contextlib
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -138,3 +140,21 @@ def _program(arguments: list[str], folder: str, environment: dict[str, str], sai
         # What was imported before may have kept the stdout of then (Alembic prints to it), which nobody else flushes.
         if sys.__stdout__ is not None:
             sys.__stdout__.flush()
+
+
+def in_fork(work: Callable[[], bool]) -> None:
+    """Run a function in a process that is forked from this one, which has all that this one has but its threads.
+
+    Come back when it has said that all is well.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a fork where there are threads
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(int(PATIENCE))
+            status = 0 if work() else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
