@@ -43,7 +43,7 @@ in turn with the default pause of 5 ms after each batch and with a longer one, a
 without a purge: the clients' calls of those times are what the others are compared with. Server, clients and
 purge share the machine: two cores are hardly enough for the clients alone."""
 
-PAUSES: Final = {"beside": timedelta(milliseconds=5), "gently": timedelta(milliseconds=20)}
+PAUSES: Final[dict[str, dict[str, timedelta]]] = {"beside": {}, "gently": {"pause": timedelta(milliseconds=20)}}
 """After each batch: the default, and one that leaves the machine to the others."""
 ALONE: Final = "alone"
 BESIDE, GENTLY = PAUSES
@@ -81,7 +81,7 @@ def measure(url: str, backlog: int, turns: int) -> Figures:
         for _ in range(turns):
             for name, pause in PAUSES.items():
                 mark = crowd.mark()
-                report = idem.purge(limit=-(-round(backlog * EXPIRED) // (2 * turns)), pause=pause)
+                report = idem.purge(limit=-(-round(backlog * EXPIRED) // (2 * turns)), **pause)
                 beside = crowd.since(mark)
                 mark = crowd.mark()
                 # The other half of the comparison: the clients work as long without a purge as they did beside one.

@@ -127,7 +127,6 @@ def test_a_session_that_was_told_in_sql_to_commit_each_statement_is_refused(db: 
         refuse(db, engine)
 
 
-@pytest.mark.skipif("mysql-connector" not in BACKENDS, reason="there is no MySQL's own connector")
 def test_one_of_mysqls_own_connector_that_was_told_so_as_its_first_command_is_refused() -> None:
     """The other drivers set what they were told themselves after it."""
     db = db_of("mysql-connector")
