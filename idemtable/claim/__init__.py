@@ -18,7 +18,8 @@
 `quiet`               what the session's listeners hear of COMMIT: one, at the end
 `nesting`, `door`     which calls run around this one; one at a time, and none once it is ending
 `verdict`, `retry`    what an error means to this call; how often and how far apart attempts follow each other
-`explained`           what of that a caller is told, who may be waiting for itself
+`explained`           what of that a caller is told
+`itself`              who would wait for a call around it
 `steps`               the named points on the way, for whoever listens
 ====================  ================================================================================================
 

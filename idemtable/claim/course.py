@@ -6,7 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from . import nesting, steps
+from . import steps
+from .itself import wants_its_key
 from .verdict import Verdict
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Course:
         """How many transactions have begun."""
         self.overtaken = False
         """Whether a claim that came with the function's first statement came too late."""
-        self.is_inside_itself = nesting.is_held_around(self.place, call.request, call.kind.holds)
+        self.is_inside_itself = wants_its_key(self.place, call.request, call.kind.holds)
         """Whether it would wait for the call around it: then it waits for nobody."""
         self._deadline = time.monotonic() + (0 if self.is_inside_itself else call.wait)
         self._handled = sys.exc_info()[1]

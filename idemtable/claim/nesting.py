@@ -28,11 +28,9 @@ from ..errors import ReentrantCallError
 from .door import Door
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
     from ..model import Request
-    from ..settings import Place
 
 _innermost: ContextVar[Frame | None] = ContextVar("idemtable_frame", default=None)
 
@@ -250,36 +248,6 @@ def is_left_over(session: Session) -> bool:
     """Say whether a session's call ended before one inside it did: it may have begun again, with nobody to end it."""
     door: Door | None = session.info.get(_DOOR)
     return door is not None and door.is_over
-
-
-def is_held_around(place: Place, request: Request, holds: Callable[[Request, UUID], bool]) -> bool:
-    """Say whether a call around this one seems to hold the same key, by an engine of its own: then it is not joined.
-
-    Only the database knows whether it is the same table. Two engines of one address may have a search path each.
-
-    Args:
-        place: of the table.
-        request: what is asked.
-        holds: as of `refuse_reentry`.
-    """
-    if _innermost.get() is None:
-        return False
-    nest, address = place.nest, _address(place.engine)
-    return any(
-        holds(request, frame.id)
-        and frame.nest != nest
-        and frame.nest[1:] == nest[1:]
-        and (bind := frame.session.bind) is not None
-        and _address(bind.engine) == address
-        for frame in around()
-    )
-
-
-def _address(engine: Engine) -> tuple[Any, ...]:
-    url = engine.url
-    # Of a program that connects by itself the URL says nothing, and a database in memory is its engine's own.
-    name = engine if url.database in (None, "", ":memory:") else url.database
-    return url.get_backend_name(), url.host, url.port, url.query.get("host"), name
 
 
 def refuse_reentry(
