@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
-from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -30,6 +29,7 @@ from .forms import (
     unknown,
 )
 from .nature import by_nature
+from .sha import sha256
 
 _T = TypeVar("_T")
 
