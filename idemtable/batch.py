@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from uuid import UUID
 
 from .binding import sync_session, unscoped
 from .claim.call import Keys
@@ -169,7 +168,7 @@ class Batch:
                 connection, request = self._sync.connection(), call.request
                 records = self._settings.place.records_of(connection, self._sync)
                 unread = len(many.new) if gives else 0
-                id = UUID(bytes=next(iter(many.new)))
+                id = next(iter(many.new))
                 self._last = Claim(self._sync, records, request.scope, id, request.owner, unread)
                 Claims.of(self._sync, connection).add(connection, self._last, many.taken, many.mark)
             return Unkept(None)

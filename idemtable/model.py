@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
-from uuid import UUID
 
 if TYPE_CHECKING:
     from .errors import TokenError
@@ -60,7 +59,8 @@ class Request(NamedTuple):
     A tuple, as `Call` is: a frozen dataclass of so many fields takes five times as long to make, in every call.
     """
 
-    id: UUID
+    id: bytes
+    """The primary key of its row: see `keys.digest`."""
     tenant: str | None
     scope: str
     key: str | None
@@ -75,7 +75,7 @@ class Request(NamedTuple):
     """Takes the fingerprint in another version than the newest, to compare it with a row of an older release."""
 
     def __repr__(self) -> str:
-        return f"Request(id={self.id}, scope={self.scope!r})"  # and nothing of what the call carries
+        return f"Request(id={self.id.hex()}, scope={self.scope!r})"  # and nothing of what the call carries
 
     @property
     def use(self) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
 from .dialects import Dialect, Swept
 from .dialects.fragments import EXPIRED_WHERE, MORTAL
@@ -88,7 +87,7 @@ class Records:
         connection: Connection,
         scope: str,
         subject: str | None,
-        tokens: Sequence[tuple[UUID, bytes]],
+        tokens: Sequence[tuple[bytes, bytes]],
         ttl: int,
         wait: float,
     ) -> None:
@@ -101,7 +100,7 @@ class Records:
             part = tokens[start : start + size]
             values: dict[str, Any] = {"tenant": subject, "scope": scope, "ttl": ttl, "wait": self.dialect.wait(wait)}
             for n, (id, holder) in enumerate(part):
-                values[f"id{n}"], values[f"owner{n}"] = self.dialect.id(id), holder
+                values[f"id{n}"], values[f"owner{n}"] = id, holder
             self.dialect.issue(connection, values, len(part))
 
     @property
@@ -145,7 +144,7 @@ class Records:
 
     def _values(self, request: Request, wait: float) -> dict[str, Any]:
         return {
-            "id": self.dialect.id(request.id),
+            "id": request.id,
             "tenant": request.tenant,
             "scope": request.scope,
             "key": request.key,
@@ -155,7 +154,7 @@ class Records:
             "wait": self.dialect.wait(wait),
         }
 
-    def find(self, connection: Connection, id: UUID, wait: float = 0, look: Look = Look.STAYING) -> Stored | None:
+    def find(self, connection: Connection, id: bytes, wait: float = 0, look: Look = Look.STAYING) -> Stored | None:
         """Read the row of an id as it was committed, with the database's time.
 
         Args:
@@ -164,7 +163,7 @@ class Records:
             wait: seconds to wait for whoever is changing it, where a look would see what is not committed.
             look: what it may leave behind.
         """
-        values = {"id": self.dialect.id(id), "wait": self.dialect.wait(wait)}
+        values = {"id": id, "wait": self.dialect.wait(wait)}
         row: Any = self.dialect.find(connection, values, look).first()
         if row is None:
             return None
@@ -204,10 +203,10 @@ class Records:
         assert time is not None
         return time
 
-    def hold(self, connection: Connection, id: UUID, owner: bytes, wait: float) -> bool:
+    def hold(self, connection: Connection, id: bytes, owner: bytes, wait: float) -> bool:
         """Have the transaction's COMMIT stand for a row that is not settled; say whether it still is that owner's."""
         dialect = self.dialect
-        return dialect.hold(connection, {"id": dialect.id(id), "owner": owner, "wait": dialect.wait(wait)})
+        return dialect.hold(connection, {"id": id, "owner": owner, "wait": dialect.wait(wait)})
 
     def store(
         self, connection: Connection, request: Request, status: Status, codec: str, result: bytes, along: Any = None
@@ -226,7 +225,7 @@ class Records:
             Whether exactly one row was the request's own; if not, the claim is lost and nothing may be committed.
         """
         values = {
-            "id": self.dialect.id(request.id),
+            "id": request.id,
             "tenant": request.tenant,
             "owner": request.owner,
             "status": status.code,
@@ -237,11 +236,11 @@ class Records:
 
     def expire(self, connection: Connection, request: Request) -> None:
         """Have the row of a claim count as absent, once an outcome is in it."""
-        self._expire(connection, {"id": self.dialect.id(request.id), "owner": request.owner})
+        self._expire(connection, {"id": request.id, "owner": request.owner})
 
-    def forget(self, connection: Connection, id: UUID, wait: float) -> bool:
+    def forget(self, connection: Connection, id: bytes, wait: float) -> bool:
         """Delete the row of an id, waiting at most `wait` seconds for whoever holds it; say whether there was one."""
-        return self.dialect.forget(connection, {"id": self.dialect.id(id), "wait": self.dialect.wait(wait)})
+        return self.dialect.forget(connection, {"id": id, "wait": self.dialect.wait(wait)})
 
     def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
         """Delete at most `batch` expired rows that nobody holds; see `Dialect.delete_expired`."""
@@ -277,13 +276,13 @@ class Records:
 
     def renew(self, connection: Connection, owner: bytes, ttl: int) -> bool:
         """Stay the purge runner for `ttl` microseconds from now; say whether this owner still was."""
-        values = {"id": self.dialect.id(_RUNNER), "owner": owner, "ttl": ttl}
+        values = {"id": _RUNNER, "owner": owner, "ttl": ttl}
         return self._renew(connection, values).rowcount == 1
 
     def release(self, connection: Connection, owner: bytes) -> None:
         """Stop being the purge runner."""
         sql = "DELETE FROM {table} WHERE id = :id AND owner = :owner"
-        self.dialect.statement(sql)(connection, {"id": self.dialect.id(_RUNNER), "owner": owner})
+        self.dialect.statement(sql)(connection, {"id": _RUNNER, "owner": owner})
 
     def stats(self, connection: Connection) -> Stats:
         """Count the rows."""

@@ -19,7 +19,6 @@ from .settings import LONGEST_LIST, checked_count, validated
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from uuid import UUID
 
     from sqlalchemy import Connection
 
@@ -155,14 +154,14 @@ class BaseTable(Generic[BindT, TokensT, InboxT]):
         """
         return alone(self._settings, work) if writes else self._settings.binding.run(work)
 
-    def _get(self, id: UUID) -> Callable[[Connection], Record | None]:
+    def _get(self, id: bytes) -> Callable[[Connection], Record | None]:
         def work(connection: Connection) -> Record | None:
             stored = self._settings.records.find(connection, id)
             return stored.record if stored else None
 
         return work
 
-    def _forget(self, id: UUID) -> Callable[[Connection], bool]:
+    def _forget(self, id: bytes) -> Callable[[Connection], bool]:
         return lambda connection: self._settings.records.forget(connection, id, self._settings.wait)
 
     def _stored_result(self, scope: str, key: Any, tenant: Any) -> Callable[[Connection], bytes | None]:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from os import urandom
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
-from uuid import UUID
 
 from ..fingerprint import NEWEST, fingerprint
 from ..keys import checked_key, checked_scope, checked_tenant, digest, digests
@@ -106,7 +105,7 @@ class Asks(ABC):
         """Return one call, of words that were checked."""
 
     def _asked(
-        self, id: UUID, tenant: str | None, key: str | None, printed: Printed | None, ttl: int, kind: Kind
+        self, id: bytes, tenant: str | None, key: str | None, printed: Printed | None, ttl: int, kind: Kind
     ) -> Call:
         fingerprint = None if printed is None else printed(NEWEST)
         request = Request(id, tenant, self.scope, key, fingerprint, ttl, urandom(16), printed)
@@ -144,10 +143,10 @@ class Keys(Asks):
         ids = digests(tenant, self.scope, keys)
         kind = Many(dict(zip(ids, keys, strict=True)), kept=self._settings.store_keys)
         # No row is the call's own, so its id is nobody's.
-        return self._asked(UUID(bytes=urandom(16)), tenant, None, None, self._ttl, kind), kind, ids
+        return self._asked(urandom(16), tenant, None, None, self._ttl, kind), kind, ids
 
 
-def identity(scope: str, key: Any, tenant: Any) -> UUID:
+def identity(scope: str, key: Any, tenant: Any) -> bytes:
     """Return the primary key of what somebody names."""
     text = checked_key(key)
     return digest(None if tenant is None else checked_tenant(tenant), checked_scope(scope), text)

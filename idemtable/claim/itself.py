@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from . import nesting
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from ..settings import Place, Settings
 
 
-def wants_its_key(place: Place, request: Request, holds: Callable[[Request, UUID], bool]) -> bool:
+def wants_its_key(place: Place, request: Request, holds: Callable[[Request, bytes], bool]) -> bool:
     """Say whether a call around this one seems to hold the same key, by an engine of its own: then it is not joined.
 
     Only the database knows whether it is the same table. Two engines of one address may have a search path each.
@@ -26,13 +25,15 @@ def wants_its_key(place: Place, request: Request, holds: Callable[[Request, UUID
         request: what is asked.
         holds: as of `nesting.refuse_reentry`.
     """
-    return any(
-        holds(request, frame.id)
-        and frame.nest != place.nest
-        and frame.nest[1:] == place.nest[1:]
-        and _is_there(frame, place.engine)
-        for frame in nesting.around()
-    )
+    for frame in nesting.around():
+        if (
+            holds(request, frame.id)
+            and frame.nest != place.nest
+            and frame.nest[1:] == place.nest[1:]
+            and _is_there(frame, place.engine)
+        ):
+            return True
+    return False
 
 
 def wants_its_lock(settings: Settings) -> bool:

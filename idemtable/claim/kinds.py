@@ -23,7 +23,6 @@ from .unread import handed_on
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from uuid import UUID
 
     from ..model import Refusal, Request
     from .transaction import Transaction
@@ -48,7 +47,7 @@ class Kind(ABC):
     unsettled: ClassVar[str] = ""
     """What is to be said of a COMMIT without an answer, where it does not settle."""
 
-    def holds(self, request: Request, id: UUID) -> bool:
+    def holds(self, request: Request, id: bytes) -> bool:
         """Say whether a row is what the request asks for."""
         return request.id == id
 
@@ -192,13 +191,13 @@ class Token(Kind):
 class TokenStore(Protocol):
     """Where tokens can live instead of in the table. With an async client what each method returns is awaitable."""
 
-    def redeem(self, id: UUID, holder: bytes, use: bytes) -> Any:
+    def redeem(self, id: bytes, holder: bytes, use: bytes) -> Any:
         """Spend a token for a use, a random name for it; return what `refusal` understands."""
 
     def refusal(self, answer: Any) -> type[TokenError] | None:
         """Return the error that an answer of `redeem` means, or ``None`` for a token that was spent for this use."""
 
-    def give_back(self, id: UUID, use: bytes) -> Any:
+    def give_back(self, id: bytes, use: bytes) -> Any:
         """Make a token usable again if it was this use that spent it."""
 
 

@@ -10,7 +10,6 @@ from .kinds import KEY, LOOKS, Kind, too_fast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from uuid import UUID
 
     from ..model import Request
     from .transaction import Transaction
@@ -35,8 +34,8 @@ class Many(Kind):
         self.mark: str | None = None
         """Of the transaction, where it came along."""
 
-    def holds(self, request: Request, id: UUID) -> bool:
-        return id.bytes in self._keys
+    def holds(self, request: Request, id: bytes) -> bool:
+        return id in self._keys
 
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
         until = time.monotonic() + wait

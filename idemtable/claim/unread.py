@@ -15,7 +15,6 @@ from .verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from uuid import UUID
 
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session, SessionTransaction
@@ -49,7 +48,9 @@ class Claim:
     )  # fmt: skip
     connection: ref[Connection]
 
-    def __init__(self, session: Session, records: Records, scope: str, id: UUID, owner: bytes, unread: int = 0) -> None:
+    def __init__(
+        self, session: Session, records: Records, scope: str, id: bytes, owner: bytes, unread: int = 0
+    ) -> None:
         self.session = ref(session)
         self.records, self.scope, self.id, self.owner, self.unread = records, scope, id, owner, unread
         self.is_gone = self.is_held = False
@@ -141,7 +142,7 @@ class Claims:
         savepoint = connection.get_nested_transaction()
         claim.since = 0 if savepoint is None else _number(savepoint._savepoint)
         if self._held:
-            claim.heir_of = taken.get(self._held[0].id.bytes)
+            claim.heir_of = taken.get(self._held[0].id)
         claim.connection, claim.is_held = ref(connection), True
         self._held.append(claim)
 
@@ -157,7 +158,7 @@ class Claims:
                 owner = claim.owner
         return owner
 
-    def wants(self, id: UUID) -> bool:
+    def wants(self, id: bytes) -> bool:
         """Say whether COMMIT will look at a row."""
         return bool(self._held) and self._held[0].id == id
 
@@ -274,9 +275,7 @@ def handed_on(session: Session, connection: Connection, records: Records, reques
     """Hear that a call has taken an expired row over, which may be a batch's of the same transaction."""
     claims = _on.get(connection)
     if claims is not None and claims.wants(request.id):
-        claims.add(
-            connection, Claim(session, records, request.scope, request.id, request.owner), {request.id.bytes: stale}
-        )
+        claims.add(connection, Claim(session, records, request.scope, request.id, request.owner), {request.id: stale})
 
 
 def _number(name: str) -> int:

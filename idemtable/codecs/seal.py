@@ -7,13 +7,12 @@ table as it was. Without one, bytes go in as they are.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from uuid import UUID
 
 from ..errors import ResultNotSerializableError, ResultUnreadableError
 from ..nature import by_nature
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from ..model import Request, Status, Stored
 
 
@@ -54,7 +53,7 @@ def sealed(seal: Seal, data: bytes, request: Request, codec: str, status: Status
     Raises:
         ResultNotSerializableError: the seal has made no bytes of them.
     """
-    made = seal.seal(data, SealContext(request.id, request.tenant, request.scope, codec, status))
+    made = seal.seal(data, SealContext(UUID(bytes=request.id), request.tenant, request.scope, codec, status))
     if isinstance(made, bytes):
         return made
     raise ResultNotSerializableError(
@@ -74,7 +73,7 @@ def opened(seal: Seal, stored: Stored, request: Request) -> bytes | None:
     if data is None:
         return None
     codec = record.codec or ""
-    context = SealContext(request.id, request.tenant, request.scope, codec, record.status)
+    context = SealContext(UUID(bytes=request.id), request.tenant, request.scope, codec, record.status)
     try:
         return seal.open(data, context)
     except Exception as error:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
-from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
@@ -111,9 +110,9 @@ class Dialect(Definition):
 
     # --- values -------------------------------------------------------------------------------------------------------
 
-    def id(self, id: UUID) -> Any:
-        """Return the primary key as the driver takes it."""
-        return id.bytes
+    def id(self, id: bytes) -> Any:
+        """Return the primary key as SQLAlchemy's column takes it."""
+        return id
 
     def time(self, value: Any) -> datetime | None:
         """Return the driver's form of a timestamp as an aware datetime in UTC."""
@@ -135,7 +134,7 @@ class Dialect(Definition):
         """Have the claim travel with the function's first statement; return it, or ``None`` where it cannot."""
         return None
 
-    def refuse_held(self, connection: Connection, id: UUID) -> bool:
+    def refuse_held(self, connection: Connection, id: bytes) -> bool:
         """Raise `Fault.BUSY` at once if somebody holds a row, where the claim itself would wait for a while.
 
         Returns:
@@ -297,7 +296,7 @@ class Dialect(Definition):
         """Take what must be held before rows of a table can be locked."""
 
     @abstractmethod
-    def lock_name(self, connection: Connection, id: UUID, wait: float | None, *, alone: bool) -> bool:
+    def lock_name(self, connection: Connection, id: bytes, wait: float | None, *, alone: bool) -> bool:
         """Hold a lock that has no row until the transaction ends; say whether it was free, or raise `Fault.BUSY`.
 
         Args:

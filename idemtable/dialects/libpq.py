@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from operator import itemgetter
+from types import NoneType
 from typing import Any, Final
-from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.dialects import postgresql
@@ -18,15 +18,16 @@ class Packet:
         sql: the statement, with ``:name`` for a value.
     """
 
-    __slots__ = ("_values", "formats", "query", "text", "types")
+    __slots__ = ("_values", "formats", "key", "query", "text", "types")
 
     def __init__(self, sql: str) -> None:
         compiled = text(sql).compile(dialect=postgresql.dialect(paramstyle="numeric_dollar"))  # type: ignore[no-untyped-call]
         order: list[str] = getattr(compiled, "positiontup", None) or []
         self.text = str(compiled)
-        # By these two names psycopg's book knows a statement.
+        # By these two names psycopg's book knows a statement, and keeps it under the pair of them.
         self.query = self.text.encode()
         self.types: tuple[int, ...] = ()
+        self.key = self.query, self.types
         self.formats = [int(name in _BINARY) for name in order]
         self._values: Callable[[Mapping[str, Any]], Any] = itemgetter(*order)
         if len(order) == 1:  # which itemgetter returns by itself
@@ -34,14 +35,10 @@ class Packet:
 
     def encoded(self, values: Mapping[str, Any]) -> list[bytes | None]:
         """Return the values in the order of their places."""
-        return [_WIRE[type(value)](value) for value in self._values(values)]
+        return [value if type(value) in _READY else _WIRE[type(value)](value) for value in self._values(values)]
 
 
 _BINARY: Final = frozenset({"id", "owner", "fingerprint", "result"})
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 class _Wire(dict[type, Callable[[Any], Any]]):
@@ -54,6 +51,5 @@ class _Wire(dict[type, Callable[[Any], Any]]):
         raise TypeError(f"a {cls.__name__} cannot be sent")
 
 
-_WIRE: Final = _Wire(
-    {str: str.encode, bytes: _same, type(None): _same, int: b"%d".__mod__, UUID: lambda value: value.bytes}
-)
+_WIRE: Final = _Wire({str: str.encode, bytes: bytes, int: b"%d".__mod__})
+_READY: Final = frozenset({bytes, NoneType})

@@ -8,7 +8,6 @@ from functools import cached_property
 from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from ..model import Status
 from .base import Dialect
@@ -229,10 +228,10 @@ class MySQL(MySQLTable, Dialect):
     def begun(self, connection: Connection) -> None:
         watch_end(connection)
 
-    def refuse_held(self, connection: Connection, id: UUID) -> bool:
+    def refuse_held(self, connection: Connection, id: bytes) -> bool:
         if is_mariadb(connection):  # waits as short as it is told
             return False
-        self._nowait(connection, {"id": self.id(id)})
+        self._nowait(connection, {"id": id})
         return True
 
     def _bounded(
@@ -295,7 +294,7 @@ class MySQL(MySQLTable, Dialect):
         # At REPEATABLE READ a plain SELECT looks into the snapshot, where the row may still be as the caller believes.
         return rows.with_for_update()
 
-    def lock_name(self, connection: Connection, id: UUID, wait: float | None, *, alone: bool) -> bool:
+    def lock_name(self, connection: Connection, id: bytes, wait: float | None, *, alone: bool) -> bool:
         alone = alone and not self.in_transaction(connection)
         until = None if wait is None else monotonic() + wait
         while True:
@@ -312,7 +311,7 @@ class MySQL(MySQLTable, Dialect):
             if until is not None:
                 wait = max(0, until - monotonic())
 
-    def _take_name(self, connection: Connection, id: UUID, wait: float | None, alone: bool) -> None:
+    def _take_name(self, connection: Connection, id: bytes, wait: float | None, alone: bool) -> None:
         # Above READ COMMITTED the look locks the gap where the row would be, and claims would wait for it: it is possible
         # only where the transaction can end with it, and elsewhere MySQL waits for a second.
         if wait == 0 and (alone or level_of(connection) in _GAPLESS):
@@ -320,7 +319,7 @@ class MySQL(MySQLTable, Dialect):
             if looked and alone:
                 self.statement("ROLLBACK")(connection)
         plain = self.statement(self.LOCK_NAME)
-        values: dict[str, Any] = {"id": self.id(id)}
+        values: dict[str, Any] = {"id": id}
         if wait is None:
             plain(connection, values)
         else:

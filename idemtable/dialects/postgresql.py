@@ -16,6 +16,7 @@ from .datestyle import CURE, unread
 from .deferred import Deferred, listen, require
 from .definition import Driver
 from .fragments import COLUMNS, LASTING
+from .keyed import Keyed
 from .libpq import Packet
 from .packet import Line, line_of
 from .purging import Swept
@@ -185,8 +186,11 @@ class PostgreSQL(PostgreSQLTable, Dialect):
             Packet(self.filled(template)) for template in (self.CLAIM, self.FIND, self.STORE, self.STORE_OR_FAIL)
         )
 
-    def id(self, id: UUID) -> Any:
-        return id
+    def statement(self, template: str) -> Keyed:
+        return Keyed(self.filled(template), self._dialect)
+
+    def id(self, id: bytes) -> Any:
+        return UUID(bytes=id)
 
     def wait(self, wait: float) -> str:
         return str(int(wait * 1000) or 1)  # milliseconds; 0 would mean to wait for ever
@@ -203,10 +207,12 @@ class PostgreSQL(PostgreSQLTable, Dialect):
             return None
         listen(connection.engine)
         sql, send = self._deferred.sql, partial(self.claim, connection, values)
-        return Deferred(connection, line.begin, sql, self._locking(values), send, self.is_driver_error)
+        return Deferred(
+            connection, line.begin, sql, self._deferred.taken(self._locking(values)), send, self.is_driver_error
+        )
 
     def _locking(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**values, "lock": int.from_bytes(values["id"].bytes[:8], "big", signed=True) ^ self._salt}
+        return {**values, "lock": int.from_bytes(values["id"][:8], "big", signed=True) ^ self._salt}
 
     def find(self, connection: Connection, values: Mapping[str, Any], look: Look) -> Answer:
         line = self._line(connection)
@@ -288,9 +294,9 @@ class PostgreSQL(PostgreSQLTable, Dialect):
             yield
             self.statement(_SET_WAIT)(connection, {"wait": before})
 
-    def lock_name(self, connection: Connection, id: UUID, wait: float | None, *, alone: bool) -> bool:
+    def lock_name(self, connection: Connection, id: bytes, wait: float | None, *, alone: bool) -> bool:
         require(connection)
-        number = {"number": int.from_bytes(id.bytes[:8], "big", signed=True)}
+        number = {"number": int.from_bytes(id[:8], "big", signed=True)}
         if wait == 0:
             sql = "SELECT pg_try_advisory_xact_lock(CAST(:number AS bigint))"
             return bool(self.statement(sql)(connection, number).scalar())
@@ -308,6 +314,9 @@ class PostgreSQL(PostgreSQLTable, Dialect):
     def unusable(self, connection: Connection) -> str | None:
         why = super().unusable(connection)
         return (unread(connection) or piped(connection)) if why is None and self._packs else why
+
+    def commits_by_itself(self, connection: Connection) -> bool:
+        return bool(driver_of(connection).autocommit) if self._packs else super().commits_by_itself(connection)
 
     def unlockable(self, connection: Connection) -> str | None:
         return super().unusable(connection)  # a lock reads no times

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
 from sqlalchemy import false, update
 
@@ -191,7 +190,7 @@ class SQLite(SQLiteTable, Dialect):
         column = next(iter(table.primary_key))
         connection.execute(update(table).values({column: column}).where(false()))
 
-    def lock_name(self, connection: Connection, id: UUID, wait: float | None, *, alone: bool) -> bool:
+    def lock_name(self, connection: Connection, id: bytes, wait: float | None, *, alone: bool) -> bool:
         with self.waiting(connection, wait):
             self._lock(connection)
         return True

@@ -7,15 +7,12 @@ import threading
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from ..claim import nesting, steps
 from ..claim.steps import Moment, Step
 from ..claim.verdict import begin_again
 from ..settings import checked_count
-
-if TYPE_CHECKING:
-    from uuid import UUID
 
 
 class InjectedError(Exception):
@@ -192,7 +189,7 @@ class Crash(Trace):
         self.happened = False
         self._at, self._gives_back = at, gives_back
         self._here = _here()
-        self._doomed: set[UUID] = set()
+        self._doomed: set[bytes] = set()
 
     def __str__(self) -> str:
         return f"{self._at}{' and when it gave back' * self._gives_back}"

@@ -20,7 +20,6 @@ from .redis import RedisTokenStore
 
 if TYPE_CHECKING:
     from datetime import timedelta
-    from uuid import UUID
 
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session
@@ -123,7 +122,7 @@ class BaseTokens:
 
     # --- issuing and revoking -----------------------------------------------------------------------------------------
 
-    def _drawn(self, count: object, subject: str | None) -> tuple[list[str], list[tuple[UUID, bytes]]]:
+    def _drawn(self, count: object, subject: str | None) -> tuple[list[str], list[tuple[bytes, bytes]]]:
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST:
             raise ValueError(f"issue_many takes a number from 1 to {_MOST}, not {count!r}")
         tokens = [new_token() for _ in range(count)]

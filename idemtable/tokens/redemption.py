@@ -12,8 +12,6 @@ from ..errors import InvalidKeyError, KeyRejectedError, MissingKeyError
 from ..keys import checked_key, digest
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from ..settings import Settings
 
 _BYTES: Final = 32
@@ -33,7 +31,7 @@ def new_token() -> str:
     return token
 
 
-def identity(scope: str, token: str) -> UUID:
+def identity(scope: str, token: str) -> bytes:
     """Return the primary key of a token's row: a hash, from which nobody gets the token."""
     return digest(None, _TOKENS + scope, token)
 
@@ -44,7 +42,7 @@ def holder(scope: str, token: str, subject: str | None) -> bytes:
     A comparison of the subject's own column would go by the column's collation, in which MariaDB takes "user:7" and
     "user:7 " for one.
     """
-    return digest(subject, _HOLDER + scope, token).bytes
+    return digest(subject, _HOLDER + scope, token)
 
 
 def checked_token(token: object, where: str = "the call") -> str:

@@ -8,7 +8,6 @@ from ..errors import ExpiredTokenError, SpentTokenError, TokenError, UnknownToke
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from uuid import UUID
 
 _GRACE: Final = 3_600_000
 """Milliseconds. How long at most Redis remembers a token past its ttl, so that a form left open over lunch hears that it
@@ -91,12 +90,12 @@ class RedisTokenStore:
     def __repr__(self) -> str:
         return f"<RedisTokenStore {self._prefix!r}>"
 
-    def _key(self, id: UUID) -> str:
-        return self._prefix + id.hex
+    def _key(self, id: bytes) -> str:
+        return self._prefix + id.hex()
 
     # With an async client each of these returns an awaitable.
 
-    def issue(self, tokens: Iterable[tuple[UUID, bytes]], ttl: int) -> Any:
+    def issue(self, tokens: Iterable[tuple[bytes, bytes]], ttl: int) -> Any:
         """Write tokens, given as ids and holders, that live for `ttl` microseconds; one round trip."""
         life = max(1, ttl // 1000)
         grace = min(life, _GRACE)
@@ -105,7 +104,7 @@ class RedisTokenStore:
             pipeline.set(self._key(id), f"{grace}:{holder.hex()}:", px=life + grace)
         return pipeline.execute()
 
-    def redeem(self, id: UUID, holder: bytes, use: bytes) -> Any:
+    def redeem(self, id: bytes, holder: bytes, use: bytes) -> Any:
         """Spend a token for a use, a random name for it; return a number that `refusal` understands."""
         return self._redeem(keys=[self._key(id)], args=[holder.hex(), use.hex()])
 
@@ -113,10 +112,10 @@ class RedisTokenStore:
         """Return the error that an answer of `redeem` means, or ``None`` for a token that was spent for this use."""
         return None if answer == _TAKEN else _REFUSALS.get(answer, UnknownTokenError)
 
-    def give_back(self, id: UUID, use: bytes) -> Any:
+    def give_back(self, id: bytes, use: bytes) -> Any:
         """Make a token usable again if it was this use that spent it."""
         return self._give_back(keys=[self._key(id)], args=[use.hex()])
 
-    def revoke(self, id: UUID) -> Any:
+    def revoke(self, id: bytes) -> Any:
         """Forget a token; the number of tokens forgotten."""
         return self._client.delete(self._key(id))

@@ -135,7 +135,7 @@ class Ground:
         """Insert a row, roll back, and say what is left of it."""
         id = UUID(bytes=os.urandom(16))
         with connection.begin() as transaction:
-            connection.execute(self._effect, {"id": self.database.id(id)})
+            connection.execute(self._effect, {"id": self.database.id(id.bytes)})
             transaction.rollback()
         left = self._found(connection, [id])
         connection.rollback()
@@ -180,7 +180,7 @@ class Ground:
 
     def write(self, session: Session, id: UUID) -> None:
         """Take effect: what a business function does for its key."""
-        session.execute(self._effect, {"id": self.database.id(id)})
+        session.execute(self._effect, {"id": self.database.id(id.bytes)})
 
     def looks(self, session: Session) -> bool:
         """Look into the table, and say whether that has begun a transaction."""
@@ -195,7 +195,7 @@ class Ground:
 
     def _found(self, connection: sa.Connection, ids: Collection[UUID]) -> int:
         column = self._rows.c.id
-        wanted = [self.database.id(id) for id in ids]
+        wanted = [self.database.id(id.bytes) for id in ids]
         return len(connection.execute(sa.select(column).where(column.in_(wanted))).all())
 
     def age(self, key: str) -> None:

@@ -209,7 +209,7 @@ class Rules:
         if key is None:
             if self.required(request) if callable(self.required) else self.required:
                 raise MissingKeyError(f"the request has no header {self.header}")
-            wish = Wish(uuid4(), None, self._scope_of(request), None, None, 0, bytes(16))
+            wish = Wish(uuid4().bytes, None, self._scope_of(request), None, None, 0, bytes(16))
             return Call(wish, UNCLAIMED, RESPONSES, self.settings.wait)
         keys = Keys(self.settings, self._scope_of(request), results=RESPONSES, **self._times)
         return keys.call(checked_key(key), self._whose(tenant), printed)

@@ -5,12 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from ..errors import InProgressError
-
-if TYPE_CHECKING:
-    from uuid import UUID
 
 
 class Waiters:
@@ -23,10 +19,10 @@ class Waiters:
     def __init__(self, most: int) -> None:
         self._most = most
         self._mutex = threading.Lock()
-        self._here: dict[UUID, int] = {}
+        self._here: dict[bytes, int] = {}
 
     @contextmanager
-    def one(self, id: UUID | None) -> Iterator[None]:
+    def one(self, id: bytes | None) -> Iterator[None]:
         """Be one of them inside; ``None`` is nobody's key.
 
         Raises:

@@ -10,7 +10,6 @@ import os
 import statistics
 import time
 from itertools import count
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
@@ -59,11 +58,10 @@ def measure(calls: int) -> list[float]:
     def decorated(session: Session, key: str, amount: int, note: str) -> dict[str, int]:
         return {"entry": 1}
 
-    request = Request(UUID(int=0), None, "cpu", "k", b"f" * 32, 1_000_000, b"o" * 16)
+    request = Request(bytes(16), None, "cpu", "k", b"f" * 32, 1_000_000, b"o" * 16)
 
     def by_hand(number: int) -> None:
-        id = UUID(bytes=number.to_bytes(16, "big"))
-        mine = Request(id, None, "cpu", "k", request.fingerprint, request.ttl, request.owner)
+        mine = Request(number.to_bytes(16), None, "cpu", "k", request.fingerprint, request.ttl, request.owner)
         with new_session() as session:
             session.begin()
             connection = session.connection(execution_options=options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 import pytest
 
@@ -13,7 +12,7 @@ from idemtable.policy import decide_token
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-REQUEST = Request(UUID(int=1), "user:7", "checkout", None, b"\1f", 0, b"mine")
+REQUEST = Request(bytes(16), "user:7", "checkout", None, b"\1f", 0, b"mine")
 
 
 def stored(

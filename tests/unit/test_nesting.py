@@ -7,7 +7,6 @@ import contextvars
 import threading
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
 import pytest
 from sqlalchemy.orm import Session
@@ -19,10 +18,10 @@ from idemtable.claim.nesting import enclosing, pop, refuse_reentry
 from idemtable.model import Request
 
 NEST, OTHER = ("engine", "table"), ("engine", "other table")
-A, B = UUID(int=1), UUID(int=2)
+A, B, C = (bytes([number]) * 16 for number in range(3))
 
 
-def asking(id: UUID) -> Request:
+def asking(id: bytes) -> Request:
     return Request(id, None, "orders", None, None, 1, b"owner")
 
 
@@ -32,7 +31,7 @@ def pushed(*args: Any, **options: Any) -> nesting.Frame:
     return frame
 
 
-def push(nest: Any, id: UUID) -> nesting.Frame:
+def push(nest: Any, id: bytes) -> nesting.Frame:
     session = Session()
     return pushed(nest, asking(id), session, session, owned=True)
 
@@ -69,7 +68,7 @@ def test_a_key_inside_its_own_call_is_refused_at_any_depth(fresh: Any) -> None:
             refuse_reentry(NEST, asking(A), Session(), KEY.holds)
         assert caught.value.scope == "orders"
         refuse_reentry(OTHER, asking(A), Session(), KEY.holds)
-        refuse_reentry(NEST, asking(UUID(int=3)), Session(), KEY.holds)
+        refuse_reentry(NEST, asking(C), Session(), KEY.holds)
         pop(outer)  # out of order: a block left in another context than it was entered in
         refuse_reentry(NEST, asking(A), Session(), KEY.holds)
 

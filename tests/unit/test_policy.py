@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
-from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -35,7 +34,7 @@ TICK = timedelta(microseconds=1)
 
 
 def request(fingerprint: bytes | None) -> Request:
-    return Request(UUID(int=1), None, "scope", "key", fingerprint, 1, b"me")
+    return Request(bytes(16), None, "scope", "key", fingerprint, 1, b"me")
 
 
 def stored(status: Status, fingerprint: bytes | None, expires_at: datetime, now: datetime = NOW) -> Stored:
@@ -55,14 +54,14 @@ def test_without_a_row_the_call_has_won() -> None:
 
 @pytest.mark.parametrize("expires_at", [NOW, NOW + TICK])
 def test_a_row_of_another_attempt_of_the_same_call_answers_it_at_any_age(expires_at: datetime) -> None:
-    first = Request(UUID(int=1), None, "scope", "key", A, 1, bytes(range(16)))
+    first = Request(bytes(16), None, "scope", "key", A, 1, bytes(range(16)))
     second = first.again()
     assert first.owner != second.owner
     assert len(second.owner) == 16
     row = replace(stored(Status.COMPLETED, A, expires_at), owner=first.owner)
     assert decide(row, second, NOW) == Replay(row)
     assert row.is_of(second)
-    assert not row.is_of(Request(UUID(int=1), None, "scope", "key", A, 1, bytes(16)))
+    assert not row.is_of(Request(bytes(16), None, "scope", "key", A, 1, bytes(16)))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,7 @@ def test_a_row_of_an_older_release_is_compared_in_its_own_version(monkeypatch: p
             return fingerprint.fingerprint(payload, version)
 
         taken = fingerprint.fingerprint(payload)
-        return Request(UUID(int=1), None, "scope", "key", taken, 1, b"me", in_version)
+        return Request(bytes(16), None, "scope", "key", taken, 1, b"me", in_version)
 
     row = stored(Status.COMPLETED, old, NOW + TICK)
     assert decide(row, call("tea"), NOW) == Replay(row)
