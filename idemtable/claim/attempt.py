@@ -56,6 +56,8 @@ class Attempt:
         self._repeats = repeats
         self._holder = holder
         self._frame: nesting.Frame | None = None
+        self.door: Door | None = None
+        """The way in for calls inside this one, while the business runs."""
         self._work: SessionTransaction | None = None
         """The savepoint round the business, where an exception of it may have to be remembered."""
         self._answer: Answer | None = None
@@ -70,16 +72,11 @@ class Attempt:
         """The row that this attempt was answered from."""
         return None if self._answer is None else self._answer.stored.record
 
-    # --- the way in -------------------------------------------------------------------------------------------------------
-
-    @property
-    def door(self) -> Door | None:
-        """The way in for calls inside this one, while the business runs."""
-        return None if self._frame is None else self._frame.door
-
     @property
     def _is_occupied(self) -> bool:
-        return self._frame is not None and self._frame.door.is_occupied
+        return self.door is not None and self.door.is_occupied
+
+    # --- the way in -------------------------------------------------------------------------------------------------------
 
     def open(self) -> Outcome[Any] | None:
         """Begin and claim.
@@ -136,6 +133,7 @@ class Attempt:
                 holder=self._holder,
                 held=tx.held if stays else None,
             )
+            self.door = self._frame.door
             nesting.push(self._frame)
         if steps.listeners:
             self._tell(Step.RUNNING if self._answer is None else Step.REPLAYED)
@@ -153,7 +151,7 @@ class Attempt:
             Everything is undone then.
         """
         try:
-            if self._is_occupied:
+            if self.door is not None and self.door.is_occupied:
                 # COMMIT would go through the savepoint of a call that is in the middle of its work.
                 scope = self._call.request.scope
                 raise LostClaimError(
@@ -332,7 +330,7 @@ class Attempt:
         """Let no call in any more; twice does no harm."""
         if self._frame is not None:
             nesting.pop(self._frame)
-            self._frame = None
+            self._frame = self.door = None
 
     def _checked(self, step: Callable[..., T], *args: Any) -> T:
         """Run a step of our own after the business: a transaction that is dead by now was killed and that swallowed."""

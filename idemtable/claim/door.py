@@ -142,25 +142,21 @@ class Door:
 
     # --- closing ----------------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Let nobody in any more, and send away who waits."""
-        if not self.is_open:  # since then nobody can have come to wait
-            return
-        with self._mutex:
-            self.is_open = False
-            if not self._queue:
-                return
-            waiting = list(self._queue)
-            self._queue.clear()
+    def close(self) -> bool:
+        """Let nobody in any more, and send away who waits; say whether nobody is inside."""
+        if self.is_open:  # else nobody can have come to wait since
+            with self._mutex:
+                self.is_open = False
+                waiting, self._queue = self._queue, []
+                for turn in waiting:
+                    turn.sent_away = True
             for turn in waiting:
-                turn.sent_away = True
-        for turn in waiting:
-            turn.wake()
+                turn.wake()
+        return self._inside is None
 
     def shut(self, wait: float) -> None:
         """Close, and wait at most so many seconds until nobody is inside."""
-        self.close()
-        if self.is_occupied:
+        if not self.close():
             event = threading.Event()
             self._emptied = event.set
             if self.is_occupied:
@@ -168,8 +164,7 @@ class Door:
 
     async def ashut(self, wait: float) -> None:
         """Close and wait; see `shut`."""
-        self.close()
-        if self.is_occupied:
+        if not self.close():
             loop = asyncio.get_running_loop()
             woken = loop.create_future()
             self._emptied = _waking(loop, woken)

@@ -108,7 +108,7 @@ class Joined(Transaction):
     def held(self) -> bool:
         return self._savepoint is not None and is_open(self.session, self._savepoint)
 
-    def _commit(self) -> None:
+    def _commit(self, *, went: bool) -> None:
         assert self._savepoint is not None
         try:
             self.release(self._savepoint)

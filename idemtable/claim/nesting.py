@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from uuid import UUID
 
 from ..binding import is_async
 from ..errors import ReentrantCallError
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
 _innermost: ContextVar[Frame | None] = ContextVar("idemtable_frame", default=None)
 
 _DOOR: Final = "idemtable_door"
-"""Where a session keeps its door, in its ``info``: it goes with the session, and threads may ask for it at once."""
+"""Where a session keeps its door, among its attributes: it goes with the session, and threads may ask for it at once. Not
+in its ``info``, which is made when it is first asked for."""
 
 
 _process = object()
@@ -64,7 +64,7 @@ class Frame:
     """One running call: its table, its key's id, the session it works in."""
 
     nest: tuple[Any, ...]
-    id: UUID
+    id: bytes
     session: Session
     joinable: Any
     """What calls inside get: the session, or the AsyncSession round it."""
@@ -144,7 +144,7 @@ def made(
     door = Door()
     if owned:
         # Who was handed the session without having inherited the stack comes in by the same door, now and too late.
-        session.info[_DOOR] = door
+        vars(session)[_DOOR] = door
     outer = _innermost.get()
     if outer is not None:
         outer = _live(outer)
@@ -171,10 +171,12 @@ _CACHE: Final = dis.opmap.get("CACHE", 0)
 def pop(frame: Frame) -> None:
     """Leave a call."""
     frame.door.is_over = True
-    frame.door.close()
+    if frame.door.is_open:
+        frame.door.close()
     frame.holder = frame.held = None
     # Not by the token of `set`: a block may be left in another context than it was entered in (a test's fixture).
-    _innermost.set(_live(_innermost.get()))
+    innermost = _innermost.get()
+    _innermost.set(None if innermost is frame and frame.outer is None else _live(innermost))
 
 
 def _live(frame: Frame | None) -> Frame | None:
@@ -232,7 +234,7 @@ def door_of(session: Session) -> Door:
         if frame.session is session and frame.is_joined_from_here():
             return frame.door
         frame = frame.outer
-    door: Door = session.info.setdefault(_DOOR, Door())
+    door: Door = vars(session).setdefault(_DOOR, Door())
     return door
 
 
@@ -246,7 +248,7 @@ def is_within(session: Session) -> bool:
 
 def is_left_over(session: Session) -> bool:
     """Say whether a session's call ended before one inside it did: it may have begun again, with nobody to end it."""
-    door: Door | None = session.info.get(_DOOR)
+    door: Door | None = vars(session).get(_DOOR)
     return door is not None and door.is_over
 
 
@@ -254,7 +256,7 @@ def refuse_reentry(
     nest: tuple[Any, ...],
     request: Request,
     session: Session,
-    holds: Callable[[Request, UUID], bool],
+    holds: Callable[[Request, bytes], bool],
 ) -> None:
     """Raise ReentrantCallError if a call around this one holds the same key: waiting for it would never end.
 

@@ -196,8 +196,8 @@ class Own(Transaction):
             return None
         return dialect.along(connection)
 
-    def _commit(self) -> None:
-        if not may_open(self.session):
+    def _commit(self, *, went: bool) -> None:
+        if went or not may_open(self.session):
             self._end()
             return
         with none_opened(self.session):

@@ -159,9 +159,9 @@ class Run(BaseRun):
         attempt.fail(error)
 
     def _shut(self, attempt: Attempt) -> None:
-        if (door := attempt.door) is None:
+        if (door := attempt.door) is None or door.close():
             return
-        if door.is_occupied and is_bridged():
+        if is_bridged():
             awaited(door.ashut(self.call.wait))
         else:
             door.shut(self.call.wait)
@@ -243,7 +243,7 @@ class AsyncRun(BaseRun):
         await session.run_sync(lambda _: attempt.fail(error))
 
     async def _shut(self, attempt: Attempt) -> None:
-        if (door := attempt.door) is not None:
+        if (door := attempt.door) is not None and not door.close():
             await door.ashut(self.call.wait)
 
 

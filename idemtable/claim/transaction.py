@@ -121,7 +121,7 @@ class Transaction(ABC):
         along = self._along() if ends else None
         if not last(along):
             return False
-        self._commit()  # where COMMIT went along, SQLAlchemy is still to be told
+        self._commit(went=along is not None)
         self._unwatch()
         return True
 
@@ -185,7 +185,8 @@ class Transaction(ABC):
     def _undo(self) -> None: ...
 
     @abstractmethod
-    def _commit(self) -> None: ...
+    def _commit(self, *, went: bool) -> None:
+        """Make everything last; `went`: COMMIT went along with the last statement, and only SQLAlchemy is to be told."""
 
     def _along(self) -> Any:
         """Return what COMMIT can travel by with the last statement, if nobody has a say in between."""

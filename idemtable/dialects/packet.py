@@ -31,7 +31,7 @@ _BAD: Final = 1
 # psycopg's words for what a generator waits for, and for what its book of prepared statements says.
 _READ: Final = 1
 _READ_OR_WRITE: Final = 3
-_PLAIN, _PREPARED = 1, 2
+_PLAIN: Final = 1
 
 _RENEWED: Final = 1000
 """After so many uses a statement is prepared anew. PostgreSQL keeps the plan of a prepared statement until the table is
@@ -233,16 +233,18 @@ class Line:
         """
         pgconn, book = self._pgconn, self.driver._prepared
         before = 0
-        prepare, name = book.get(packet) if self._remembers else (_PLAIN, b"")
-        if prepare == _PREPARED:
+        # What its `get` looks for first, without the two calls.
+        if self._remembers and (name := book._names.get(packet.key)) and book.prepare_threshold is not None:
             used = self._uses[packet] = self._uses.get(packet, 0) + 1
             if used % _RENEWED:
                 pgconn.send_query_prepared(name, values, packet.formats)
                 return 0, None
             pgconn.send_query_params(b"DEALLOCATE " + name, None)
             before = 1
-            del book._names[book.key(packet)]
+            del book._names[packet.key]
             prepare = _PLAIN
+        else:
+            prepare, name = book.get(packet) if self._remembers else (_PLAIN, b"")
         if prepare == _PLAIN:
             pgconn.send_query_params(packet.query, values, None, packet.formats)
         else:

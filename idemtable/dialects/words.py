@@ -82,8 +82,8 @@ def is_plain(way: Any) -> bool:
 def driver_of(connection: Connection) -> Any:
     """Return the driver's own connection, also of one that was detached from its pool."""
     # Not the wrapper's `driver_connection`, which has it from the pool's record, and then is None.
-    driver = connection.connection.dbapi_connection
-    return None if driver is None else connection.dialect.get_driver_connection(driver)
+    driver, dialect = connection.connection.dbapi_connection, connection.dialect
+    return driver if driver is None or not dialect.is_async else dialect.get_driver_connection(driver)
 
 
 def is_mariadb(connection: Connection) -> bool:

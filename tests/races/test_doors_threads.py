@@ -296,7 +296,7 @@ def test_two_threads_that_join_one_session_take_turns_and_a_failure_undoes_its_o
             first = threads.beside(lambda: inner.join(session, "a", fails))
             wait_for(guest.begun)
             second = threads.beside(lambda: inner.join(session, "b"))
-            at_door(session.info["idemtable_door"])
+            at_door(vars(session)["idemtable_door"])
             guest.go_on.set()
             with pytest.raises(Declined):
                 first.result()
