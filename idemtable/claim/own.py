@@ -45,10 +45,6 @@ class Own(Transaction):
 
     owned = True
 
-    @property
-    def is_alone(self) -> bool:
-        return not self._place.is_inside
-
     def __init__(
         self,
         place: Place,
@@ -58,6 +54,7 @@ class Own(Transaction):
     ) -> None:
         super().__init__(place, session)
         self._begun: RootTransaction | None = None
+        self.is_alone = not place.is_inside
         self._is_within = is_within
         self._level = isolation_level
 

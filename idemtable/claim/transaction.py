@@ -44,11 +44,13 @@ class Transaction(ABC):
         session: the Session that the business works in.
         connection: what statements go through, once it was entered.
         records: the statements in the words of that connection.
+        is_alone: whether it is a transaction of the database's, and not a savepoint in one.
     """
 
     owned: ClassVar[bool]
     connection: Connection
     records: Records
+    is_alone = False
 
     def __init__(self, place: Place, session: Session) -> None:
         self._place = place
@@ -62,11 +64,6 @@ class Transaction(ABC):
 
     def prepare(self) -> None:  # noqa: B027 - a new session has nothing that is somebody else's
         """Do what belongs to the caller before anything of ours, so that its errors are not taken for ours."""
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether it is a transaction of the database's, and not a savepoint in one."""
-        return False
 
     def enter(self, first: Callable[[], T], wait: float) -> T:
         """Begin, and return what the first statement gives.

@@ -1,0 +1,27 @@
+"""Where SHA-256 comes from: CPython's own code where there is any, and the same hash either way."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from idemtable.sha import _found, sha256
+
+
+@given(st.binary(max_size=300))
+def test_a_hash_is_that_of_hashlib(data: bytes) -> None:
+    assert sha256(data).digest() == hashlib.sha256(data).digest()
+
+
+def test_nothing_is_looked_up_in_openssl_for_a_hash() -> None:
+    assert sha256 is not hashlib.sha256
+
+
+def test_a_python_without_hashes_of_its_own_takes_those_of_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_sha2", "_sha256"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert _found() is hashlib.sha256
