@@ -7,7 +7,7 @@ Where it is not, their first statement is never done: the claim fails, and the s
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import ref
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import Session
 
+    from .packet import Heard
+
 _MARK: Final = "idemtable_deferred"
 
 
@@ -32,9 +34,7 @@ class Deferred:
 
     Args:
         connection: that is in no transaction of the server's.
-        begin: how its transactions begin.
-        sql: a statement that fails where the key is taken.
-        values: of the statement.
+        queue: puts BEGIN, and a claim that fails where the key is taken, into the pipeline that is open.
         send: sends the claim by itself, and says whether it was won.
         is_databases: says of an error whether it is the database's.
     """
@@ -42,16 +42,14 @@ class Deferred:
     def __init__(
         self,
         connection: Connection,
-        begin: bytes,
-        sql: str,
-        values: Mapping[str, Any],
+        queue: Callable[[], Heard],
         send: Callable[[], bool],
         is_databases: Callable[[BaseException], bool],
     ) -> None:
         pooled: Any = connection.connection
         self._connection = ref(connection)
         self._driver = driver_of(connection)
-        self._begin, self._sql, self._values = begin, sql, values
+        self._queue = queue
         self._send: Callable[[], bool] | None = send
         self._is_databases = is_databases
         self.is_lost = False
@@ -147,16 +145,15 @@ class Deferred:
     def _ride(self, execute: Callable[[], Any], give_up: Callable[[BaseException], object]) -> None:
         self.forget()
         driver = self._driver
+        claim: Heard | None = None
         failed: BaseException | None = None
         answered: BaseException | None = None
-        claim = driver.cursor()
         try:
             with driver.pipeline():
                 # psycopg would begin by itself, and wait for the answer.
                 driver._autocommit = True
                 try:
-                    driver.cursor().execute(self._begin)
-                    claim.execute(self._sql, self._values)
+                    claim = self._queue()
                     execute()
                 except Exception as error:  # raised below: the pipeline would log all that it finds behind it
                     failed = error
@@ -167,7 +164,7 @@ class Deferred:
         if answered is not None and not self._is_databases(answered := _first_of(answered)):
             give_up(answered)  # what the server says next is the answer to this
             raise answered
-        if claim.statusmessage is None:
+        if claim is None or not claim.is_done:
             self._lose()
         if (fault := failed or answered) is not None:
             raise fault

@@ -134,6 +134,20 @@ class Line:
         # An aborted transaction answers COMMIT with ROLLBACK, and that is no error.
         return bool(commit.command_status == b"COMMIT")
 
+    def queue(self, part: Part) -> Heard:
+        """Put BEGIN and a statement into psycopg's own pipeline, which is open, in front of what a cursor puts there next.
+
+        Returns:
+            What hears its answer. The pipeline raises an error of the server's.
+        """
+        packet, values = part
+        self._pgconn.send_query_params(self.begin, None)
+        before, note = self._put(packet, packet.encoded(values))
+        heard = Heard(self, note)
+        # What answers to it needs no cursor there, or is one: for each statement one entry.
+        self.driver._pipeline.result_queue.extend((*[None] * (1 + before), (heard, None)))
+        return heard
+
     def rows(self, answer: Any) -> list[Any]:
         """Return the rows of a result, with values as the driver's own cursor gives them."""
         from psycopg.adapt import Transformer
@@ -146,13 +160,19 @@ class Line:
         """Raise the error that a result is."""
         import psycopg
 
-        if _state(answer) in _FORGOTTEN:
-            self._remembers = False
         sql, values = (None, None) if part is None else (part[0].text, part[1])
         try:
-            raise psycopg.errors.error_from_result(answer, self.driver.info.encoding)
+            raise self.error(answer)
         except psycopg.Error as error:
             fail(connection, error, sql, values)
+
+    def error(self, answer: Any) -> Exception:
+        """Return the error of psycopg's that a result is."""
+        import psycopg
+
+        if _state(answer) in _FORGOTTEN:
+            self._remembers = False
+        return psycopg.errors.error_from_result(answer, self.driver.info.encoding)
 
     # --- on the wire ------------------------------------------------------------------------------------------------------
 
@@ -257,6 +277,26 @@ class Line:
     def begin(self) -> bytes:
         """How a transaction begins on it."""
         return self.driver._get_tx_start_command()  # type: ignore[no-any-return]  # kept until a part of it is changed
+
+
+class Heard:
+    """What psycopg's pipeline gives the answer to a statement to, in place of a cursor: one costs as much as the claim."""
+
+    __slots__ = ("_line", "_note", "is_done")
+
+    def __init__(self, line: Line, note: Callable[[], object] | None) -> None:
+        self._line, self._note = line, note
+        self.is_done = False
+
+    def _check_results(self, results: Sequence[Any]) -> None:
+        for answer in results:
+            if answer.status not in _DONE:
+                raise self._line.error(answer)
+
+    def _set_results(self, results: Sequence[Any]) -> None:
+        self.is_done = True
+        if self._note is not None:
+            self._note()
 
 
 def _state(answer: Any) -> str:

@@ -181,9 +181,9 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         # Advisory locks are the database's: the same key in another table, or of another tenant, must not wait for this.
         self._salt = int.from_bytes(sha256(self.table.encode()).digest()[:8], "big", signed=True)
         self._packs = dialect.driver.startswith("psycopg") and dialect.driver != "psycopg2"
-        self._deferred = self.statement(self.CLAIM_OR_FAIL)
-        self._claiming, self._finding, self._storing, self._ending = (
-            Packet(self.filled(template)) for template in (self.CLAIM, self.FIND, self.STORE, self.STORE_OR_FAIL)
+        self._claiming, self._deferring, self._finding, self._storing, self._ending = (
+            Packet(self.filled(template))
+            for template in (self.CLAIM, self.CLAIM_OR_FAIL, self.FIND, self.STORE, self.STORE_OR_FAIL)
         )
 
     def statement(self, template: str) -> Keyed:
@@ -206,10 +206,8 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         if line is None or line.is_async or not line.is_idle:
             return None
         listen(connection.engine)
-        sql, send = self._deferred.sql, partial(self.claim, connection, values)
-        return Deferred(
-            connection, line.begin, sql, self._deferred.taken(self._locking(values)), send, self.is_driver_error
-        )
+        queue = partial(line.queue, (self._deferring, self._locking(values)))
+        return Deferred(connection, queue, partial(self.claim, connection, values), self.is_driver_error)
 
     def _locking(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**values, "lock": int.from_bytes(values["id"][:8], "big", signed=True) ^ self._salt}
