@@ -54,13 +54,15 @@ class Line:
         bridge: waits for what an async connection returns.
     """
 
-    __slots__ = ("_bridge", "_cursor", "_pgconn", "_remembers", "_uses", "driver")
+    __slots__ = ("_bridge", "_cursor", "_pgconn", "_reader", "_remembers", "_uses", "driver")
 
     def __init__(self, driver: Any, bridge: Callable[[Any], Any] | None) -> None:
         self.driver = driver
         self._bridge = bridge
         self._cursor = driver.cursor_factory
         self._pgconn = driver.pgconn
+        self._reader: Any = None
+        """What reads results. To find a way to read each column takes it longer than to read a row."""
         self._remembers = True
         """Whether the server knows on the next packet what was prepared on this one."""
         self._uses: dict[Packet, int] = {}
@@ -150,11 +152,16 @@ class Line:
 
     def rows(self, answer: Any) -> list[Any]:
         """Return the rows of a result, with values as the driver's own cursor gives them."""
-        from psycopg.adapt import Transformer
+        reader = self._reader
+        if reader is None:
+            from psycopg.adapt import Transformer
 
-        reader = Transformer(self.driver)
+            reader = self._reader = Transformer(self.driver)
         reader.set_pgresult(answer)
-        return reader.load_rows(0, answer.ntuples, tuple)
+        try:
+            return reader.load_rows(0, answer.ntuples, tuple)  # type: ignore[no-any-return]
+        finally:
+            reader.set_pgresult(None)
 
     def _refuse(self, connection: Connection, answer: Any, part: Part | None) -> None:
         """Raise the error that a result is."""
