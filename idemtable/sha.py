@@ -1,22 +1,34 @@
-"""SHA-256 by CPython's own code, where there is any."""
+"""SHA-256 by CPython's own code, where there is any and nobody has forbidden it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 
 def _found() -> Callable[[bytes], hashlib._Hash]:
     # OpenSSL looks the algorithm up among its providers for each hash. Alone that costs half a microsecond; in a call,
     # whose caches the database has had meanwhile, seven more than CPython's own takes.
-    for name in ("_sha2", "_sha256"):  # the former since Python 3.12
-        try:
-            return import_module(name).sha256  # type: ignore[no-any-return]
-        except ImportError:  # it can be built without
-            continue
+    if not _is_bound_to_openssl():
+        for name in ("_sha2", "_sha256"):  # the former since Python 3.12
+            if (module := _module(name)) is not None:
+                return module.sha256  # type: ignore[no-any-return]
     return hashlib.sha256
+
+
+def _is_bound_to_openssl() -> bool:
+    """Say whether this machine runs in FIPS mode: then whoever runs it wants no code for hashes but what was validated."""
+    openssl = _module("_hashlib")
+    return openssl is not None and bool(openssl.get_fips_mode())
+
+
+def _module(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:  # CPython can be built without each of them
+        return None
 
 
 sha256: Final = _found()

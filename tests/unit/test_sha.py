@@ -25,3 +25,13 @@ def test_a_python_without_hashes_of_its_own_takes_those_of_openssl(monkeypatch: 
     for name in ("_sha2", "_sha256"):
         monkeypatch.setitem(sys.modules, name, None)
     assert _found() is hashlib.sha256
+
+
+def test_in_fips_mode_hashes_are_those_of_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("_hashlib.get_fips_mode", lambda: 1)
+    assert _found() is hashlib.sha256
+
+
+def test_a_python_without_openssl_has_hashes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "_hashlib", None)
+    assert _found()(b"k").digest() == sha256(b"k").digest()
