@@ -227,6 +227,7 @@ class Records:
         values = {
             "id": request.id,
             "tenant": request.tenant,
+            "scope": request.scope,
             "owner": request.owner,
             "status": status.code,
             "codec": codec,

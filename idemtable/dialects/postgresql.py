@@ -53,7 +53,7 @@ _COUNTED = """SELECT found.number, set_config('lock_timeout', before.timeout, tr
 
 _STORE = """INSERT INTO {{table}} AS t (
             id, tenant, scope, status, owner, created_at, expires_at, codec, result, completed_at)
-        VALUES (:id, :tenant, '', :status, :owner, '-infinity', '-infinity', :codec, :result, {{now}})
+        VALUES (:id, :tenant, :scope, :status, :owner, '-infinity', '-infinity', :codec, :result, {{now}})
         ON CONFLICT (id) DO UPDATE SET status = {kept}, codec = excluded.codec, result = excluded.result,
             completed_at = excluded.completed_at {mine}
         RETURNING {own}"""
@@ -138,7 +138,7 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         RETURNING set_config('lock_timeout', current_setting('idemtable.lock_timeout'), true)"""
     # Not an UPDATE: a prepared one reads the whole table, once its plan was made while the table was small. ON CONFLICT
     # goes through the index without asking the planner, and costs the same. What is inserted where there is no row is told
-    # by its age, and never committed. It has the tenant: row-level security looks at it before the conflict is found.
+    # by its age, and never committed. It has tenant and scope: row-level security looks at it before the conflict is found.
     STORE = _STORE.format(
         kept="excluded.status", mine="WHERE t.owner = excluded.owner", own="t.created_at > '-infinity'"
     )

@@ -231,6 +231,25 @@ def test_a_function_that_changes_the_tenant_of_its_transaction_is_rolled_back(db
     assert (db.effects(), db.rows()) == ([], [])
 
 
+@pytest.mark.parametrize("options", [{}, {"deferred": True}, {"remember": (LookupError,)}])
+def test_a_policy_may_go_by_the_scope_too(db: HiredDatabase, engine: Any, options: dict[str, Any]) -> None:
+    user = db.users["app"]
+    db.execute(f"CREATE POLICY own_scopes ON idemtable AS RESTRICTIVE TO {user} USING (scope LIKE 'rls.%')")
+    try:
+        idem = db.table(engine)
+        order = order_of(idem, **options)
+        with as_tenant("acme"):
+            assert [order.outcome("k", "acme").replayed for _ in range(2)] == [False, True]
+            with db.session(engine) as mine:
+                assert order.join(mine.session, "j", "acme") == "the secret of acme"
+                mine.commit()
+            with pytest.raises(sa.exc.DBAPIError, match=REFUSED), idem.transaction("s", "k", tenant="acme"):
+                pass
+        assert db.effects() == ["k for acme", "j for acme"]
+    finally:
+        db.execute("DROP POLICY own_scopes ON idemtable")
+
+
 def test_the_purge_of_a_user_with_a_policy_of_its_own_takes_the_rows_of_all_tenants(
     db: HiredDatabase, engine: Any
 ) -> None:
