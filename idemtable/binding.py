@@ -23,6 +23,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from .dialects import Fault, known
 from .dialects.shared import occupied
+from .dialects.words import driver_of
 from .errors import SessionNotUsableError
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ class Binding(BaseBinding):
         with (
             dropping_dead(bound),
             bound.connect() as connection,
-            connection.execution_options(**options or {}).begin(),
+            connection.execution_options(**_possible(connection, options or {})).begin(),
         ):
             return work(connection)
 
@@ -218,7 +219,7 @@ class AsyncBinding(BaseBinding):
         _refuse_occupied(bound.sync_engine)
         with dropping_dead(bound.sync_engine):
             async with bound.connect() as connection:
-                await connection.execution_options(**options or {})
+                await connection.execution_options(**await connection.run_sync(_possible, options or {}))
                 async with connection.begin():
                     return await connection.run_sync(work)  # type: ignore[no-any-return]
 
@@ -228,6 +229,17 @@ def _refuse_occupied(engine: Engine) -> None:
     ways = known.get(engine.dialect.name)
     if ways is not None and (why := occupied(engine.pool, ways.inside)):
         raise SessionNotUsableError(f"the engine has no transaction for this now: {why}")
+
+
+def _possible(connection: Connection, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave an isolation level out where a listener of the pool's has begun the transaction already.
+
+    psycopg refuses to choose one there, and psycopg2 rolls back what the listener has set.
+    """
+    ways = known.get(connection.dialect.name)
+    if ways is None or "isolation_level" not in options or not ways.inside(driver_of(connection)):
+        return dict(options)
+    return {name: value for name, value in options.items() if name != "isolation_level"}
 
 
 def drop_dead(engine: Engine, error: BaseException) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from psycopg.rows import namedtuple_row
 
 import idemtable
 from idemtable import IdemTable, Status
@@ -257,3 +258,42 @@ def test_a_strict_isolation_level_of_the_engine_is_no_matter_to_a_purge(server_d
     fill(server_db, 5)
     with server_db.other_engine(isolation_level="SERIALIZABLE") as engine:
         assert server_db.table(engine).purge(batch=2, pause=timedelta(0)).deleted == 5
+
+
+def test_a_purge_takes_a_transaction_that_a_listener_of_the_pools_has_begun_as_it_is(server_db: Database) -> None:
+    fill(server_db, 5)
+    with server_db.other_engine() as engine:
+
+        @sa.event.listens_for(getattr(engine, "sync_engine", engine), "checkout")
+        def look(driver: Any, *_: object) -> None:
+            cursor = driver.cursor()
+            cursor.execute("SELECT 1")
+            cursor.close()
+
+        assert server_db.table(engine).purge(batch=2, pause=timedelta(0)).deleted == 5
+
+
+def test_a_purge_keeps_what_a_listener_of_the_pools_has_set() -> None:
+    db = db_of("postgresql16")  # psycopg2 rolls back before it changes the isolation level
+    fill(db, 5)
+    seen: list[str] = []
+    with db.other_engine(pool_size=1, max_overflow=0) as engine:
+
+        @sa.event.listens_for(engine, "checkout")
+        def lend(driver: Any, *_: object) -> None:
+            with driver.cursor() as cursor:
+                cursor.execute("SET LOCAL work_mem = '1234kB'")
+
+        @sa.event.listens_for(engine, "commit")
+        def note(connection: sa.Connection) -> None:
+            seen.append(connection.exec_driver_sql("SHOW work_mem").scalar_one())
+
+        assert db.table(engine).purge(batch=5, pause=timedelta(0)).deleted == 5
+    assert set(seen) == {"1234kB"}
+
+
+def test_a_purge_reads_rows_of_a_class_that_takes_no_name_twice() -> None:
+    db = db_of("postgresql18")
+    fill(db, 5)
+    with db.other_engine(connect_args={"row_factory": namedtuple_row}) as engine:
+        assert db.table(engine).purge(batch=2, pause=timedelta(0)).deleted == 5

@@ -33,8 +33,8 @@ BLOCK: Final = """(get_byte({0}, 0)::bigint * 16777216 + get_byte({0}, 1) * 6553
 # more where they must come from the disk: beyond a sixteenth of the table all of it is gone through instead.
 SURVEY: Final = f"""
     SELECT count(*), max(expires_at), string_agg(DISTINCT CAST({BLOCK.format("place")} / :size AS text), ','),
-        (SELECT reltuples / 16 FROM pg_class WHERE oid = to_regclass(:table)),
-        pg_relation_size(to_regclass(:table)) / current_setting('block_size')::bigint
+        (SELECT reltuples / 16 FROM pg_class WHERE oid = to_regclass(:table)) AS many,
+        pg_relation_size(to_regclass(:table)) / current_setting('block_size')::bigint AS blocks
     FROM (
         SELECT expires_at, tidsend(ctid) AS place FROM {{table}}
         WHERE expires_at >= CAST(:since AS timestamptz) AND expires_at <= {{past}} AND status IN ({MORTAL})
