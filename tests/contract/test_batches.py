@@ -406,7 +406,7 @@ def test_statements_are_few_and_go_through_sqlalchemy_where_somebody_listens(db:
         sa.event.remove(engine, "before_cursor_execute", listen)
     # The last of each looks, before COMMIT, whether the rows or the transaction still are there.
     assert (fresh, seen) == {
-        "postgresql": (["WITH", "SELECT"], ["WITH", "SELECT", "SELECT"]),
+        "postgresql": (["WITH", "SELECT"], ["WITH", "WITH", "SELECT"]),
         "mariadb": (["SET", "SET", "SELECT"], ["SET", "SET", "SET", "SELECT"]),  # SET STATEMENT … FOR
         "mysql": (["INSERT", "SELECT", "SELECT"], ["INSERT", "SELECT", "SELECT", "SELECT"]),
         # The first of them takes the write lock.

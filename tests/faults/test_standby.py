@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from idemtable import InProgressError, outcome_of
+from idemtable import Flag, InProgressError, outcome_of
 from idemtable.dialects.postgresql import PostgreSQL
 from tests import servers
 from tests.support.backends import BACKENDS, needed
@@ -114,6 +115,20 @@ def forms(db: Database, wait: timedelta = WAIT) -> dict[str, Callable[[], Any]]:
             mine.commit()
         return outcome
 
+    batch = f"standby.{next(_scopes)}"
+
+    def many() -> Any:
+        with db.session() as mine:
+            flags = db.idem.claim_many(mine.session, batch, ["a", "b"], wait=wait)
+            mine.commit()
+        return SimpleNamespace(replayed=flags == [Flag.Seen, Flag.Seen])
+
+    def unseen() -> Any:
+        with db.session() as mine:
+            items = list(db.idem.unseen(mine.session, batch, ["a", "b"], key=str, wait=wait))
+            mine.commit()
+        return SimpleNamespace(replayed=not items)
+
     return {
         "call": lambda: order.outcome("k"),
         "look aside": lambda: aside.outcome("k"),
@@ -121,10 +136,12 @@ def forms(db: Database, wait: timedelta = WAIT) -> dict[str, Callable[[], Any]]:
         "token": lambda: redeem.outcome(token),
         "block": block,
         "joined": joined,
+        "many": many,
+        "unseen": unseen,
     }
 
 
-@pytest.mark.parametrize("form", ["call", "look aside", "remembered", "token", "block", "joined"])
+@pytest.mark.parametrize("form", ["call", "look aside", "remembered", "token", "block", "joined", "many", "unseen"])
 def test_an_answer_from_a_row_waits_for_the_standby_as_its_commit_did(db: Database, form: str) -> None:
     call = forms(db)[form]
     first = call()
@@ -136,7 +153,7 @@ def test_an_answer_from_a_row_waits_for_the_standby_as_its_commit_did(db: Databa
     assert again.result().replayed
 
 
-@pytest.mark.parametrize("form", ["call", "look aside", "joined"])
+@pytest.mark.parametrize("form", ["call", "look aside", "joined", "many"])
 def test_an_answer_that_waits_for_whoever_deletes_its_row_waits_as_long_as_the_call_may(
     db: Database, form: str
 ) -> None:

@@ -48,8 +48,16 @@ class PostgreSQLBatches(Batches):
         RETURNING id)
         SELECT count(*), CASE WHEN count(*) < CAST(:count AS bigint) THEN string_agg(uuid_send(id), CAST('' AS bytea)) END,
             {_AFTER}, {MARK} FROM won"""
-    LOOK = f"""SELECT uuid_send(CAST(k.id AS uuid)), {FOUND}
-        FROM {_IDS} AS k(id) LEFT JOIN {{table}} AS t ON t.id = CAST(k.id AS uuid) WHERE {OPEN}"""
+    # A row may be seen that no standby has (see `PostgreSQL.settled`), and a transaction in which no key is new has nothing
+    # to wait for: the lock on one of the rows makes its COMMIT wait. In a condition on no row, which is met before any is
+    # looked at, and puts the time-out back also where none is open.
+    LOOK = f"""WITH {_BEFORE}, held AS MATERIALIZED (
+        SELECT 1 FROM before CROSS JOIN {{table}} AS t
+        WHERE NOT ({{settled}}) AND t.id = ANY(CAST(string_to_array(CAST(:ids AS text), ',') AS uuid[]))
+        LIMIT 1 FOR KEY SHARE OF t)
+        SELECT uuid_send(CAST(k.id AS uuid)), {FOUND}
+        FROM {_IDS} AS k(id) LEFT JOIN {{table}} AS t ON t.id = CAST(k.id AS uuid)
+        WHERE (SELECT concat(count(*), {_AFTER}) FROM held) IS NOT NULL AND {OPEN}"""
     # Locked first, in their order: an UPDATE takes its rows in the order in which a plan comes upon them. What is volatile
     # in the list is computed after the sort, and for each row before it is locked.
     TAKE_OVER = f"""WITH {_BEFORE}, stale AS (
@@ -73,7 +81,7 @@ class PostgreSQLBatches(Batches):
         return set() if count == len(ids) else _lost(ids, won), mark
 
     def look(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> Answer:
-        return self._look(connection, {"ids": _joined(ids)})
+        return self._look(connection, {**values, "ids": _joined(ids)})
 
     def take_over(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> set[bytes]:
         won, _ = self._take_over(connection, {**values, "ids": _joined(ids)}).first()
