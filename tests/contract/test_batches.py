@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from psycopg.types.string import TextLoader
 
 import idemtable
 from idemtable import (
@@ -23,6 +24,7 @@ from idemtable import (
     SessionNotUsableError,
     Status,
 )
+from tests.support.backends import db_of
 from tests.support.database import INNODB, Database, Effect, effect
 from tests.support.tokens import desk
 
@@ -55,6 +57,20 @@ def test_flags_stand_where_their_keys_do_and_only_the_first_of_a_repeated_key_is
     assert claimed(db, "c", "d", "a", "d") == [Seen, New, Seen, Seen]
     assert claimed(db, "a", "b", "c", "d") == [Seen] * 4
     assert {(row.scope, row.key, row.tenant) for row in db.rows()} == {("batch", key, None) for key in "abcd"}
+
+
+def test_where_the_driver_was_told_to_read_numbers_as_text_new_keys_are_new_all_the_same() -> None:
+    db = db_of("postgresql18")
+    with db.other_engine() as engine:
+
+        @sa.event.listens_for(engine, "connect")
+        def read_as_text(driver: Any, *_: object) -> None:
+            driver.adapters.register_loader("int8", TextLoader)
+
+        for flags in ([New, New], [Seen, Seen]):
+            with db.session(engine) as held:
+                assert list(db.table(engine).claim_many(held.session, "batch", ["a", "b"])) == flags
+                held.commit()
 
 
 @pytest.mark.parametrize("flag", list(Flag))
