@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from .binding import sync_session, unscoped
+from .binding import unscoped
 from .claim import nesting
 from .claim.stay import AsyncStaying, Stay, Staying
 from .errors import TransactionError
@@ -69,8 +69,6 @@ class Claim(_BaseClaim["Session", T]):
     """The sync block, of a result of type `T`; see `IdemTable.transaction` and `IdemTable.claim`."""
 
     def __enter__(self) -> Self:
-        if self._given is not None:
-            sync_session(self._given, "Session")
         self._run = Staying(self._settings, self._call)
         self._opened(self._run.enter(self._given, nesting.holder(2)))
         return self
@@ -84,8 +82,6 @@ class AsyncClaim(_BaseClaim["AsyncSession", T]):
     """The async block; see `AsyncIdemTable.transaction` and `AsyncIdemTable.claim`."""
 
     async def __aenter__(self) -> Self:
-        if self._given is not None:
-            sync_session(self._given, "AsyncSession")
         self._run = AsyncStaying(self._settings, self._call)
         self._opened(await self._run.enter(self._given, nesting.holder(2, awaits=True)))
         return self

@@ -185,7 +185,7 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
             SessionNotUsableError: the session cannot carry a claim.
             IdempotencyError: what a decorated call raises.
         """
-        return Claim(self._settings, self._block(scope, key, tenant, payload, returns, ttl, wait), session)
+        return Claim(self._settings, self._block(scope, key, tenant, payload, returns, ttl, wait), self._lent(session))
 
     def claim_many(
         self,
@@ -324,7 +324,7 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
         Args:
             batch: rows for each transaction, at most; 1 to 100,000.
             limit: rows for the whole run, at most.
-            pause: after each batch that has deleted something, so that others come through.
+            pause: after each batch that has deleted something, so that others come through; at most an hour.
             progress: called with the rows deleted so far.
 
         Returns:

@@ -108,7 +108,9 @@ class AsyncIdemTable(
         returns: Any = None,
     ) -> AsyncClaim[Any]:
         """Claim a key for an ``async with`` block inside the caller's transaction; see `IdemTable.claim`."""
-        return AsyncClaim(self._settings, self._block(scope, key, tenant, payload, returns, ttl, wait), session)
+        return AsyncClaim(
+            self._settings, self._block(scope, key, tenant, payload, returns, ttl, wait), self._lent(session)
+        )
 
     async def claim_many(
         self,

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, TypedDict, TypeVar, cast
 
 from . import schema as schemas
+from .binding import sync_session
 from .claim.call import Keys
 from .claim.explained import explained
 from .claim.run import alone
@@ -140,6 +141,11 @@ class BaseTable(Generic[BindT, TokensT, InboxT]):
         wait: timedelta | None,
     ) -> Call:
         return Keys(self._settings, scope, returns, ttl=ttl, wait=wait).block(key, tenant, payload)
+
+    def _lent(self, session: Any) -> Any:
+        """Return a session that the caller hands over. ``None`` is none: the block would commit by itself."""
+        sync_session(session, "AsyncSession" if self._settings.binding.is_async else "Session")
+        return session
 
     # --- what a verb does, for each colour to run in its way -----------------------------------------------------------
 

@@ -378,6 +378,14 @@ def test_25_a_failed_session(shop: Shop) -> None:
     shop.is_untouched()
 
 
+def test_25_no_session_at_all(db: Database) -> None:
+    """A block whose session got lost would commit its key by itself, and not with the caller's writes."""
+    for none in (None, db.engine):
+        with pytest.raises(TypeError, match="expected the transaction's"), db.idem.claim(none, "shop", "k"):
+            raise AssertionError("the block ran")
+    assert db.rows() == []
+
+
 def test_25_a_session_in_autocommit(shop: Shop) -> None:
     shop.db.needs_autocommit()
     with shop.db.other_engine(isolation_level="AUTOCOMMIT") as engine:
