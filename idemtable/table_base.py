@@ -16,7 +16,7 @@ from .dialects import full_name
 from .guards import StateMachine
 from .keys import checked_scope, checked_tenant
 from .model import Status, Wanted
-from .settings import LONGEST_LIST, checked_count, validated
+from .settings import LONGEST_LIST, checked_count, checked_flag, validated
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -47,10 +47,10 @@ Statuses: TypeAlias = "Status | str | Collection[Status | str] | None"
 _LISTED: Final[Mapping[str, Status]] = {status.value: status for status in Status if status is not Status.LOCK}
 
 
-def _statuses(given: Statuses) -> frozenset[Status]:
-    several = [given] if isinstance(given, str) else given or ()
+def _statuses(given: Any) -> frozenset[Status]:
+    several = [given] if isinstance(given, str) or not isinstance(given, Collection) else given
     for one in several:
-        if one not in _LISTED:
+        if not isinstance(one, str) or one not in _LISTED:
             raise ValueError(f"a record's status is one of {', '.join(_LISTED)}, not {one!r}")
     return frozenset(_LISTED[one] for one in several)
 
@@ -187,9 +187,9 @@ class BaseTable(Generic[BindT, TokensT, InboxT]):
         wanted = Wanted(
             None if scope is None else checked_scope(scope),
             None if tenant is None else checked_tenant(tenant),
-            _statuses(status),
-            expired,
-            unfinished,
+            frozenset() if status is None else _statuses(status),
+            checked_flag(expired, "expired"),
+            checked_flag(unfinished, "unfinished"),
         )
         count = checked_count(limit, "limit", LONGEST_LIST)
         return lambda connection: self._settings.records.latest(connection, wanted, count)

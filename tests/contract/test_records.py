@@ -102,11 +102,17 @@ def test_what_cannot_be_looked_for_is_refused(sync_db: Database) -> None:
         {"status": "lock"},
         {"status": "done"},
         {"status": ["failed", "done"]},
+        {"status": 5},
+        {"status": False},
+        {"status": [["failed"]]},
         {"limit": 0},
         {"limit": 10**6},
     ):
         with pytest.raises(ValueError, match=r"status is one of|limit must be"):
             sync_db.idem.records(**wrong)
+    for flag in ("expired", "unfinished"):
+        with pytest.raises(TypeError, match=f"{flag}= takes True or False, not 'no'"):
+            sync_db.idem.records(**{flag: "no"})
     with pytest.raises(MissingTenantError):
         sync_db.idem.records(tenant="")
     with pytest.raises(ValueError, match="limit must be"):
