@@ -27,11 +27,23 @@ _OWN: Final = frozenset(f"{__package__}.{module}" for module in ("annotations", 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
     """Return the signature, also where an annotation names what does not exist at run time."""
+    options: dict[str, Any] = {}
     if sys.version_info >= (3, 14):  # annotations are evaluated when they are asked for
         import annotationlib
 
-        return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
-    return inspect.signature(function)
+        options["annotation_format"] = annotationlib.Format.FORWARDREF
+    try:
+        return inspect.signature(function, **options)
+    except ValueError:  # of a class or function in C
+        raise TypeError(
+            f"{function!r} tells nobody what it takes: decorate a function of your own that calls it"
+        ) from None
+
+
+def refuse_async(given: object, option: str) -> None:
+    """Raise TypeError for an async function where nobody awaits what it gives. Of a lambda nobody can tell beforehand."""
+    if any(map(inspect.iscoroutinefunction, (given, getattr(type(given), _CALL, None)))):
+        raise TypeError(f"{option}= is async, and what it gives would never be awaited: take a plain function")
 
 
 def innermost(function: Any) -> Any:

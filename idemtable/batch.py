@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from .annotations import refuse_async
 from .binding import sync_session, unscoped
 from .claim.call import Keys
 from .claim.returned import Unkept
@@ -213,6 +214,7 @@ def _reader(key: KeyOf) -> tuple[Callable[[Any], Any], str]:
 
         return read, f"key={key!r} finds nothing in it, or None; key= takes a callable too"
     if callable(key):
+        refuse_async(key, "key")
         return key, "what key= calls has returned None"
     raise TypeError(f"key= takes the name of an item's part or a callable, not {key!r}")
 

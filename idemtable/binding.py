@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.util.concurrency import in_greenlet
 
+from .annotations import refuse_async
 from .dialects import Fault, known
 from .dialects.shared import occupied
 from .dialects.words import driver_of
@@ -74,6 +75,7 @@ class BaseBinding(ABC):
         elif callable(bind) and not type(bind).__module__.startswith(
             "sqlalchemy."
         ):  # a scoped_session can be called too
+            refuse_async(bind, "bind")
             self._function = bind
         else:
             self._maker = self._made(bind)

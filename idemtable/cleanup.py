@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from .annotations import refuse_async
 from .claim.run import alone
 from .claim.verdict import Verdict
 from .dialects import Fault, Swept
 from .model import PurgeReport
+from .settings import checked_wait
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -99,8 +101,10 @@ def _checked(settings: Settings, batch: int, limit: int | None, pause: timedelta
         raise ValueError(f"batch must be 1 to 100000 rows, not {batch!r}")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ValueError(f"limit must be a positive number of rows or None, not {limit!r}")
-    if not isinstance(pause, timedelta) or pause < timedelta():
-        raise ValueError(f"pause must be a timedelta that is not negative, not {pause!r}")
+    checked_wait(pause, "pause")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress= takes a function of the rows deleted so far, not {progress!r}")
+    refuse_async(progress, "progress")
     return _steps(settings, batch, limit, pause, progress)
 
 

@@ -157,7 +157,12 @@ def outcome_of(error: BaseException) -> Outcome[None] | None:
     """Return how an exception came about that a call stored, or raised again, because ``remember`` names it.
 
     Its value is ``None``. Any other exception has no outcome: ``None``.
+
+    Raises:
+        TypeError: it is no exception.
     """
+    if not isinstance(error, BaseException):
+        raise TypeError(f"outcome_of takes the exception that was caught, not {error!r}")
     return vars(error).get(_OUTCOME)
 
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from .annotations import Names, innermost, receiver_of, session_of, signature_of
+from .annotations import Names, innermost, receiver_of, refuse_async, session_of, signature_of
 from .errors import KeyRejectedError
 from .fields import NOTHING
 from .fingerprint import NEWEST, Default, default_of, fingerprint
@@ -137,9 +137,10 @@ class Parameters:
 
         Raises:
             ValueError: no parameter has this name.
-            TypeError: neither a string nor callable.
+            TypeError: neither a string nor callable, or async.
         """
         if callable(spec):
+            refuse_async(spec, what)
             function = spec
             return lambda given, args, kwargs: function(*args, **kwargs)
         if not isinstance(spec, str):
@@ -165,6 +166,7 @@ class Parameters:
         if payload is None:
             return lambda given, args, kwargs, version=NEWEST, /: None
         if callable(payload):
+            refuse_async(payload, "payload")
             return lambda given, args, kwargs, version=NEWEST, /: fingerprint(payload(*args, **kwargs), version)
         defaults = {name: Default(value) for name, value in self._defaults.items()}
         if isinstance(payload, Unset):

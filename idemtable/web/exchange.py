@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
@@ -13,6 +12,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 from uuid import UUID, uuid4
 
+from ..annotations import refuse_async
 from ..claim.call import Call, Keys
 from ..claim.kinds import UNCLAIMED
 from ..claim.returned import RollBack, Unkept
@@ -23,7 +23,7 @@ from ..keys import MAX_BYTES, checked_key, checked_tenant
 from ..model import Request as Wish
 from ..settings import checked_count, checked_flag, checked_ttl, checked_wait
 from ..tokens.base import BaseTokens
-from .field import Syntax, checked_field, checked_fields, checked_methods, key_of
+from .field import Syntax, checked_field, checked_fields, checked_methods, checked_syntax, key_of
 from .form import UnreadableFormError, content_of, field_of
 from .messages import BODILESS, RESPONSES, Request, Response, check_length
 from .problems import DOCS, FORM, QUOTA, Refused, answer, checked_docs
@@ -129,8 +129,6 @@ class Rules:
                 f"tenant= takes a callable that is given the request and says for whom it is, or SINGLE_TENANT, "
                 f"not {tenant!r}"
             )
-        if syntax not in ("lenient", "strict"):
-            raise ValueError(f"syntax= is 'lenient' or 'strict', not {syntax!r}")
         if fingerprint not in ("raw", "json") and not callable(fingerprint):
             raise ValueError(f"fingerprint= is 'raw', 'json' or a callable, not {fingerprint!r}")
         if not (scope is None or isinstance(scope, str) or callable(scope)):
@@ -147,8 +145,7 @@ class Rules:
         if framing := sorted(kept & _FRAMING):
             raise ValueError(f"headers= names {framing[0]}, which belongs to one message: a replay has its own")
         for name, given in (("required", required), ("scope", scope), ("fingerprint", fingerprint), ("store", store)):
-            if inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(getattr(given, "__call__", None)):  # noqa: B004
-                raise TypeError(f"{name}= is async, and what it gives would never be awaited: take a plain function")
+            refuse_async(given, name)
         self.settings = settings
         self.tenant = tenant
         self.methods = checked_methods(methods)
@@ -158,7 +155,7 @@ class Rules:
         self.docs = checked_docs(docs_url)
         self.quota = None if quota is None else checked_count(quota, "quota")
         self.waiters = Waiters(checked_count(max_waiters, "max_waiters"))
-        self._syntax: Syntax = syntax
+        self._syntax = checked_syntax(syntax)
         self._scope = scope
         self._fingerprint = fingerprint
         self._store = _is_good if store is None else store

@@ -77,6 +77,18 @@ def checked_field(name: object, option: str) -> str:
     return name
 
 
+def checked_syntax(syntax: object) -> Syntax:
+    """Return the syntax of a key's line.
+
+    Raises:
+        ValueError: there is no such syntax.
+    """
+    for known in PATTERNS:
+        if syntax == known:
+            return known
+    raise ValueError(f"syntax= is 'lenient' or 'strict', not {syntax!r}")
+
+
 def checked_methods(names: object) -> frozenset[str]:
     """Return the names of methods, in capitals.
 

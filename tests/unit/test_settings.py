@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
-from idemtable import IdemTable
+from idemtable import IdemTable, outcome_of
 from idemtable.settings import checked_ttl, checked_wait
 
 
@@ -86,6 +86,64 @@ def test_a_flag_that_is_a_text_is_refused_where_the_function_is_decorated(name: 
 
         @IdemTable(create_engine("sqlite://")).transactional("flags", key="key", **{name: "no"})
         def order(session: Any, key: str) -> None: ...
+
+
+async def _awaited(*args: Any, **kwargs: Any) -> str:
+    return "k"
+
+
+def test_an_async_function_that_nobody_awaits_is_refused_where_it_is_named() -> None:
+    idem = IdemTable(create_engine("sqlite://"))
+    with pytest.raises(TypeError, match="bind= is async"):
+        IdemTable(_awaited)  # type: ignore[arg-type]
+    for name in ("key", "tenant", "payload"):
+        with pytest.raises(TypeError, match=f"{name}= is async, and what it gives would never be awaited"):
+
+            @idem.transactional("async", **{"key": "key", name: _awaited})  # type: ignore[arg-type]
+            def order(session: Any, key: str) -> None: ...
+
+    with pytest.raises(TypeError, match="token= is async"):
+
+        @idem.tokens("async", ttl=timedelta(1)).transactional(token=_awaited)
+        def redeem(session: Any, token: str) -> None: ...
+
+    with pytest.raises(TypeError, match="message_id= is async"):
+
+        @idem.inbox("async").transactional(message_id=_awaited)
+        def handle(session: Any, message_id: str) -> None: ...
+
+    with pytest.raises(TypeError, match="key= is async"):
+        idem.unseen(Session(), "async", [], key=_awaited)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"pause": timedelta.max}, ValueError, "pause must be between zero and 1:00:00"),
+        ({"pause": timedelta(-1)}, ValueError, "pause must be between zero and 1:00:00"),
+        ({"pause": 5}, TypeError, "pause= takes a timedelta, not 5"),
+        ({"progress": 5}, TypeError, "progress= takes a function of the rows deleted so far, not 5"),
+        ({"progress": _awaited}, TypeError, "progress= is async"),
+        ({"batch": 0}, ValueError, "batch must be"),
+        ({"limit": True}, ValueError, "limit must be"),
+    ],
+)
+def test_what_a_purge_cannot_have_is_refused_before_the_table_is_asked_for(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        IdemTable(create_engine("sqlite://")).purge(**options)
+
+
+def test_an_outcome_is_that_of_an_exception() -> None:
+    for wrong in (None, 5, ValueError):
+        with pytest.raises(TypeError, match="outcome_of takes the exception that was caught, not"):
+            outcome_of(wrong)  # type: ignore[arg-type]
+
+
+def test_a_class_that_python_knows_no_signature_of_is_refused_with_the_cure() -> None:
+    with pytest.raises(TypeError, match="<class 'str'> tells nobody what it takes: decorate a function of your own"):
+        IdemTable(create_engine("sqlite://")).transactional("builtin", key="key")(str)  # type: ignore[arg-type]
 
 
 def test_a_flag_of_tokens_that_is_a_text_is_refused() -> None:
