@@ -52,6 +52,7 @@ T = TypeVar("T")
 _STEPS: Final = ("v0001_initial",)
 STEP: Final = len(_STEPS)
 """The newest step this version of the library knows."""
+OURS: Final = "the steps this version of idemtable has"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,12 @@ def create_all(connection: sa.Connection, table: str = "idemtable", schema: str 
     require(connection, table, schema)
 
 
+def checked_step(step: object, what: str, lowest: int, highest: int, note: str) -> None:
+    """Refuse what is no number of a step; ``ValueError``."""
+    if isinstance(step, bool) or not isinstance(step, int) or not lowest <= step <= highest:
+        raise ValueError(f"{what} must be {lowest} to {highest}, {note}, not {step!r}")
+
+
 def upgrade(
     *, to: int, frm: int | None = None, table: str = "idemtable", schema: str | None = None, create_schema: bool = False
 ) -> None:
@@ -193,10 +200,11 @@ def upgrade(
     when a table of that name is there that is not ours: nothing is changed then.
     """
     check_names(table, schema)
-    if not 1 <= to <= STEP:
-        raise ValueError(f"to must be 1 to {STEP}, the steps this version of idemtable has, not {to!r}")
-    if frm is not None and not 0 <= frm <= to:
-        raise ValueError(f"frm must be 0 to {to}, the step the database is at, not {frm!r}")
+    checked_step(to, "to", 1, STEP, OURS)
+    if frm is not None:
+        checked_step(frm, "frm", 0, to, "the step the database is at")
+    if not isinstance(create_schema, bool):
+        raise TypeError(f"create_schema= takes True or False, not {create_schema!r}")
     if create_schema and schema is None:
         raise ValueError("create_schema needs the schema's name")
     with _in_revision(table, schema) as where:
@@ -244,8 +252,8 @@ def downgrade(*, frm: int, to: int, table: str = "idemtable", schema: str | None
     ``SchemaError`` when the table is not ours or at a step this version of the library does not know.
     """
     check_names(table, schema)
-    if not 0 <= to < frm <= STEP:
-        raise ValueError(f"steps go down from {STEP} to 0; frm={frm!r}, to={to!r} is not possible")
+    checked_step(frm, "frm", 1, STEP, OURS)
+    checked_step(to, "to", 0, frm - 1, f"the steps below frm={frm}")
     with _in_revision(table, schema) as where:
         _downgrade(frm, to, *where)
 

@@ -19,7 +19,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
 from idemtable import schema as steps
-from idemtable.binding import apart, dropping_dead, importing_async
+from idemtable.binding import apart, dropping_dead, importing_async, is_async
 from idemtable.dialects import Job, known, named
 from idemtable.revisions import NothingToWrite, revision, revision_text
 from idemtable.schema import STEP, check_names
@@ -71,8 +71,7 @@ def upgrade(
     """
     check_names(table, schema)
     newest = STEP if to is None else to
-    if not 1 <= newest <= STEP:
-        raise ValueError(f"to must be 1 to {STEP}, the steps this version of idemtable has, not {to!r}")
+    steps.checked_step(newest, "to", 1, STEP, steps.OURS)
 
     def reached(connection: sa.Connection, number: int) -> bool:
         found = steps.state(connection, table, schema)
@@ -109,8 +108,7 @@ def downgrade(bind: Bind, *, to: int = 0, table: str = "idemtable", schema: str 
     version knows.
     """
     check_names(table, schema)
-    if not 0 <= to <= STEP:
-        raise ValueError(f"to must be 0 to {STEP}, the steps this version of idemtable has, not {to!r}")
+    steps.checked_step(to, "to", 0, STEP, steps.OURS)
 
     def work(connection: sa.Connection) -> tuple[int, ...]:
         ran = []
@@ -144,6 +142,8 @@ def sql(
     name = _backend(dialect)
     transactional_ddl = named(name).transactional_ddl
     to = STEP if to is None else to
+    steps.checked_step(frm, "frm", 0, STEP, steps.OURS)
+    steps.checked_step(to, "to", 0, STEP, steps.OURS)
     out = io.StringIO()
     options = {"as_sql": True, "output_buffer": out, "literal_binds": True}
     if transactional_ddl is not None:
@@ -244,12 +244,14 @@ def connected(bind: Bind, work: Callable[[sa.Connection], T], *, as_it_is: bool 
     if isinstance(bind, sa.Engine):
         with dropping_dead(bind), bind.connect() as connection:
             return work(fresh(connection))
-    if isinstance(bind, (str, sa.URL)):
+    if isinstance(bind, str | sa.URL):
         url = make_url(bind)
         if not url.get_dialect().is_async:
             engine = sa.create_engine(url, poolclass=sa.NullPool)
             with engine.connect() as connection:
                 return work(fresh(connection))
+    elif not is_async(bind):
+        raise TypeError(f"expected an Engine, an AsyncEngine or a URL, not {bind!r}")
 
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("an event loop is running in this thread: call this through asyncio.to_thread")

@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
 from ..errors import SessionNotUsableError
@@ -56,9 +56,13 @@ def configure_sqlite(engine: Engine | Any) -> None:
             is harmless.
 
     Raises:
+        TypeError: it is no engine.
         ValueError: the engine is for another database.
     """
-    engine = root(getattr(engine, "sync_engine", engine))
+    sync = getattr(engine, "sync_engine", engine)
+    if not isinstance(sync, Engine):
+        raise TypeError(f"configure_sqlite takes an Engine or an AsyncEngine, not {engine!r}")
+    engine = root(sync)
     if not isinstance(engine.dialect, SQLiteDialect):
         raise ValueError(f"configure_sqlite takes an engine for SQLite, not for {engine.dialect.name}")
     if not event.contains(engine, "begin", _begin):

@@ -109,10 +109,12 @@ def run(
         sqlalchemy.exc.DBAPIError: the database cannot be reached, or this role may not make a table.
     """
     check_names(table, schema)
-    if not 1 <= seconds <= 3600:
-        raise ValueError(f"seconds must be 1 to 3600, not {seconds}")
-    if not _FEWEST <= callers <= 64:
-        raise ValueError(f"callers must be 2 to 64, not {callers}")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= 3600:
+        raise ValueError(f"seconds must be 1 to 3600, not {seconds!r}")
+    if isinstance(callers, bool) or not isinstance(callers, int) or not _FEWEST <= callers <= 64:
+        raise ValueError(f"callers must be 2 to 64, not {callers!r}")
+    if not callable(told):
+        raise TypeError(f"told= takes a function of a check, not {told!r}")
     url = make_url(url)
     database = database_named(url.get_backend_name())
     if url.get_dialect().is_async:

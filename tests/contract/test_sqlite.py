@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import aiosqlite
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import sessionmaker
 
 import idemtable
 from idemtable import InProgressError, ReentrantCallError, RowLockedError, SessionNotUsableError
@@ -99,6 +101,12 @@ def test_binding_a_table_is_the_cure_too(sqlite_db: Database, bare: Any, order: 
 
     other("k")
     assert sqlite_db.effects() == ["earlier", "k"]
+
+
+def test_configure_sqlite_refuses_what_is_no_engine() -> None:
+    for wrong in (None, "sqlite:///shop.db", sessionmaker(sa.create_engine("sqlite://")), lambda: None, Mock()):
+        with pytest.raises(TypeError, match="configure_sqlite takes an Engine or an AsyncEngine, not"):
+            idemtable.configure_sqlite(wrong)
 
 
 def test_configure_sqlite_refuses_an_engine_for_another_database() -> None:

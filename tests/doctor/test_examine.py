@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import sessionmaker
 
 from idemtable import IdemTable, doctor, multi_host, upgrade
 from idemtable.dialects.catalogue import mysql, nodes, postgresql, sqlite
@@ -558,6 +559,12 @@ def test_the_log_and_the_replicas_of_a_server_are_judged() -> None:
 def test_a_server_that_is_not_there_or_a_name_that_cannot_be(run: Run) -> None:
     assert run("doctor", "--url", NOWHERE).code == 3
     assert run("doctor", "--url", NOWHERE, "--table", "a b").code == 2
+
+
+def test_what_is_no_engine_and_no_url_is_refused() -> None:
+    for wrong in (None, sessionmaker(sa.create_engine("sqlite://"))):
+        with pytest.raises(TypeError, match="expected an Engine, an AsyncEngine or a URL, not"):
+            doctor.examine(wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("seconds", "level"), [(0, Level.GOOD), (10, Level.NOTE), (7200, Level.MEND)])

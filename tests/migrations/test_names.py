@@ -147,12 +147,25 @@ def test_steps_that_cannot_be_are_refused(engine: sa.Engine) -> None:
         lambda: steps.upgrade(engine, to=99),
         lambda: steps.downgrade(engine, to=-1),
         lambda: steps.sql("sqlite", to=99),
+        lambda: steps.sql("sqlite", to="1"),  # type: ignore[arg-type]
+        lambda: steps.sql("sqlite", frm=99),
+        lambda: steps.upgrade(engine, to="1"),  # type: ignore[arg-type]
+        lambda: steps.downgrade(engine, to=None),  # type: ignore[arg-type]
+        lambda: schema.upgrade(to=None),  # type: ignore[arg-type]
+        lambda: schema.upgrade(to=1, frm="0"),  # type: ignore[arg-type]
+        lambda: schema.downgrade(frm="1", to=0),  # type: ignore[arg-type]
+        lambda: schema.downgrade(frm=1, to=1),
         lambda: steps.revision_text(to=99),
         lambda: steps.upgrade(engine, create_schema=True),
         lambda: steps.sql("oracle"),
     ):
         with pytest.raises(ValueError):
             call()
+    with pytest.raises(TypeError, match="create_schema= takes True or False, not 'no'"):
+        schema.upgrade(to=1, schema="shop", create_schema="no")  # type: ignore[arg-type]
+    for call in (steps.upgrade, steps.check):
+        with pytest.raises(TypeError, match="expected an Engine, an AsyncEngine or a URL, not None"):
+            call(None)
     assert tables(engine) == set()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import subprocess
@@ -371,6 +372,20 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(args: tuple[str, ...]
     ended = run("verify", *args)
     assert ended.code == 2
     assert said in ended.err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"seconds": "30"}, ValueError),
+        ({"seconds": math.nan}, ValueError),
+        ({"callers": 2.5}, ValueError),
+        ({"told": "print"}, TypeError),
+    ],
+)
+def test_what_cannot_be_is_refused_from_a_program_too(wrong: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match=next(iter(wrong))):
+        verify.run(NOWHERE, **wrong)
 
 
 def test_a_server_or_a_file_that_is_not_there(tmp_path: Path, run: Run) -> None:
