@@ -86,6 +86,8 @@ class IdempotencyMiddleware:
     ) -> None:
         if not isinstance(idem, IdemTable | AsyncIdemTable):
             raise TypeError(f"the middleware takes an IdemTable or AsyncIdemTable, not {idem!r}")
+        if not callable(app):
+            raise TypeError(f"the middleware takes an ASGI application, not {app!r}")
         self.app = app
         self.idem = idem
         self._rules = Rules(idem._settings, tenant=tenant, **options)

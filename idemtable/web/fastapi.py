@@ -26,9 +26,11 @@ except ImportError as error:
 
 from ..errors import IdempotencyError
 from ..keys import checked_tenant
+from ..settings import checked_flag
 from ..tokens import AsyncTokens, Tokens
 from .asgi import IdempotencyMiddleware
-from .field import PATTERNS, Syntax, checked_field, checked_methods
+from .field import PATTERNS, Syntax, checked_field, checked_methods, checked_syntax
+from .messages import Request
 from .problems import DOCS, refusal
 from .wishes import keep_nothing
 
@@ -70,10 +72,12 @@ def token_router(
         path: of the endpoint.
 
     Raises:
-        TypeError: `tokens` are none.
+        TypeError: `tokens` are none, or `subject` is no function.
     """
     if not isinstance(tokens, Tokens | AsyncTokens):
         raise TypeError(f"token_router takes what idem.tokens(…) returns, not {tokens!r}")
+    if subject is not None and not callable(subject):
+        raise TypeError(f"subject= takes a function that says whom a token is for, or None, not {subject!r}")
     router = APIRouter()
     whose = Depends(_dependency(subject))
 
@@ -161,7 +165,7 @@ def document(
     *,
     methods: Collection[str] | None = None,
     header: str | None = None,
-    required: bool | None = None,
+    required: bool | Callable[[Request], bool] | None = None,
     syntax: Syntax | None = None,
 ) -> None:
     """Have an application's OpenAPI tell of the header, and of 400, 409 and 422, on the operations that are protected.
@@ -173,10 +177,16 @@ def document(
     Raises:
         TypeError, ValueError: an argument cannot be.
     """
+    if not isinstance(app, FastAPI):
+        raise TypeError(f"document takes the FastAPI application, not {app!r}")
     if methods is not None:
         methods = checked_methods(methods)
     if header is not None:
         checked_field(header, "header")
+    if required is not None and not callable(required):
+        checked_flag(required, "required")
+    if syntax is not None:
+        checked_syntax(syntax)
     original = app.openapi
     told = {"methods": methods, "header": header, "required": required, "syntax": syntax}
     options = {name: value for name, value in told.items() if value is not None}

@@ -26,6 +26,7 @@ try:
 except ImportError as error:
     raise ImportError('idemtable.web.flask needs Flask: pip install "idemtable[flask]"') from error
 
+from ..annotations import refuse_async
 from ..errors import IdempotencyError
 from ..keys import checked_tenant
 from ..tokens import Tokens
@@ -69,6 +70,9 @@ def init_app(app: Flask, idem: IdemTable, *, tenant: Any, **options: Unpack[Opti
             return tenant(asking)
 
     own = copy(checked_table(idem))
+    if not isinstance(app, Flask):
+        raise TypeError(f"init_app takes the Flask application, not {app!r}")
+    refuse_async(tenant, "tenant")
     own._settings = replace(
         idem._settings, binding=type(idem._settings.binding)(idem._settings.binding.given), _known=[]
     )
@@ -117,10 +121,13 @@ def token_blueprint(
         name: of the blueprint.
 
     Raises:
-        TypeError: `tokens` are async, or none.
+        TypeError: `tokens` are async, or none; `subject` is no function, or an async one.
     """
     if not isinstance(tokens, Tokens):
         raise TypeError(f"token_blueprint takes what IdemTable.tokens(…) returns, not {tokens!r}")
+    if subject is not None and not callable(subject):
+        raise TypeError(f"subject= takes a function that says whom a token is for, or None, not {subject!r}")
+    refuse_async(subject, "subject")
     blueprint = Blueprint(name, __name__)
 
     @blueprint.post(path)

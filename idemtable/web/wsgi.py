@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Unpack
 
+from ..annotations import refuse_async
 from ..claim.run import Run
 from ..errors import IdempotencyError, ResultNotSerializableError
 from ..table import IdemTable
@@ -40,8 +41,11 @@ class WSGIIdempotencyMiddleware:
     """
 
     def __init__(self, app: App, idem: IdemTable, *, tenant: Any, **options: Unpack[Options]) -> None:
-        self.app = app
         self.idem = checked_table(idem)
+        if not callable(app):
+            raise TypeError(f"the middleware takes a WSGI application, not {app!r}")
+        refuse_async(tenant, "tenant")
+        self.app = app
         self._rules = Rules(idem._settings, tenant=tenant, **options)
         if "_" in self._rules.header:
             raise ValueError("header= has an underscore, which WSGI cannot tell from a hyphen: name it with a hyphen")

@@ -158,6 +158,17 @@ def test_an_async_callable_that_nobody_awaits_is_refused(plain_db: Database, nam
         AsgiSite(plain_db, order, **{name: asked})
 
 
+def test_a_middleware_round_nothing_is_refused_where_it_is_made(plain_db: Database) -> None:
+    async def asked(_: Any) -> str:
+        return "u-1"
+
+    for middleware, kind in ((IdempotencyMiddleware, "ASGI"), (WSGIIdempotencyMiddleware, "WSGI")):
+        with pytest.raises(TypeError, match=f"takes an? {kind} application, not None"):
+            middleware(None, plain_db.idem, tenant=SINGLE_TENANT)
+    with pytest.raises(TypeError, match="tenant= is async"):
+        WSGIIdempotencyMiddleware(lambda environ, start_response: [], plain_db.idem, tenant=asked)
+
+
 def test_a_tenant_of_another_type_is_the_programs_mistake(site: Build) -> None:
     shop = site(order, tenant=lambda request: 7)
     with pytest.raises(TypeError, match="tenant= has returned a int: return a str"):

@@ -370,11 +370,33 @@ def test_openapi_tells_of_the_header_and_the_refusals_where_requests_are_protect
 
 @pytest.mark.parametrize(
     ("options", "kind"),
-    [({"methods": "POST"}, TypeError), ({"methods": ()}, ValueError), ({"header": "a b"}, ValueError)],
+    [
+        ({"methods": "POST"}, TypeError),
+        ({"methods": ()}, ValueError),
+        ({"header": "a b"}, ValueError),
+        ({"required": "no"}, TypeError),
+        ({"syntax": "lax"}, ValueError),
+    ],
 )
 def test_openapi_tells_of_nothing_that_cannot_be(options: dict[str, Any], kind: type[Exception]) -> None:
-    with pytest.raises(kind, match=f"{next(iter(options))}= takes"):
+    with pytest.raises(kind, match=f"{next(iter(options))}= (takes|is)"):
         document(FastAPI(), **options)
+
+
+def test_a_helper_of_a_framework_refuses_what_it_cannot_work_with() -> None:
+    idem = IdemTable(sa.create_engine("sqlite://"))
+    tokens = idem.tokens("checkout", ttl=timedelta(minutes=30))
+    with pytest.raises(TypeError, match="document takes the FastAPI application, not None"):
+        document(None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="init_app takes the Flask application, not None"):
+        idemtable.web.flask.init_app(None, idem, tenant=SINGLE_TENANT)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="tenant= is async"):
+        idemtable.web.flask.init_app(Flask(__name__), idem, tenant=asynchronous)
+    for issuing in (token_router, idemtable.web.flask.token_blueprint):
+        with pytest.raises(
+            TypeError, match="subject= takes a function that says whom a token is for, or None, not 'user'"
+        ):
+            issuing(tokens, subject="user")
 
 
 def test_openapi_shows_what_a_key_looks_like_and_that_a_body_may_be_unreadable(plain_db: Database) -> None:
@@ -542,7 +564,10 @@ def test_flask_says_that_nobody_awaits_the_subject_of_a_token(plain_db: Database
     app = flask_app(plain_db)
     app.testing = True
     tokens = plain_db.idem.tokens("checkout", ttl=timedelta(minutes=30))
-    app.register_blueprint(idemtable.web.flask.token_blueprint(tokens, subject=Subject()))
+    with pytest.raises(TypeError, match="subject= is async"):
+        idemtable.web.flask.token_blueprint(tokens, subject=Subject())
+    whose = Subject()
+    app.register_blueprint(idemtable.web.flask.token_blueprint(tokens, subject=lambda request: whose(request)))
     with pytest.raises(TypeError, match="subject= is async"):
         app.test_client().post("/tokens")
 
