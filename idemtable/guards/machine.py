@@ -98,7 +98,7 @@ class StateMachine:
             raise TypeError(f"transitions are a mapping of each state to those it may become, not {transitions!r}")
         steps: dict[Any, tuple[Any, ...]] = {}
         for name, targets in transitions.items():
-            if isinstance(targets, str | Enum) or not isinstance(targets, Collection):
+            if isinstance(targets, str | bytes | bytearray | memoryview | Enum) or not isinstance(targets, Collection):
                 raise TypeError(f"the targets of {name!r} are a set such as {{'paid'}}, not {targets!r}")
             state = self._state(name)
             if state in steps:

@@ -74,8 +74,12 @@ def assert_idempotent(
     """
     if not callable(call):
         raise TypeError(f"assert_idempotent takes a function of a key, not {call!r}")
-    if isinstance(ignore, str):
-        raise TypeError(f"ignore= takes names of tables, such as [{ignore!r}]")
+    if (
+        isinstance(ignore, str)
+        or not isinstance(ignore, Collection)
+        or not all(isinstance(name, str) for name in ignore)
+    ):
+        raise TypeError(f"ignore= takes names of tables, such as ['audit'], not {ignore!r}")
     checked_engine(engine)
     if checked_count(callers, "callers") < 2:
         raise ValueError("callers must be at least 2: one alone meets nobody")

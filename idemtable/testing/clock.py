@@ -45,12 +45,14 @@ class FrozenClock:
             The time that it shows now.
 
         Raises:
-            TypeError, ValueError: `by` is no timedelta, or less than zero.
+            TypeError, ValueError: `by` is no timedelta, less than zero, or leads past the year 9999.
         """
         if not isinstance(by, timedelta):
             raise TypeError(f"advance takes a timedelta, not {by!r}")
         if by < timedelta():
             raise ValueError("a clock only goes on: advance takes a timedelta of zero or more")
+        if by > datetime.max.replace(tzinfo=UTC) - self.now:
+            raise ValueError(f"the clock shows no time after the year 9999, and advance was given {by}")
         self.now += by
         return self.now
 

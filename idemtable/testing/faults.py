@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 from ..claim import nesting, steps
 from ..claim.steps import Moment, Step
 from ..claim.verdict import begin_again
+from ..keys import checked_scope
 from ..settings import checked_count
 
 
@@ -106,7 +107,10 @@ def fail_at(
         raise TypeError(f"error= takes an exception or its class, not {error!r}")
     made = error
     return Failure(
-        step, scope, checked_count(times, "times"), lambda _: made if isinstance(made, BaseException) else made()
+        step,
+        _scope(scope),
+        checked_count(times, "times"),
+        lambda _: made if isinstance(made, BaseException) else made(),
     )
 
 
@@ -130,7 +134,11 @@ def restart_at(step: Step | str, *, scope: str | None = None, times: int = 1) ->
     step = _step(step)
     if step is Step.GAVE_BACK:
         raise ValueError("a call that has given back is over: restart it at a step before that")
-    return Failure(step, scope, checked_count(times, "times"), lambda moment: begin_again(moment.request.scope))
+    return Failure(step, _scope(scope), checked_count(times, "times"), lambda moment: begin_again(moment.request.scope))
+
+
+def _scope(scope: str | None) -> str | None:
+    return None if scope is None else checked_scope(scope)
 
 
 def _step(step: Step | str) -> Step:

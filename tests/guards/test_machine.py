@@ -311,6 +311,7 @@ def test_an_event_whose_row_is_held_for_too_long_is_still_in_progress(shop: Shop
         (Order.status, {"created": set()}, ValueError, "at least one step"),
         (Order.status, [("created", "paid")], TypeError, "mapping"),
         (Order.status, {"created": "paid"}, TypeError, "such as"),
+        (Order.status, {"created": b"paid"}, TypeError, "such as"),
         (Order.status, {"created": {"created"}}, ValueError, "leads to itself"),
         (Order.status, {"created": {None}}, ValueError, "None"),
         (Order.status, {"created": [["paid"]]}, TypeError, "one value"),

@@ -284,8 +284,9 @@ def test_what_cannot_be_is_refused_before_anything_is_called() -> None:
         assert_idempotent(call, sa.create_engine("sqlite://"))
     with pytest.raises(TypeError, match="takes a function of a key, not 'orders'"):
         assert_idempotent("orders", db.engine)  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match=r"ignore= takes names of tables, such as \['audit'\]"):
-        assert_idempotent(call, db.engine, ignore="audit")
+    for names in ("audit", None, [1]):
+        with pytest.raises(TypeError, match=r"ignore= takes names of tables, such as \['audit'\]"):
+            assert_idempotent(call, db.engine, ignore=names)  # type: ignore[call-overload]
     for callers, error in ((1, ValueError), (0, ValueError), ("8", TypeError)):
         with pytest.raises(error, match="callers"):
             assert_idempotent(call, db.engine, callers=callers)  # type: ignore[call-overload]

@@ -130,3 +130,5 @@ def test_a_clock_goes_on_by_a_timedelta() -> None:
             clock.advance(3600)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="a clock only goes on"):
             clock.advance(-HOUR)
+        with pytest.raises(ValueError, match="no time after the year 9999"):
+            clock.advance(timedelta.max)

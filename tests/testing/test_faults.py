@@ -144,5 +144,8 @@ def test_what_cannot_be_is_refused() -> None:
         fail_at("stored", "boom")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="times"):
         fail_at("stored", times=0)
+    for fault in (fail_at, restart_at):
+        with pytest.raises(TypeError, match="a scope is a name"):
+            fault("stored", scope=7)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a call that has given back is over"):
         restart_at("gave_back")
