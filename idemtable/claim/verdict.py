@@ -168,7 +168,9 @@ class Verdict:
             and not self.restarts
         )
 
-    def meaning(self, settings: Settings, scope: str, *, repeats: bool, waits: bool = True) -> IdempotencyError | None:
+    def meaning(
+        self, settings: Settings, scope: str, *, repeats: bool, waits: bool = True, held: str | None = None
+    ) -> IdempotencyError | None:
         """Return what the error of one of the library's own statements tells a caller; ``None``: what it says itself.
 
         Args:
@@ -176,6 +178,7 @@ class Verdict:
             scope: of the call.
             repeats: whether whoever asks can begin again. If not, the caller is told to.
             waits: whether it was a key that somebody could hold. If not, a limit on a statement's time is just that.
+            held: what it waited for, where that was no call with the same key.
         """
         if why := self._dialect.misread(self.error):
             return SessionNotUsableError(f"{scope}: {why}", scope=scope)
@@ -198,7 +201,8 @@ class Verdict:
             )
         # Of a file's one lock it is the same, whoever asked for it.
         if self.is_busy and (self._dialect.is_file or (waits and self._was_told(Fault.BUSY))):
-            return InProgressError(f"{scope}: {self._dialect.busy}; try again later", scope=scope, retry_after=1.0)
+            why = self._dialect.busy if held is None or self._dialect.is_file else held
+            return InProgressError(f"{scope}: {why}; try again later", scope=scope, retry_after=1.0)
         if not repeats and not faults.isdisjoint(_GONE):
             return begin_again(scope)
         return None
