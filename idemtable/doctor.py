@@ -55,6 +55,8 @@ def examine(bind: Bind, *, table: str = "idemtable", schema: str | None = None) 
 
     Raises:
         ValueError: a name or a URL that cannot be, or a database that is not supported.
+        TypeError: `bind` is none of these.
+        RuntimeError: an event loop is running in this thread, and the driver is async.
         sqlalchemy.exc.DBAPIError: the database cannot be reached.
     """
     check_names(table, schema)

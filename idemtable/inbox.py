@@ -83,7 +83,8 @@ class Inbox(BaseInbox):
                 must be longer than a message can wait, among the dead letters too.
 
         Raises:
-            ValueError: at decoration, for a name that is no parameter, or a second handler in this inbox.
+            ValueError: at decoration, for a name that is no parameter, a value out of range, or a second handler in this
+                inbox.
             TypeError: at decoration, for a result type that cannot be stored, or a function without a session.
         """
         return self._decorator(message_id, options)  # type: ignore[no-any-return]

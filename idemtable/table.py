@@ -103,8 +103,8 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
                 elsewhere the claim comes first, as always.
 
         Raises:
-            ValueError: at decoration, for a name that is no parameter, or a scope that another function has.
-            TypeError: at decoration, for a result type that cannot be stored, or a function without a session.
+            ValueError: at decoration, for a name that is no parameter, a value out of range, or another function's scope.
+            TypeError: at decoration, for a result type that cannot be stored, a function without a session, an async spec.
         """
         options: Options = {
             "tenant": tenant,
@@ -182,7 +182,7 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
 
         Raises:
             RetryTransactionError: roll the transaction back and begin it again.
-            SessionNotUsableError: the session cannot carry a claim.
+            SessionNotUsableError: the session cannot carry a claim. TypeError: it is none.
             IdempotencyError: what a decorated call raises.
         """
         return Claim(self._settings, self._block(scope, key, tenant, payload, returns, ttl, wait), self._lent(session))
