@@ -18,6 +18,7 @@ from .forms import (
     BY_NAME,
     CAREFUL,
     CONTAINERS,
+    HOW,
     INTERFACES,
     PLAIN,
     SCALARS,
@@ -285,10 +286,7 @@ def _unrolled(payload: Any, defaults: Mapping[str, Default] | None = None) -> Ra
         frame = frames[-1]
         for part in frame.parts:
             if id(part) in above:
-                raise TypeError(
-                    f"cannot take the fingerprint of a {type(part).__name__} that contains itself: say what identifies "
-                    f"the request with payload=(names of parameters), a callable, or payload=None for no check"
-                )
+                raise TypeError(f"cannot take the fingerprint of a {type(part).__name__} that contains itself: {HOW}")
             above.add(id(part))
             frames.append(_Frame(part, _speller[type(part)]))
             break

@@ -43,6 +43,13 @@ _SINGLE, TWOFOLD = range(22, 24)
 encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
+HOW: Final = (
+    "say what identifies the request by payload=: plain values, under a decorator names of parameters or a callable, or "
+    "None for no check"
+)
+"""What is to be said of a payload that nobody can compare."""
+
+
 def ext(code: int, form: Form, *parts: Any) -> Ext:
     """Return an extension of several parts."""
     return Ext(code, encode([form(part) for part in parts]))
@@ -51,10 +58,7 @@ def ext(code: int, form: Form, *parts: Any) -> Ext:
 def unknown(value: Any, form: Form, plain: frozenset[type]) -> Any:
     """Refuse a value that has no form, and say what to do instead."""
     what = f"{type(value).__name__}, an iterator that this would empty" if hasattr(value, "__next__") else None
-    raise TypeError(
-        f"cannot take the fingerprint of {what or type(value).__name__}: say what identifies the request with "
-        f"payload=(names of parameters), a callable, or payload=None for no check"
-    )
+    raise TypeError(f"cannot take the fingerprint of {what or type(value).__name__}: {HOW}")
 
 
 # --- scalars ---------------------------------------------------------------------------------------------------------

@@ -350,7 +350,7 @@ def test_what_has_no_canonical_form_is_refused_with_the_cure(payload: Any) -> No
 
 def test_an_iterator_is_refused_and_keeps_what_it_has() -> None:
     numbers = iter([1, 2])
-    with pytest.raises(TypeError, match="an iterator that this would empty"):
+    with pytest.raises(TypeError, match=r"an iterator that this would empty: .*plain values, under a decorator"):
         fingerprint({"numbers": numbers})
     assert list(numbers) == [1, 2]
 
@@ -422,7 +422,7 @@ def endless_object() -> Any:
 @pytest.mark.parametrize("make", [endless_list, endless_dict, endless_object])
 def test_what_contains_itself_is_refused_with_the_cure(make: Any) -> None:
     for payload in (make(), {"a": [make()]}, Node(make())):
-        with pytest.raises(TypeError, match=r"contains itself.*payload="):
+        with pytest.raises(TypeError, match=r"contains itself.*payload=: plain values, under a decorator"):
             fingerprint(payload)
 
 
