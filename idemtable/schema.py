@@ -274,7 +274,14 @@ def _downgrade(frm: int, to: int, table: str, schema: str | None) -> None:
 def _in_revision(table: str, schema: str | None) -> Iterator[tuple[str, str | None]]:
     from alembic import op
 
-    if op.get_context().as_sql:
+    try:
+        context = op.get_context()
+    except NameError:  # Alembic's own text tells to put the call into a function, where it fails as well
+        raise RuntimeError(
+            "this runs in a revision of Alembic's alone: elsewhere call idemtable.upgrade.upgrade(engine), or run "
+            "`idemtable db upgrade`"
+        ) from None
+    if context.as_sql:
         yield table, schema
     else:
         bind = op.get_bind()

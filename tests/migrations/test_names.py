@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -167,6 +169,15 @@ def test_steps_that_cannot_be_are_refused(engine: sa.Engine) -> None:
         with pytest.raises(TypeError, match="expected an Engine, an AsyncEngine or a URL, not None"):
             call(None)
     assert tables(engine) == set()
+
+
+@pytest.mark.parametrize("call", ["upgrade(to=1)", "downgrade(frm=1, to=0)"])
+def test_a_step_outside_a_revision_names_what_to_call_there(call: str) -> None:
+    # In a process of its own: after a revision that has failed, Alembic still has its connection.
+    command = [sys.executable, "-c", f"from idemtable import schema; schema.{call}"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "RuntimeError: this runs in a revision of Alembic's alone" in ended.stderr
+    assert "call idemtable.upgrade.upgrade(engine)" in ended.stderr
 
 
 def test_every_step_has_its_own_number_and_both_ways() -> None:
