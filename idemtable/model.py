@@ -34,11 +34,11 @@ class Status(StrEnum):
     """Claimed. Other transactions only ever see it when a function committed behind the library's back."""
     COMPLETED = "completed", 1
     FAILED = "failed", 2
-    """An exception named in ``remember`` is the stored result."""
+    """An exception named in ``remember`` is the stored result of a key."""
     ISSUED = "issued", 3
     """A one-time token that nobody has redeemed."""
     SPENT = "spent", 4
-    """A redeemed token; its result stands in the row."""
+    """A redeemed token; its result stands in the row, or the exception to remember."""
     LOCK = "lock", 5
     """Not a key at all: a row that serves as a lock (the purge runner's lease, a lock by name)."""
     UNKNOWN = "unknown", -1
@@ -51,6 +51,10 @@ class Status(StrEnum):
 
 
 _STATUSES: Final[dict[int, Status]] = {status.code: status for status in Status}
+
+
+EXCEPTION: Final = "exception"
+"""In place of a codec's name: what is stored is an exception."""
 
 
 class Request(NamedTuple):
@@ -113,8 +117,6 @@ class Wanted:
     """One of these; empty for any."""
     expired: bool = False
     unfinished: bool = False
-    keyless: bool = False
-    """Without a readable key, as tokens are."""
 
 
 @dataclass(frozen=True, slots=True)

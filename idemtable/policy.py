@@ -7,6 +7,7 @@ from datetime import datetime
 from .errors import ExpiredTokenError, SpentTokenError, UnknownTokenError
 from .fingerprint import VERSIONS
 from .model import (
+    EXCEPTION,
     Decision,
     Mismatch,
     Newer,
@@ -88,18 +89,17 @@ def decide_token(stored: Stored | None, request: Request, *, replay: bool) -> De
             return Unfinished(stored)
         case Status.UNKNOWN:
             return Newer(stored)
-        case Status.ISSUED | Status.SPENT | Status.FAILED if record.expires_at <= stored.now and not settling:
+        case Status.ISSUED | Status.SPENT if record.expires_at <= stored.now and not settling:
             return Refuse(ExpiredTokenError)
         case Status.ISSUED:
             return Won()
-        case Status.SPENT | Status.FAILED if not settling and not replay:
+        case Status.SPENT if not settling and not replay:
             return Refuse(SpentTokenError)
-        case Status.SPENT | Status.FAILED if not settling and (refusal := _compared(stored, request)) is not None:
+        case Status.SPENT if not settling and (refusal := _compared(stored, request)) is not None:
             return refusal if isinstance(refusal, Newer) else Refuse(SpentTokenError)
+        # Spent by an exception too: it has the token's own time, which counts from issuing, and no longer one.
         case Status.SPENT:
-            return Replay(stored)
-        case Status.FAILED:
-            return Reraise(stored)
+            return Reraise(stored) if record.codec == EXCEPTION else Replay(stored)
         case _:
             return Refuse(UnknownTokenError)
 

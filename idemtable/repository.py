@@ -331,8 +331,6 @@ class Records:
             which.append(_any_of(wanted.statuses))
         if wanted.expired:
             which.append(_EXPIRED)
-        if wanted.keyless:
-            which.append("{key} IS NULL")
         if wanted.unfinished:
             which.append(f"status = {Status.IN_PROGRESS.code}")
         rows: Any = self.dialect.statement(_LIST.replace("{which}", " AND ".join(which)))(connection, values)

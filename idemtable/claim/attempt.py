@@ -10,7 +10,7 @@ from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceCl
 
 from ..codecs import exceptions, sealed
 from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TokenError, TransactionError
-from ..model import Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won, tell_outcome
+from ..model import EXCEPTION, Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won, tell_outcome
 from . import late, nesting, steps
 from .returned import RollBack, Unkept
 from .settle import UNKEPT, disown, give, reopen, settle
@@ -289,7 +289,7 @@ class Attempt:
             raise broken_out(self._call.request.scope) from error
         self._checked(self._work.rollback)
         self._work = None
-        self._commit(Status.FAILED, exceptions.CODEC, data)
+        self._commit(self._call.kind.failed, EXCEPTION, data)
         tell_outcome(error, Outcome(None, False, self._number, None))
 
     def _abandon(self) -> Exception | None:

@@ -36,6 +36,8 @@ class Kind(ABC):
 
     status: ClassVar[Status]
     """Of a row that holds its result."""
+    failed: ClassVar[Status] = Status.FAILED
+    """Of a row that holds an exception to remember."""
     ends: ClassVar[bool] = True
     """Whether its last statement can have COMMIT behind it."""
     settles: ClassVar[bool] = True
@@ -160,7 +162,7 @@ class Token(Kind):
         replay: whether a second use may have the first one's result.
     """
 
-    status = Status.SPENT
+    status = failed = Status.SPENT
     noun, cure = "token", "revoke the token"
 
     def __init__(self, holder: bytes, *, replay: bool) -> None:

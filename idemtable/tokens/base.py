@@ -144,8 +144,7 @@ class BaseTokens:
         return lambda records, connection: records.forget(connection, id, self._settings.wait)
 
     def _listing(self, limit: int) -> Callable[[Connection], list[Record]]:
-        # A remembered failure has spent its token; that of a key of the same scope has the key beside it.
-        wanted = Wanted(self._scope, statuses=frozenset({Status.ISSUED, Status.SPENT, Status.FAILED}), keyless=True)
+        wanted = Wanted(self._scope, statuses=frozenset({Status.ISSUED, Status.SPENT}))
         count = checked_count(limit, "limit", LONGEST_LIST)
         return lambda connection: self._settings.records.latest(connection, wanted, count)
 

@@ -141,7 +141,7 @@ class Tokens(BaseTokens):
     def records(self, *, limit: int = 20) -> list[Record]:
         """Return the newest tokens of this scope that stand in the table, issued and spent, at most `limit`.
 
-        A token is spent, too, by an exception that is remembered: its status is FAILED.
+        A token is spent, too, by an exception that is remembered.
         """
         with explained(self._settings, self._scope, waits=False):
             return self._settings.binding.run(self._listing(limit))  # type: ignore[return-value]

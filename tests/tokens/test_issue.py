@@ -288,21 +288,22 @@ def test_the_list_leaves_out_keys_of_the_same_scope(sync_db: Database) -> None:
     assert len(tokens.records()) == 1
 
 
-def test_the_list_shows_what_a_remembered_failure_has_spent(sync_db: Database) -> None:
-    tokens = desk(sync_db)
+def test_the_list_shows_what_a_remembered_failure_has_spent_and_no_keys(sync_db: Database) -> None:
+    idem = sync_db.table(store_keys=False)
+    tokens = desk(sync_db, table=idem)
 
     @tokens.transactional(token="token", remember=(LookupError,))
     def checkout(session: Any, token: str) -> int:
         raise LookupError
 
-    @sync_db.idem.transactional("checkout", key="key", remember=(LookupError,), share_scope=True)
+    @idem.transactional("checkout", key="key", remember=(LookupError,), share_scope=True)
     def plain(session: Any, key: str) -> int:
         raise LookupError
 
     for call, value in ((checkout, tokens.issue()), (plain, "k")):
         with pytest.raises(LookupError):
             call(value)
-    assert [(record.status, record.key) for record in tokens.records()] == [(Status.FAILED, None)]
+    assert [(record.status, record.key) for record in tokens.records()] == [(Status.SPENT, None)]
 
 
 def test_without_the_table_the_error_is_the_cure(sync_db: Database) -> None:

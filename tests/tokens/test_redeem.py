@@ -21,6 +21,7 @@ from idemtable import (
     TokenError,
     UnknownTokenError,
 )
+from idemtable.testing import frozen_clock
 from tests.support.database import Database, effect
 from tests.support.tokens import desk, sent
 
@@ -133,6 +134,25 @@ def test_a_remembered_exception_spends_the_token(db: Database, tokens: Any) -> N
     with pytest.raises(SpentTokenError):
         pay(token, 2)
     assert db.effects() == []
+
+
+def test_a_remembered_exception_gives_a_token_no_more_time_than_a_result(db: Database) -> None:
+    tokens = desk(db, ttl=timedelta(minutes=30))
+
+    @tokens.transactional(token="token", remember=(CardDeclinedError,))
+    def pay(session: Any, token: str) -> int:
+        raise CardDeclinedError("5 EUR", 1)
+
+    token = tokens.issue()
+    with frozen_clock() as clock:
+        clock.advance(timedelta(minutes=20))
+        with pytest.raises(CardDeclinedError):
+            pay(token)
+        [record] = tokens.records()
+        assert record.expires_at - record.created_at == timedelta(minutes=30)
+        clock.advance(timedelta(minutes=15))
+        with pytest.raises(ExpiredTokenError):
+            pay(token)
 
 
 @pytest.mark.parametrize("replay", [True, False])
