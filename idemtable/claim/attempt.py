@@ -64,7 +64,6 @@ class Attempt:
         self._reserved: Reserving | None = None
         """What was had before the transaction, and goes back if nothing comes of it."""
         self._claimed = False
-        self._leaving = False
         self.is_over = False  # undone: there is nothing more to undo
 
     @property
@@ -212,8 +211,7 @@ class Attempt:
             if kept:
                 if steps.listeners:
                     self._tell(Step.STORED)
-                # From here on nobody can say for sure that nothing was committed.
-                self._leaving = tx.owned
+                tx.depart(is_told=not call.kind.settles)
             return kept
 
         # A savepoint is gone where the business has sent COMMIT as text: the driver says so of its release.
@@ -271,7 +269,7 @@ class Attempt:
             raise begin_again(scope) from error
         if not verdict.is_gone or not isinstance(error, Exception):
             return
-        if self._leaving and not self._call.kind.settles:
+        if self._tx.departed and not self._call.kind.settles:
             raise TransactionError(
                 f"{scope}: COMMIT failed or its answer was lost, and {self._call.kind.unsettled}",
                 scope=scope,
@@ -304,7 +302,7 @@ class Attempt:
         # What is being raised matters more than a look or a rollback that finds the connection or the savepoint gone.
         uncommitted = False
         with suppress(Exception):
-            uncommitted = not self._leaving and self._tx.is_uncommitted()
+            uncommitted = not self._tx.departed and self._tx.is_uncommitted()
         lost: Exception | None = None
         try:
             self._tx.rollback()

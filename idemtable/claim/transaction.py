@@ -43,6 +43,7 @@ class Transaction(ABC):
         owned: whether it begins and ends here.
         session: the Session that the business works in.
         connection: what statements go through, once it was entered.
+        departed: whether COMMIT may have been sent: nobody can say for sure that nothing was committed.
         records: the statements in the words of that connection.
         is_alone: whether it is a transaction of the database's, and not a savepoint in one.
     """
@@ -61,6 +62,7 @@ class Transaction(ABC):
         self._root: SessionTransaction | None = None
         self._watched = False
         self._heard = True
+        self.departed = False
 
     def prepare(self) -> None:  # noqa: B027 - a new session has nothing that is somebody else's
         """Do what belongs to the caller before anything of ours, so that its errors are not taken for ours."""
@@ -121,6 +123,23 @@ class Transaction(ABC):
         self._commit(went=along is not None)
         self._unwatch()
         return True
+
+    def depart(self, *, is_told: bool) -> None:
+        """Take COMMIT for sent from here on; or, where somebody has to know, from when SQLAlchemy sends it.
+
+        A program's own ``before_commit``, or a flush that comes of it, may fail before that.
+
+        Args:
+            is_told: whether somebody has to.
+        """
+        if is_told and self.is_alone:
+            for name in ("commit", "prepare_twophase"):
+                hear(self.connection, name, self._depart)
+        else:
+            self.departed = self.owned
+
+    def _depart(self, connection: Connection, xid: Any = None) -> None:
+        self.departed = True
 
     def rollback(self) -> None:
         """Undo everything since it was entered."""

@@ -225,6 +225,31 @@ def test_a_function_that_committed_does_not_give_the_token_back(db: Database, to
     assert db.effects() == list(ways)
 
 
+def test_what_fails_before_commit_is_sent_gives_the_token_back(db: Database, tokens: Any) -> None:
+    @tokens.transactional(token="token")
+    def checkout(session: Any, token: str, how: str) -> None:
+        effect(session, "paid")
+        if how == "loop":
+            for _ in db.idem.unseen(db.given(session), "import", [{"id": "a"}, {"id": "b"}], key="id"):
+                break
+        elif how == "hook":
+
+            @sa.event.listens_for(session, "before_commit")
+            def refuse(session: Any) -> None:
+                raise LookupError
+
+    token = tokens.issue()
+    with pytest.raises(TransactionError, match="come to its end"):
+        checkout(token, "loop")
+    with pytest.raises(LookupError):
+        checkout(token, "hook")
+    assert db.effects() == []
+    checkout(token, "")
+    with pytest.raises(SpentTokenError):
+        checkout(token, "")
+    assert db.effects() == ["paid"]
+
+
 def test_what_fails_in_commit_does_not_give_the_token_back(db: Database, tokens: Any) -> None:
     @tokens.transactional(token="token")
     def checkout(session: Any, token: str) -> None:
