@@ -211,7 +211,10 @@ class _Rowless(Kind):
 
     def take(self, tx: Transaction, request: Request, stale: bytes | None, wait: float) -> bool:
         tx.watch()
-        send(tx.connection, f"SAVEPOINT {_MARK}")
+        # Of another name than that of a call around this one, which MySQL and MariaDB would take away for it.
+        inside = tx.connection.get_nested_transaction()
+        tx.mark = _MARK if inside is None else f"{_MARK}_{inside._savepoint}"
+        send(tx.connection, f"SAVEPOINT {tx.mark}")
         return True
 
     def decide(self, stored: Stored | None, request: Request) -> Decision:
@@ -220,7 +223,7 @@ class _Rowless(Kind):
     def keep(self, tx: Transaction, request: Request, status: Status, codec: str, data: bytes, along: Any) -> bool:
         # No row to look at: what fails if the transaction is another one by now, or has failed and that was swallowed.
         # COMMIT would not: PostgreSQL answers it with ROLLBACK, and that is no error.
-        send(tx.connection, f"RELEASE SAVEPOINT {_MARK}")
+        send(tx.connection, f"RELEASE SAVEPOINT {tx.mark}")
         return True
 
 

@@ -43,6 +43,7 @@ class Transaction(ABC):
         owned: whether it begins and ends here.
         session: the Session that the business works in.
         connection: what statements go through, once it was entered.
+        mark: a savepoint by which the transaction is known where no row of the call's own is.
         departed: whether COMMIT may have been sent: nobody can say for sure that nothing was committed.
         records: the statements in the words of that connection.
         is_alone: whether it is a transaction of the database's, and not a savepoint in one.
@@ -52,6 +53,7 @@ class Transaction(ABC):
     connection: Connection
     records: Records
     is_alone = False
+    mark: str
 
     def __init__(self, place: Place, session: Session) -> None:
         self._place = place

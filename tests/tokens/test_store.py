@@ -399,6 +399,27 @@ def test_what_the_caller_rolls_back_later_has_spent_the_token(db: Database, toke
         checkout(token, "user:7")
 
 
+def test_a_redemption_inside_another_one_spends_both(db: Database, tokens: Any) -> None:
+    @tokens.transactional(token="token", share_scope=True)
+    def pay(session: Any, token: str) -> str:
+        effect(session, "paid")
+        return "paid"
+
+    @tokens.transactional(token="token", share_scope=True)
+    def checkout(session: Any, token: str, inner: list[str]) -> str:
+        with tokens.redeem(db.given(session), inner[0], returns=str) as claim:
+            claim.result = pay(inner[1])
+        effect(session, "ordered")
+        return claim.result
+
+    token, *inner = tokens.issue_many(3)
+    assert checkout(token, inner) == "paid"
+    assert db.effects() == ["paid", "ordered"]
+    for spent in inner:
+        with pytest.raises(SpentTokenError):
+            pay(spent)
+
+
 def test_a_block_in_the_callers_transaction(db: Database, tokens: Any) -> None:
     token = tokens.issue()
     with db.session() as held:
