@@ -267,14 +267,15 @@ class Attempt:
             # comes after it without what came before. And where the call around this one has ended first, the driver says
             # whatever occurs to it.
             raise begin_again(scope) from error
-        if not verdict.is_gone or not isinstance(error, Exception):
+        if not isinstance(error, Exception):
             return
-        if self._tx.departed and not self._call.kind.settles:
+        # Whatever would begin it again: an answer of the library's too, to a call that a hook at COMMIT has made.
+        if self._tx.departed and not self._call.kind.settles and verdict.restarts:
             raise TransactionError(
                 f"{scope}: COMMIT failed or its answer was lost, and {self._call.kind.unsettled}",
                 scope=scope,
             ) from error
-        if not self._repeats:
+        if verdict.is_gone and not self._repeats:
             raise begin_again(scope) from error
 
     def _remember(self, error: Exception) -> None:

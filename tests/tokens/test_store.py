@@ -19,6 +19,7 @@ from idemtable import (
     IdemTable,
     LostClaimError,
     MissingKeyError,
+    RetryTransactionError,
     SpentTokenError,
     TransactionError,
     UnknownTokenError,
@@ -267,7 +268,14 @@ def test_what_fails_in_commit_does_not_give_the_token_back(db: Database, tokens:
     assert db.effects() == ["paid"]
 
 
-def test_a_commit_whose_answer_is_lost_is_not_repeated(db: Database, tokens: Any) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        sa.exc.OperationalError("COMMIT", {}, Exception("gone"), connection_invalidated=True),
+        RetryTransactionError("of a call that a program's hook makes", scope="mail"),
+    ],
+)
+def test_a_commit_whose_answer_is_lost_is_not_repeated(db: Database, tokens: Any, error: Exception) -> None:
     runs = []
 
     @tokens.transactional(token="token")
@@ -277,7 +285,7 @@ def test_a_commit_whose_answer_is_lost_is_not_repeated(db: Database, tokens: Any
 
         @sa.event.listens_for(session, "after_commit")
         def lose(session: Any) -> None:
-            raise sa.exc.OperationalError("COMMIT", {}, Exception("gone"), connection_invalidated=True)
+            raise error
 
     token = tokens.issue()
     with pytest.raises(TransactionError, match="look whether the effect is there"):
