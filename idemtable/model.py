@@ -55,6 +55,8 @@ _STATUSES: Final[dict[int, Status]] = {status.code: status for status in Status}
 
 EXCEPTION: Final = "exception"
 """In place of a codec's name: what is stored is an exception."""
+UNKEPT: Final = "unkept"
+"""In place of a codec's name: the effect was committed, and its result was not kept."""
 
 
 class Request(NamedTuple):

@@ -10,10 +10,10 @@ from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceCl
 
 from ..codecs import exceptions, sealed
 from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TokenError, TransactionError
-from ..model import EXCEPTION, Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Status, Unfinished, Won, tell_outcome
+from ..model import UNKEPT, Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Unfinished, Won, tell_outcome
 from . import late, nesting, steps
 from .returned import RollBack, Unkept
-from .settle import UNKEPT, disown, give, reopen, settle
+from .settle import disown, give, reopen, settle
 from .steps import Step
 from .transaction import is_open
 from .verdict import begin_again, broken_out
@@ -21,7 +21,7 @@ from .verdict import begin_again, broken_out
 if TYPE_CHECKING:
     from sqlalchemy.orm import SessionTransaction
 
-    from ..model import Record
+    from ..model import Record, Status
     from .course import Course
     from .door import Door
     from .kinds import Reserving
@@ -288,7 +288,7 @@ class Attempt:
             raise broken_out(self._call.request.scope) from error
         self._checked(self._work.rollback)
         self._work = None
-        self._commit(self._call.kind.failed, EXCEPTION, data)
+        self._commit(self._call.kind.failed, exceptions.CODEC, data)
         tell_outcome(error, Outcome(None, False, self._number, None))
 
     def _abandon(self) -> Exception | None:

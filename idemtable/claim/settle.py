@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..codecs import exceptions, opened
 from ..dialects.words import Look
 from ..errors import InProgressError, ResultUnreadableError
-from ..model import Answer, Outcome, Replay, Reraise, Settled, TakeOver, Won, tell_outcome
+from ..model import UNKEPT, Answer, Outcome, Replay, Reraise, Settled, TakeOver, Won, tell_outcome
 from . import steps
 from .explained import meaning
 from .kinds import LOOKS, too_fast
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from ..model import Stored
     from .course import Course
     from .transaction import Transaction
-
-UNKEPT: Final = "unkept"
-"""In place of a codec's name: the effect was committed, and its result was not kept."""
 
 
 def settle(course: Course, tx: Transaction, tell: Callable[[Step], None], *, repeats: bool) -> Settled:

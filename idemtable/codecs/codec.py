@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol, runtime_checkable
 
+from ..model import EXCEPTION, UNKEPT
+
 
 class Carrier(Protocol):
     """Carries values of one type."""
@@ -33,12 +35,14 @@ def register(codec: Codec) -> None:
 
     Raises:
         TypeError: it is not a `Codec`.
-        ValueError: its name is empty or longer than 64 characters.
+        ValueError: its name is empty or longer than 64 characters, or says in a row that no codec wrote it.
     """
     if not isinstance(codec, Codec):
         raise TypeError(f"{codec!r} is not a codec: it needs a name and a method carrier(type)")
     if not isinstance(codec.name, str) or not 0 < len(codec.name) <= 64:
         raise ValueError(f"a codec's name has 1 to 64 characters, not {codec.name!r}")
+    if codec.name in (EXCEPTION, UNKEPT):
+        raise ValueError(f"a codec cannot be named {codec.name!r}: with that a row says that no codec wrote it")
     _registry[codec.name] = codec
 
 

@@ -13,7 +13,6 @@ from typing import Final
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from ..claim.settle import UNKEPT
 from ..errors import (
     FingerprintMismatchError,
     GuardError,
@@ -33,6 +32,7 @@ from ..errors import (
     TokenError,
     TransactionError,
 )
+from ..model import UNKEPT
 from .messages import Response
 
 DOCS: Final = "https://github.com/idemtable/idemtable/blob/main/docs/how-to/http.md"

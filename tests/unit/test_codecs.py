@@ -296,3 +296,11 @@ def test_a_codec_needs_a_name_and_a_carrier() -> None:
         with pytest.raises(ValueError, match="64"):
             register(codec)
     assert isinstance(JsonCodec(), Codec)
+
+
+@pytest.mark.parametrize("name", ["exception", "unkept"])
+def test_a_codec_cannot_have_a_name_that_a_row_has_without_one(name: str) -> None:
+    codec = JsonCodec()
+    codec.name = name  # type: ignore[misc]
+    with pytest.raises(ValueError, match=f"cannot be named '{name}'"):
+        register(codec)
