@@ -143,8 +143,8 @@ def test_a_remembered_exception_gives_a_token_no_more_time_than_a_result(db: Dat
     def pay(session: Any, token: str) -> int:
         raise CardDeclinedError("5 EUR", 1)
 
-    token = tokens.issue()
     with frozen_clock() as clock:
+        token = tokens.issue()
         clock.advance(timedelta(minutes=20))
         with pytest.raises(CardDeclinedError):
             pay(token)
