@@ -150,9 +150,9 @@ class Deferred:
         answered: BaseException | None = None
         try:
             with driver.pipeline():
-                # psycopg would begin by itself, and wait for the answer.
-                driver._autocommit = True
                 try:
+                    # psycopg would begin by itself, and wait for the answer.
+                    driver._autocommit = True
                     claim = self._queue()
                     execute()
                 except Exception as error:  # raised below: the pipeline would log all that it finds behind it
@@ -163,7 +163,8 @@ class Deferred:
             answered = error
         if answered is not None and not self._is_databases(answered := _first_of(answered)):
             give_up(answered)  # what the server says next is the answer to this
-            raise answered
+            # What was interrupted between a statement and the entry of its answer is what the pipeline stumbles over.
+            raise answered if failed is None or self._is_databases(failed) else failed
         if claim is None or not claim.is_done:
             self._lose()
         if (fault := failed or answered) is not None:

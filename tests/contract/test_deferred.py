@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context
@@ -27,6 +28,7 @@ from idemtable import (
     SessionNotUsableError,
     Status,
 )
+from idemtable.dialects.packet import Line
 from tests.contract.test_shortcuts import Declined, order_of
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import Database, Effect, Unique, effect
@@ -512,6 +514,27 @@ def test_what_interrupts_a_claim_on_its_way_is_raised_and_the_function_does_not_
             order("k")
     assert begun == ["k"]
     assert order_of(db, deferred=True)("k"), "no connection of the pool is left in the middle of that"
+    assert db.engine.pool.checkedout() == 0
+
+
+def test_what_interrupts_a_claim_before_anybody_waits_for_its_answer_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    db, put = db_of("postgresql18"), Line._put
+
+    def interrupted(line: Line, *args: Any) -> Any:
+        put(line, *args)
+        pgconn = line.driver.pgconn
+        pgconn.send_flush_request()
+        pgconn.flush()
+        select.select([pgconn.socket], [], [])  # its answer is there, and nobody has said whose it is
+        raise TimeLimit
+
+    order = order_of(db, deferred=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(Line, "_put", interrupted)
+        with pytest.raises(TimeLimit):
+            order("k")
+    assert (db.effects(), db.rows()) == ([], [])
+    assert [order.outcome("k").replayed for _ in range(2)] == [False, True], "that connection is nobody's any more"
     assert db.engine.pool.checkedout() == 0
 
 
