@@ -20,7 +20,7 @@ from .claim.run import alone
 from .claim.verdict import Verdict
 from .dialects import Fault, Swept
 from .model import PurgeReport
-from .settings import checked_wait
+from .settings import LONGEST_WAIT
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -101,7 +101,8 @@ def _checked(settings: Settings, batch: int, limit: int | None, pause: timedelta
         raise ValueError(f"batch must be 1 to 100000 rows, not {batch!r}")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ValueError(f"limit must be a positive number of rows or None, not {limit!r}")
-    checked_wait(pause, "pause")
+    if not isinstance(pause, timedelta) or not timedelta() <= pause <= LONGEST_WAIT:
+        raise ValueError(f"pause must be between zero and {LONGEST_WAIT}, a timedelta, not {pause!r}")
     if progress is not None and not callable(progress):
         raise TypeError(f"progress= takes a function of the rows deleted so far, not {progress!r}")
     refuse_async(progress, "progress")

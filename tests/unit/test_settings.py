@@ -121,7 +121,7 @@ def test_an_async_function_that_nobody_awaits_is_refused_where_it_is_named() -> 
     [
         ({"pause": timedelta.max}, ValueError, "pause must be between zero and 1:00:00"),
         ({"pause": timedelta(-1)}, ValueError, "pause must be between zero and 1:00:00"),
-        ({"pause": 5}, TypeError, "pause= takes a timedelta, not 5"),
+        ({"pause": 5}, ValueError, "pause must be between zero and 1:00:00, a timedelta, not 5"),
         ({"progress": 5}, TypeError, "progress= takes a function of the rows deleted so far, not 5"),
         ({"progress": _awaited}, TypeError, "progress= is async"),
         ({"batch": 0}, ValueError, "batch must be"),
