@@ -61,8 +61,8 @@ class Line:
         self._bridge = bridge
         self._cursor = driver.cursor_factory
         self._pgconn = driver.pgconn
-        self._reader: Any = None
-        """What reads results. To find a way to read each column takes it longer than to read a row."""
+        self._reader: tuple[bytes | None, Any] = None, None
+        """What reads results, and the DateStyle that it was made for. To find out how takes it longer than to read one."""
         self._remembers = True
         """Whether the server knows on the next packet what was prepared on this one."""
         self._uses: dict[Packet, int] = {}
@@ -152,11 +152,12 @@ class Line:
 
     def rows(self, answer: Any) -> list[Any]:
         """Return the rows of a result, with values as the driver's own cursor gives them."""
-        reader = self._reader
-        if reader is None:
+        style, (known, reader) = self._pgconn.parameter_status(b"DateStyle"), self._reader
+        if reader is None or known != style:
             from psycopg.adapt import Transformer
 
-            reader = self._reader = Transformer(self.driver)
+            reader = Transformer(self.driver)
+            self._reader = style, reader
         reader.set_pgresult(answer)
         try:
             return reader.load_rows(0, answer.ntuples, tuple)  # type: ignore[no-any-return]

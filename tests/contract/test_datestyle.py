@@ -65,16 +65,20 @@ def test_a_lock_by_name_which_reads_no_time_is_to_be_had_in_every_style(psycopg:
             held.rollback()
 
 
-def test_where_the_style_was_changed_since_what_cannot_be_read_is_refused_with_the_cure(psycopg: Database) -> None:
+@pytest.mark.parametrize("style", ["German", "Postgres, MDY"])
+def test_where_the_style_was_changed_since_what_cannot_be_read_is_refused_with_the_cure(
+    psycopg: Database, style: str
+) -> None:
     db = psycopg
     with db.other_engine(pool_size=1, max_overflow=0) as engine:
         idem = db.table(engine)
         order = order_of(idem)
-        order("k")
+        assert [order.outcome("k").replayed for _ in range(2)] == [False, True]
 
         @sa.event.listens_for(getattr(engine, "sync_engine", engine), "begin")
         def change(connection: sa.Connection) -> None:
-            connection.exec_driver_sql("SET LOCAL datestyle = 'German'")
+            connection.exec_driver_sql(f"SET LOCAL datestyle = '{style}'")
+            connection.exec_driver_sql("SET LOCAL TIME ZONE 'Asia/Kathmandu'")  # "2026 +0545" is taken for a year
 
         for use in (lambda: order("k"), lambda: idem.get("order", "k"), idem.stats, idem.records):
             with pytest.raises(SessionNotUsableError, match=CURE):
