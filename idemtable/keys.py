@@ -55,9 +55,6 @@ def checked_key(key: object, where: str = "the call", what: str = "key", cure: s
         MissingKeyError: `key` is ``None``.
         InvalidKeyError: it is not a ``str`` of 1 to 255 bytes without control characters, nor a ``uuid.UUID``.
     """
-    # What most are, without the questions that tell what is wrong with the others.
-    if type(key) is str and len(key) <= MAX_BYTES and key.isascii() and key.isprintable() and key.strip():
-        return key
     if key is None:
         raise MissingKeyError(f"{where} has no {what}: {cure}")
     if isinstance(key, UUID):

@@ -98,7 +98,7 @@ class Parameters:
         """
         shape = len(args), *kwargs
         if shape in self._shapes:
-            return {**dict(zip(self._positional, args, strict=False)), **kwargs} if args else dict(kwargs)
+            return {**dict(zip(self._positional, args, strict=False)), **kwargs}
         if len(args) <= len(self._positional):
             given = dict(zip(self._positional, args, strict=False))
             if not kwargs or (kwargs.keys() <= self._by_name and given.keys().isdisjoint(kwargs)):

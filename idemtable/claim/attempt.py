@@ -10,7 +10,7 @@ from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceCl
 
 from ..codecs import exceptions, sealed
 from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TokenError, TransactionError
-from ..model import UNKEPT, Answer, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Unfinished, Won, tell_outcome
+from ..model import EXCEPTION, UNKEPT, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Unfinished, Won, tell_outcome
 from . import late, nesting, steps
 from .returned import RollBack, Unkept
 from .settle import disown, give, reopen, settle
@@ -21,7 +21,7 @@ from .verdict import begin_again, broken_out
 if TYPE_CHECKING:
     from sqlalchemy.orm import SessionTransaction
 
-    from ..model import Record, Status
+    from ..model import Answer, Record, Status
     from .course import Course
     from .door import Door
     from .kinds import Reserving
@@ -56,8 +56,6 @@ class Attempt:
         self._repeats = repeats
         self._holder = holder
         self._frame: nesting.Frame | None = None
-        self.door: Door | None = None
-        """The way in for calls inside this one, while the business runs."""
         self._work: SessionTransaction | None = None
         """The savepoint round the business, where an exception of it may have to be remembered."""
         self._answer: Answer | None = None
@@ -71,11 +69,16 @@ class Attempt:
         """The row that this attempt was answered from."""
         return None if self._answer is None else self._answer.stored.record
 
+    # --- the way in -------------------------------------------------------------------------------------------------------
+
+    @property
+    def door(self) -> Door | None:
+        """The way in for calls inside this one, while the business runs."""
+        return None if self._frame is None else self._frame.door
+
     @property
     def _is_occupied(self) -> bool:
-        return self.door is not None and self.door.is_occupied
-
-    # --- the way in -------------------------------------------------------------------------------------------------------
+        return self._frame is not None and self._frame.door.is_occupied
 
     def open(self) -> Outcome[Any] | None:
         """Begin and claim.
@@ -132,7 +135,6 @@ class Attempt:
                 holder=self._holder,
                 held=tx.held if stays else None,
             )
-            self.door = self._frame.door
             nesting.push(self._frame)
         if steps.listeners:
             self._tell(Step.RUNNING if self._answer is None else Step.REPLAYED)
@@ -150,7 +152,7 @@ class Attempt:
             Everything is undone then.
         """
         try:
-            if self.door is not None and self.door.is_occupied:
+            if self._is_occupied:
                 # COMMIT would go through the savepoint of a call that is in the middle of its work.
                 scope = self._call.request.scope
                 raise LostClaimError(
@@ -211,7 +213,11 @@ class Attempt:
             if kept:
                 if steps.listeners:
                     self._tell(Step.STORED)
-                tx.depart(is_told=not call.kind.settles)
+                # From here on nobody can say for sure that nothing was committed.
+                if call.kind.settles or not tx.is_alone:
+                    tx.departed = tx.owned
+                else:
+                    tx.await_departure()
             return kept
 
         # A savepoint is gone where the business has sent COMMIT as text: the driver says so of its release.
@@ -288,7 +294,7 @@ class Attempt:
             raise broken_out(self._call.request.scope) from error
         self._checked(self._work.rollback)
         self._work = None
-        self._commit(self._call.kind.failed, exceptions.CODEC, data)
+        self._commit(self._call.kind.failed, EXCEPTION, data)
         tell_outcome(error, Outcome(None, False, self._number, None))
 
     def _abandon(self) -> Exception | None:
@@ -329,7 +335,7 @@ class Attempt:
         """Let no call in any more; twice does no harm."""
         if self._frame is not None:
             nesting.pop(self._frame)
-            self._frame = self.door = None
+            self._frame = None
 
     def _checked(self, step: Callable[..., T], *args: Any) -> T:
         """Run a step of our own after the business: a transaction that is dead by now was killed and that swallowed."""

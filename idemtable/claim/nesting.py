@@ -171,12 +171,10 @@ _CACHE: Final = dis.opmap.get("CACHE", 0)
 def pop(frame: Frame) -> None:
     """Leave a call."""
     frame.door.is_over = True
-    if frame.door.is_open:
-        frame.door.close()
+    frame.door.close()
     frame.holder = frame.held = None
     # Not by the token of `set`: a block may be left in another context than it was entered in (a test's fixture).
-    innermost = _innermost.get()
-    _innermost.set(None if innermost is frame and frame.outer is None else _live(innermost))
+    _innermost.set(_live(_innermost.get()))
 
 
 def _live(frame: Frame | None) -> Frame | None:

@@ -126,19 +126,13 @@ class Transaction(ABC):
         self._unwatch()
         return True
 
-    def depart(self, *, is_told: bool) -> None:
-        """Take COMMIT for sent from here on; or, where somebody has to know, from when SQLAlchemy sends it.
+    def await_departure(self) -> None:
+        """Take COMMIT for sent from when SQLAlchemy sends it, where somebody has to know.
 
         A program's own ``before_commit``, or a flush that comes of it, may fail before that.
-
-        Args:
-            is_told: whether somebody has to.
         """
-        if is_told and self.is_alone:
-            for name in ("commit", "prepare_twophase"):
-                hear(self.connection, name, self._depart)
-        else:
-            self.departed = self.owned
+        for name in ("commit", "prepare_twophase"):
+            hear(self.connection, name, self._depart)
 
     def _depart(self, connection: Connection, xid: Any = None) -> None:
         self.departed = True

@@ -17,8 +17,6 @@ from ..nature import by_nature
 from .same import difference, held, members
 from .tagged import identity, loaded, tagged, untagged
 
-CODEC: Final = EXCEPTION
-
 _HEAP_TYPE: Final = 1 << 9
 
 
@@ -64,7 +62,7 @@ def unpack(data: bytes | None, classes: tuple[type[Exception], ...], scope: str)
             f"{scope} failed with an exception that was remembered, and this call cannot rebuild it ({fault}): name the "
             f"class in remember= and see that its module is imported, or forget the key",
             scope=scope,
-            codec=CODEC,
+            codec=EXCEPTION,
         ) from fault
 
 

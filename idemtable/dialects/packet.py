@@ -146,7 +146,7 @@ class Line:
         self._pgconn.send_query_params(self.begin, None)
         before, note = self._put(packet, packet.encoded(values))
         heard = Heard(self, note)
-        # What answers to it needs no cursor there, or is one: for each statement one entry.
+        # One entry for each answer that will come, in their order; of a step on the way the pipeline hears only an error.
         self.driver._pipeline.result_queue.extend((*[None] * (1 + before), (heard, None)))
         return heard
 

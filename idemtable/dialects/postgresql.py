@@ -313,9 +313,6 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         why = super().unusable(connection)
         return (unread(connection) or piped(connection)) if why is None and self._packs else why
 
-    def commits_by_itself(self, connection: Connection) -> bool:
-        return bool(driver_of(connection).autocommit) if self._packs else super().commits_by_itself(connection)
-
     def unlockable(self, connection: Connection) -> str | None:
         return super().unusable(connection)  # a lock reads no times
 
