@@ -13,6 +13,7 @@ import pytest
 import redis
 import redis.asyncio as aredis
 import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
 
 from idemtable import (
     ExpiredTokenError,
@@ -29,7 +30,7 @@ from idemtable.tokens.redemption import holder, identity
 from tests.servers import RedisServer
 from tests.servers import redis as start_redis
 from tests.support import PATIENCE, dying_process
-from tests.support.backends import redis_server
+from tests.support.backends import db_of, redis_server
 from tests.support.database import INNODB, Database, Unique, effect
 from tests.support.forked import Forked
 from tests.support.tokens import Gate, desk, sent
@@ -292,6 +293,28 @@ def test_a_commit_whose_answer_is_lost_is_not_repeated(db: Database, tokens: Any
         checkout(token)
     with pytest.raises(SpentTokenError):
         checkout(token)
+    assert (runs, db.effects()) == ([1], ["paid"])
+
+
+def test_a_commit_in_two_phases_whose_answer_is_lost_is_not_repeated(plain: redis.Redis) -> None:
+    db, runs = db_of("mariadb"), list[int]()  # where they need no setting of the server
+    with redis.Redis.from_url(redis_server().url()) as client:
+        tokens = desk(db, table=db.table(sessionmaker(db.engine, twophase=True)), store=RedisTokenStore(client))
+
+        @tokens.transactional(token="token")
+        def checkout(session: Session, token: str) -> None:
+            runs.append(1)
+            effect(session, "paid")
+
+            @sa.event.listens_for(session, "after_commit")
+            def lose(session: Session) -> None:
+                raise sa.exc.OperationalError("COMMIT", {}, Exception("gone"), connection_invalidated=True)
+
+        token = tokens.issue()
+        with pytest.raises(TransactionError, match="look whether the effect is there"):
+            checkout(token)
+        with pytest.raises(SpentTokenError):
+            checkout(token)
     assert (runs, db.effects()) == ([1], ["paid"])
 
 
