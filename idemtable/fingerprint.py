@@ -30,7 +30,7 @@ from .forms import (
     unknown,
 )
 from .nature import by_nature
-from .sha import sha256
+from .sha import hashed
 
 _T = TypeVar("_T")
 
@@ -55,7 +55,7 @@ def fingerprint(payload: Any, version: int = NEWEST, defaults: Mapping[str, Defa
         mark, encoded = VERSIONS[version]
     except KeyError:
         raise ValueError(f"there is no fingerprint of version {version} here: a newer release wrote it") from None
-    return mark + sha256(encoded(payload, defaults)).digest()[:31]
+    return mark + hashed(encoded(payload, defaults))[:31]
 
 
 def _encoded(payload: Any, defaults: Mapping[str, Default] | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""SHA-256 by CPython's own code, where there is any and nobody has forbidden it."""
+"""SHA-256 of what is short by CPython's own code, where there is any and nobody has forbidden it."""
 
 from __future__ import annotations
 
@@ -32,3 +32,13 @@ def _module(name: str) -> Any:
 
 
 sha256: Final = _found()
+"""Of something short."""
+
+_LONG: Final = 2048
+"""From so many bytes on OpenSSL, which has the processor's own instructions for it, is the faster one in a call too: 6.1
+microseconds for 6.4 at 2,000 bytes, 9.1 for 22.6 at 8,000."""
+
+
+def hashed(data: bytes) -> bytes:
+    """Return the SHA-256 of something of any length."""
+    return (sha256 if len(data) < _LONG else hashlib.sha256)(data).digest()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idemtable.sha import _found, sha256
+from idemtable.sha import _found, hashed, sha256
 
 
 @given(st.binary(max_size=300))
@@ -17,8 +17,26 @@ def test_a_hash_is_that_of_hashlib(data: bytes) -> None:
     assert sha256(data).digest() == hashlib.sha256(data).digest()
 
 
-def test_nothing_is_looked_up_in_openssl_for_a_hash() -> None:
-    assert sha256 is not hashlib.sha256
+@pytest.mark.parametrize("length", [0, 2047, 2048, 100_000])
+def test_what_is_long_has_the_same_hash_by_openssl(length: int) -> None:
+    data = bytes(length)
+    assert hashed(data) == hashlib.sha256(data).digest()
+
+
+def test_nothing_is_looked_up_in_openssl_for_a_hash_of_something_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def theirs(data: bytes) -> hashlib._Hash:
+        asked.append(len(data))
+        return openssl(data)
+
+    openssl = hashlib.sha256
+    monkeypatch.setattr(hashlib, "sha256", theirs)
+    sha256(bytes(100))
+    hashed(bytes(2047))
+    assert asked == []
+    hashed(bytes(2048))
+    assert asked == [2048]
 
 
 def test_a_python_without_hashes_of_its_own_takes_those_of_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
