@@ -10,8 +10,6 @@ of that one.
 
 from __future__ import annotations
 
-import inspect
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.util.concurrency import in_greenlet
 
 from .annotations import refuse_async
 from .dialects import Fault, known
@@ -32,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_ASKED: Final = ("__init__", "connection", "get_bind")
+"""How a session comes to a connection."""
 _GONE: Final = (Fault.UNKNOWN, Fault.ELSEWHERE, Fault.AWAY)
 
 
@@ -70,6 +69,8 @@ class BaseBinding(ABC):
         self._function: Callable[[], Any] | None = None
         self._engine: Engine | None = None
         """The sync engine, where one was given: then the sessionmaker is our own."""
+        self._heard: tuple[Any, Session | None] = None, None
+        """What `is_unheard` has found of a class of sessions, and one of them, which is never used."""
         if self._is_maker(bind):
             self._maker = bind
         elif callable(bind) and not type(bind).__module__.startswith(
@@ -88,6 +89,10 @@ class BaseBinding(ABC):
     @abstractmethod
     def _made(self, bind: Any) -> Any:
         """Return a sessionmaker for an engine of this colour; TypeError for what is none."""
+
+    @abstractmethod
+    def _kind(self, maker: Any) -> type[Session] | None:
+        """Return the sync class of a sessionmaker's sessions; ``None`` where to make one may do more than that."""
 
     @abstractmethod
     def _sync(self, bound: Any) -> Engine | Connection | None:
@@ -151,6 +156,23 @@ class BaseBinding(ABC):
             return maker.class_(**maker.kw, close_resets_only=False)
         return maker(close_resets_only=False)
 
+    def is_unheard(self, engine: Engine) -> bool:
+        """Say whether a session's connection would be like any other of an engine: nobody has a say in it."""
+        maker = self._maker or self.sessions()
+        kind = self._kind(maker)
+        known, one = self._heard
+        if known is not kind:
+            plain = kind is not None and all(getattr(kind, name) is getattr(Session, name) for name in _ASKED)
+            one = kind() if kind is not None and plain else None
+            self._heard = kind, one
+        return (
+            one is not None
+            and self.bound is engine
+            and not maker.kw.get("execution_options")  # since SQLAlchemy 2.1
+            and not one.dispatch.after_begin
+            and not one.dispatch.after_transaction_create
+        )
+
 
 class Binding(BaseBinding):
     """An Engine, a sessionmaker, or a function that returns one of them."""
@@ -167,6 +189,9 @@ class Binding(BaseBinding):
             # Objects that outlive the call stay readable: it has ended its transaction when the caller sees them.
             return sessionmaker(bind, expire_on_commit=False)
         raise TypeError(f"IdemTable takes an Engine, a sessionmaker or a function that returns one, not {bind!r}")
+
+    def _kind(self, maker: Any) -> type[Session] | None:
+        return maker.class_ if type(maker) is sessionmaker else None
 
     def _sync(self, bound: Any) -> Engine | Connection | None:
         return bound if isinstance(bound, Engine | Connection) else None
@@ -207,6 +232,15 @@ class AsyncBinding(BaseBinding):
         raise TypeError(
             f"AsyncIdemTable takes an AsyncEngine, an async_sessionmaker or a function that returns one, not {bind!r}"
         )
+
+    def _kind(self, maker: Any) -> type[Session] | None:
+        kind = maker.class_
+        if (
+            type(maker) is not self._asyncio.async_sessionmaker
+            or kind.__init__ is not self._asyncio.AsyncSession.__init__
+        ):
+            return None
+        return maker.kw.get("sync_session_class") or kind.sync_session_class  # type: ignore[no-any-return]
 
     def _sync(self, bound: Any) -> Engine | Connection | None:
         if isinstance(bound, self._asyncio.AsyncEngine):
@@ -274,23 +308,6 @@ def within(connection: Connection, work: Callable[[Connection], T]) -> T:
     """Run a function on a connection that is somebody else's, in a savepoint of the transaction that is open there."""
     with connection.begin_nested() if connection.in_transaction() else connection.begin():
         return work(connection)
-
-
-def awaited(value: Any) -> Any:
-    """Wait for what an async client returned; anything else is returned as it is.
-
-    Only inside ``run_sync``, where SQLAlchemy's bridge to the event loop is open.
-    """
-    if not inspect.isawaitable(value):
-        return value
-    from sqlalchemy.util import await_only
-
-    return await_only(value)
-
-
-def is_bridged() -> bool:
-    """Say whether an event loop waits for what runs here, which must not make it wait: inside ``run_sync``."""
-    return sys.modules.get("greenlet") is not None and in_greenlet()
 
 
 def unscoped(session: Any) -> Any:

@@ -5,6 +5,7 @@
 `course`              one call under way: how often it began, how long it may still wait
 `run`                 attempts until there is an answer; **the only loop**, sync and async. Everything else calls it
 `stay`                a run whose business is the body of a ``with`` statement
+`aside`               the look before a transaction, for calls that expect to find an answer
 `attempt`             one transaction of one call: settle, let the business run, store, commit; or give back
 `returned`            what its business may return in place of a value
 `settle`              its beginning: claim, or find out what stands in the way, and answer from it

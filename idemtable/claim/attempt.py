@@ -38,7 +38,6 @@ class Attempt:
     Args:
         course: the call, and what it has behind it.
         transaction: its own, or a savepoint in the caller's.
-        joinable: the session that calls inside get: the transaction's, or the AsyncSession round it.
         repeats: whether what holds this attempt can begin another one. If not, what would restart the transaction
             leaves as RetryTransactionError.
         holder: of the block, where the business is one. Its body runs even where there is nothing to
@@ -46,13 +45,12 @@ class Attempt:
     """
 
     def __init__(
-        self, course: Course, transaction: Transaction, joinable: Any, *, repeats: bool, holder: Holder | None = None
+        self, course: Course, transaction: Transaction, *, repeats: bool, holder: Holder | None = None
     ) -> None:
         self._course = course
         self._number = course.begin()
         self._call = course.call
-        self._tx = transaction
-        self._joinable = joinable
+        self.tx = self._tx = transaction
         self._repeats = repeats
         self._holder = holder
         self._frame: nesting.Frame | None = None
@@ -130,7 +128,7 @@ class Attempt:
                 course.place.nest,
                 call.request,
                 tx.session,
-                self._joinable,
+                tx.joinable,
                 owned=tx.owned,
                 holder=self._holder,
                 held=tx.held if stays else None,

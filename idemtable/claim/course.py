@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from . import steps
 from .itself import wants_its_key
 from .verdict import Verdict
 
 if TYPE_CHECKING:
+    from ..repository import Records
     from ..settings import Settings
     from .call import Call
-    from .transaction import Transaction
+
+
+class Where(Protocol):
+    """What an error came up in: a transaction, or a look before one."""
+
+    records: Records
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its connection was given up under it."""
 
 
 class Course:
@@ -57,12 +67,12 @@ class Course:
         left = self._deadline - time.monotonic()
         return left if left > 0 else 0.0
 
-    def judged(self, error: BaseException, tx: Transaction | None = None) -> Verdict:
+    def judged(self, error: BaseException, tx: Where | None = None) -> Verdict:
         """Return what an error means to this call; the same verdict for whoever asks again.
 
         Args:
             error: what was raised.
-            tx: the transaction in which that was, for whoever is the first to ask.
+            tx: in which that was, for whoever is the first to ask.
         """
         verdict = self._verdict
         if verdict is None or verdict.error is not error:

@@ -63,8 +63,7 @@ class Joined(Transaction):
             why = "the session was closed for good (close_resets_only=False): make another one for the call"
         return SessionNotUsableError(why)
 
-    def _begin(self, wait: float | None) -> None:
-        assert wait is not None  # of somebody else's transaction nobody knows what it is for
+    def _begin(self, wait: float) -> None:
         if self._savepoint is not None:  # entered before, and checked
             self._enter()
             return

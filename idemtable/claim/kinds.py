@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, assert_never
 
-from ..binding import awaited
+from ..bridge import awaited
 from ..dialects.statement import send
 from ..dialects.words import level_of
 from ..errors import (

@@ -17,7 +17,7 @@ from ..errors import SessionNotUsableError
 from . import steps
 from .quiet import quiet
 from .second import may_open, none_opened
-from .transaction import Transaction, stands
+from .transaction import Transaction, stands, unusable
 
 if TYPE_CHECKING:
     from sqlalchemy import RootTransaction
@@ -39,6 +39,7 @@ class Own(Transaction):
     Args:
         place: of the table.
         session: the Session that the business works in.
+        joinable: what calls inside get.
         is_within: says whether code that runs here is inside a call that works in a session.
         isolation_level: instead of the engine's.
     """
@@ -49,10 +50,11 @@ class Own(Transaction):
         self,
         place: Place,
         session: Session,
+        joinable: Any,
         is_within: Callable[[Session], bool],
         isolation_level: str | None = None,
     ) -> None:
-        super().__init__(place, session)
+        super().__init__(place, session, joinable)
         self._begun: RootTransaction | None = None
         self.is_alone = not place.is_inside
         self._is_within = is_within
@@ -84,7 +86,7 @@ class Own(Transaction):
                 here = _at_work.get(self.session.bind, [])
                 here[:] = [one for one in here if one() not in (None, self)]
 
-    def _begin(self, wait: float | None) -> None:
+    def _begin(self, wait: float) -> None:
         # Forgotten before another one is taken: the error with which that fails would be taken for somebody else's.
         self.connection = self._root = None  # type: ignore[assignment]
         place, session, dialect = self._place, self.session, self.records.dialect
@@ -97,13 +99,13 @@ class Own(Transaction):
                 )
             options = {"isolation_level": self._level}
         if not inside and (why := dialect.occupied(place.engine)):
-            raise _unusable(why)
+            raise unusable(why)
         if inside:
             self._occupy()
         if not session.autobegin:
             session.begin()
         try:
-            with AS_IT_IS if inside or wait is None else dialect.beginning(wait):
+            with AS_IT_IS if inside else dialect.beginning(wait):
                 self.connection = self._connect(options)
         except Exception as error:
             drop_dead(place.engine, error)
@@ -112,7 +114,7 @@ class Own(Transaction):
         dialect = self._spoken()
         if not inside:
             dialect.begun(self.connection)
-        elif wait is not None:
+        else:
             dialect.join(self.connection, wait)
 
     def _spoken(self) -> Dialect:
@@ -120,40 +122,8 @@ class Own(Transaction):
         self.records = self._place.records_of(self.connection, self.session)
         dialect = self.records.dialect
         if why := dialect.unusable(self.connection):
-            raise _unusable(why)
+            raise unusable(why)
         return dialect
-
-    def glance(self, look: Callable[[], T]) -> T:
-        if not self._is_unheard():
-            return super().glance(look)
-        # To begin and to end a Session takes as long as the look does, and nobody would hear of it.
-        engine = self._place.engine
-        try:
-            if why := self.records.dialect.occupied(engine):
-                raise _unusable(why)
-            with self._connect(engine=engine) as connection:
-                if self._level is not None:
-                    connection.execution_options(isolation_level=self._level)
-                connection.begin()
-                self.connection = connection
-                self._spoken().begun(connection)
-                return look()
-        except Exception as error:
-            drop_dead(engine, error)
-            raise
-
-    def _is_unheard(self) -> bool:
-        """Say whether a connection of the session's would be like any other of the engine's: nobody has a say in it."""
-        session = self.session
-        kind = type(session)
-        return (
-            session.bind is self._place.engine
-            and kind.connection is Session.connection
-            and kind.get_bind is Session.get_bind
-            and not getattr(session, "execution_options", None)  # since SQLAlchemy 2.1
-            and not session.dispatch.after_begin
-            and not session.dispatch.after_transaction_create
-        )
 
     def confirm(self, hold: Callable[[], bool], wait: float) -> bool:
         if not self.restart(hold, wait):
@@ -225,7 +195,3 @@ class Own(Transaction):
 def _task() -> asyncio.Task[Any] | None:
     loop = asyncio._get_running_loop()
     return None if loop is None else asyncio.current_task(loop)
-
-
-def _unusable(why: str) -> SessionNotUsableError:
-    return SessionNotUsableError(f"the engine cannot carry a claim: {why}")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tenacity
 from sqlalchemy.orm import Session
 
-from ..binding import awaited, is_bridged
+from ..bridge import awaited, bridged, is_bridged
 from ..errors import SessionNotUsableError
 from . import nesting, retry
+from .aside import Aside
 from .attempt import Attempt
 from .course import Course
 from .joined import Joined
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .door import Door, Turn
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class BaseRun(Course):
@@ -43,14 +45,26 @@ class BaseRun(Course):
         super().__init__(settings, call)
         self._level = isolation_level
 
+    def _session(self) -> Any:
+        return self.settings.binding.session(inside=self.place.is_inside)
+
+    def _aside(self) -> Aside | None:
+        return Aside(self, self._level) if self.call.lookaside and not self.place.is_inside else None
+
+    @property
+    def _is_unheard(self) -> bool:
+        return self.settings.binding.is_unheard(self.place.engine)
+
     def _own(self, session: Session, joinable: Any) -> Attempt:
         # No call of this table is around it, or it would have joined that one: its key is nobody's here.
-        repeats = not self.place.is_inside  # of what is open around it nothing can be begun again
-        return Attempt(self, Own(self.place, session, nesting.is_within, self._level), joinable, repeats=repeats)
+        own = Own(self.place, session, joinable, nesting.is_within, self._level)
+        return Attempt(
+            self, own, repeats=not self.place.is_inside
+        )  # of what is open around it nothing can be begun again
 
     def _joined(self, session: Session, joinable: Any) -> Attempt:
         nesting.refuse_reentry(self.place.nest, self.call.request, session, self.call.kind.holds)
-        return Attempt(self, Joined(self.place, session), joinable, repeats=False)
+        return Attempt(self, Joined(self.place, session, joinable), repeats=False)
 
     def _enclosing(self, *, for_block: bool = False) -> nesting.Frame | None:
         return nesting.enclosing(self.place.nest, for_block=for_block)
@@ -96,7 +110,7 @@ class Run(BaseRun):
         while frame := self._enclosing():
             if (turn := self._enter(frame.door)) is not None:
                 try:
-                    return self._through(self._joined(frame.session, frame.joinable), frame.session, work)
+                    return self._through(self._joined(frame.session, frame.joinable), work)
                 finally:
                     self._go(turn, frame.session)
         try:
@@ -112,7 +126,7 @@ class Run(BaseRun):
         door = nesting.door_of(session)
         turn = self._invited(door, self._enter(door))
         try:
-            return self._through(self._joined(session, joinable or session), session, work)
+            return self._through(self._joined(session, joinable), work)
         finally:
             self._go(turn, session)
 
@@ -124,21 +138,28 @@ class Run(BaseRun):
                 session.close()
 
     def _once(self, work: Callable[[Session], T]) -> Outcome[T]:
-        session: Any = self.settings.binding.session(inside=self.place.is_inside)
+        if (aside := self._aside()) is not None:
+            found = aside.answer() if self._is_unheard else self._in_session(aside.answer)
+            if found is not None:
+                return found
+        return self._in_session(lambda session: self._through(self._own(session, session), work))
+
+    def _in_session(self, use: Callable[[Session], R]) -> R:
+        session = self._session()
         try:
-            outcome = self._through(self._own(session, session), session, work)
+            made = use(session)
         except BaseException:
             with suppress(Exception):  # what is being raised matters more
                 session.close()
             raise
         session.close()
-        return outcome
+        return made
 
-    def _through(self, attempt: Attempt, session: Session, work: Callable[[Session], T]) -> Outcome[T]:
+    def _through(self, attempt: Attempt, work: Callable[[Session], T]) -> Outcome[T]:
         try:  # round all of it: Ctrl-C may come between any two lines
             if (outcome := attempt.open()) is not None:
                 return outcome
-            value = work(session)
+            value = work(attempt.tx.session)
             self._shut(attempt)
             return attempt.close(value)
         except BaseException as error:
@@ -179,7 +200,7 @@ class AsyncRun(BaseRun):
         while frame := self._enclosing():
             if (turn := await self._aenter(frame.door)) is not None:
                 try:
-                    return await self._through(self._joined(frame.session, frame.joinable), frame.joinable, work)
+                    return await self._through(self._joined(frame.session, frame.joinable), work)
                 finally:
                     await self._go(turn, frame.joinable)
         try:
@@ -194,7 +215,7 @@ class AsyncRun(BaseRun):
         door = nesting.door_of(session.sync_session)
         turn = self._invited(door, await self._aenter(door))
         try:
-            return await self._through(self._joined(session.sync_session, session), session, work)
+            return await self._through(self._joined(session.sync_session, session), work)
         finally:
             await self._go(turn, session)
 
@@ -206,41 +227,49 @@ class AsyncRun(BaseRun):
                 await closed(session)
 
     async def _once(self, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
-        session: Any = self.settings.binding.session(inside=self.place.is_inside)
+        if (aside := self._aside()) is not None:
+            if self._is_unheard:
+                found = await bridged(aside.answer)
+            else:
+                found = await self._in_session(lambda session: bridged(aside.answer, session.sync_session))
+            if found is not None:
+                return found
+        return await self._in_session(lambda session: self._through(self._own(session.sync_session, session), work))
+
+    async def _in_session(self, use: Callable[[AsyncSession], Awaitable[R]]) -> R:
+        session = self._session()
         try:
-            outcome = await self._through(self._own(session.sync_session, session), session, work)
+            made = await use(session)
         except BaseException:
             with suppress(Exception):  # what is being raised matters more
                 await closed(session)
             raise
         await closed(session)
-        return outcome
+        return made
 
-    async def _through(
-        self, attempt: Attempt, session: AsyncSession, work: Callable[[AsyncSession], Awaitable[T]]
-    ) -> Outcome[T]:
+    async def _through(self, attempt: Attempt, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
         try:
-            if (outcome := await session.run_sync(lambda _: attempt.open())) is not None:
+            if (outcome := await bridged(attempt.open)) is not None:
                 return outcome
-            value = await work(session)
+            value = await work(attempt.tx.joinable)
             await self._shut(attempt)
-            return await session.run_sync(lambda _: attempt.close(value))
+            return await bridged(attempt.close, value)
         except BaseException as error:
-            await self._fail(attempt, session, error)
+            await self._fail(attempt, error)
             raise
         finally:
             attempt.leave()
 
-    async def _fail(self, attempt: Attempt | None, session: AsyncSession, error: BaseException) -> None:
+    async def _fail(self, attempt: Attempt | None, error: BaseException) -> None:
         """Undo when nobody is inside any more; see `Run._fail`."""
         if attempt is None or attempt.is_over:
             return
         try:
             await self._shut(attempt)
         except BaseException as interruption:
-            await session.run_sync(lambda _, error: attempt.fail(error), interruption)
+            await bridged(attempt.fail, interruption)
             raise
-        await session.run_sync(lambda _: attempt.fail(error))
+        await bridged(attempt.fail, error)
 
     async def _shut(self, attempt: Attempt) -> None:
         if (door := attempt.door) is not None and not door.close():

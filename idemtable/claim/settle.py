@@ -19,7 +19,7 @@ from .verdict import begin_again
 
 if TYPE_CHECKING:
     from ..model import Stored
-    from .course import Course
+    from .course import Course, Where
     from .transaction import Transaction
 
 
@@ -58,7 +58,7 @@ def _nothing() -> None:
     """Be the first statement of a transaction in which nothing is claimed."""
 
 
-def refuse(course: Course, tx: Transaction, error: Exception, *, repeats: bool) -> NoReturn:
+def refuse(course: Course, tx: Where, error: Exception, *, repeats: bool) -> NoReturn:
     """Raise what an error of a claim tells the caller, or the error, if it says that itself; while it is being handled.
 
     Whatever its class: an application may turn the database's errors into its own (``handle_error``). What interrupted the
@@ -79,8 +79,6 @@ def refuse(course: Course, tx: Transaction, error: Exception, *, repeats: bool) 
 
 def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled:
     call = course.call
-    if call.lookaside and tx.is_alone and (decision := _beside(course, tx, tell)) is not None:
-        return decision
     wait = course.remaining()
     take = partial(call.kind.take, tx, call.request, None, wait)
     if call.deferred and tx.is_alone and course.defers and tx.records.dialect.defers:
@@ -93,17 +91,6 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
     if steps.listeners:
         tell(Step.ENTERED)
     return Won() if won else _lost(course, tx, tell)
-
-
-def _beside(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled | None:
-    """Settle without a transaction; ``None`` where there is no answer yet."""
-    call = course.call
-    decision = call.kind.decide(tx.glance(partial(_look, course, tx, Look.ASIDE)), call.request)
-    if isinstance(decision, Won | TakeOver) or not _stands(course, tx, decision):
-        return None
-    if steps.listeners:
-        tell(Step.FOUND)
-    return decision
 
 
 def _lost(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled:

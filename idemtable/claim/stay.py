@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..bridge import bridged
 from . import nesting
 from .attempt import Attempt
 from .joined import Joined
@@ -38,10 +39,9 @@ class _BaseStaying(BaseRun):
         """Return the one attempt of a block, whose body nobody can run again."""
         nesting.refuse_reentry(self.place.nest, self.call.request, session, self.call.kind.holds)
         if stay.turn is not None:
-            return Attempt(self, Joined(self.place, session), stay.session, repeats=False, holder=holder)
-        return Attempt(
-            self, Own(self.place, session, nesting.is_within, self._level), stay.session, repeats=False, holder=holder
-        )
+            return Attempt(self, Joined(self.place, session, stay.session), repeats=False, holder=holder)
+        own = Own(self.place, session, stay.session, nesting.is_within, self._level)
+        return Attempt(self, own, repeats=False, holder=holder)
 
 
 class Staying(_BaseStaying, Run):
@@ -109,11 +109,11 @@ class AsyncStaying(_BaseStaying, AsyncRun):
         stay = await self._begun(given)
         try:
             attempt = stay.attempt = self._block(stay, stay.session.sync_session, holder)
-            stay.outcome = await stay.session.run_sync(lambda _: attempt.open())
+            stay.outcome = await bridged(attempt.open)
             return stay
         except BaseException as error:
             try:
-                await self._fail(stay.attempt, stay.session, error)
+                await self._fail(stay.attempt, error)
             finally:
                 await self._leave(stay)
             raise
@@ -133,12 +133,12 @@ class AsyncStaying(_BaseStaying, AsyncRun):
             attempt = stay.attempt
             assert attempt is not None
             if error is not None:
-                await self._fail(attempt, stay.session, error)
+                await self._fail(attempt, error)
                 return None
             await self._shut(attempt)
-            return (await stay.session.run_sync(lambda _: attempt.close(value))).value
+            return (await bridged(attempt.close, value)).value
         except BaseException as interruption:
-            await self._fail(stay.attempt, stay.session, interruption)
+            await self._fail(stay.attempt, interruption)
             raise
         finally:
             await self._leave(stay)

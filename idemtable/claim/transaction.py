@@ -18,7 +18,7 @@ from .quiet import quiet
 from .second import second_connection
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
     from sqlalchemy.orm import SessionTransaction
 
     from ..model import Request
@@ -42,6 +42,7 @@ class Transaction(ABC):
     Attributes:
         owned: whether it begins and ends here.
         session: the Session that the business works in.
+        joinable: what calls inside get: that session, or the AsyncSession round it.
         connection: what statements go through, once it was entered.
         mark: a savepoint by which the transaction is known where no row of the call's own is.
         departed: whether COMMIT may have been sent: nobody can say for sure that nothing was committed.
@@ -50,14 +51,16 @@ class Transaction(ABC):
     """
 
     owned: ClassVar[bool]
+    joinable: Any
     connection: Connection
     records: Records
     is_alone = False
     mark: str
 
-    def __init__(self, place: Place, session: Session) -> None:
+    def __init__(self, place: Place, session: Session, joinable: Any = None) -> None:
         self._place = place
         self.session = session
+        self.joinable = joinable or session
         self.records = place.records
         self.deferred: Any = None
         """The claim, if it waits for the function's first statement."""
@@ -78,13 +81,6 @@ class Transaction(ABC):
         """
         self._begin(wait)
         return first()
-
-    def glance(self, look: Callable[[], T]) -> T:
-        """Return what a look gives, and leave nothing begun; in a transaction of one's own."""
-        self._begin(None)
-        found = look()
-        self._undo()
-        return found
 
     def defer(self, request: Request, wait: float) -> bool:
         """Have the claim travel with the function's first statement, and say whether it will; once entered."""
@@ -190,8 +186,8 @@ class Transaction(ABC):
         """Say whether the session still is in it; a transaction in which nothing was sent yet is held too."""
 
     @abstractmethod
-    def _begin(self, wait: float | None) -> None:
-        """Begin, taking the lock to write with where there is one, unless `wait` is ``None``."""
+    def _begin(self, wait: float) -> None:
+        """Begin, taking the lock to write with where there is one."""
 
     @abstractmethod
     def _undo(self) -> None: ...
@@ -247,18 +243,28 @@ class Transaction(ABC):
             return True
         return self._is_alive()
 
-    def _connect(self, options: dict[str, Any] | None = None, *, engine: Engine | None = None) -> Connection:
-        """Return the session's connection, or one that is an engine's alone; it may have to be made first."""
-        try:
-            return connection_of(self.session, "claim", options) if engine is None else engine.connect()
-        except OSError as error:
-            # From asyncpg's connecting. SQLAlchemy has a name of its own for it with every other driver.
-            raise OperationalError(None, None, error, connection_invalidated=True) from error
+    def _connect(self, options: dict[str, Any] | None = None) -> Connection:
+        """Return the session's connection; it may have to be made first."""
+        return connected(connection_of, self.session, "claim", options)
 
 
 def _given_up(connection: Connection) -> None:
     number = id(connection)
     _cut[number] = ref(connection, lambda _: _cut.pop(number, None))
+
+
+def connected(way: Callable[..., Connection], *args: Any) -> Connection:
+    """Take a connection in some way, and raise what keeps it from being made as an error of SQLAlchemy's."""
+    try:
+        return way(*args)
+    except OSError as error:
+        # From asyncpg's connecting. SQLAlchemy has a name of its own for it with every other driver.
+        raise OperationalError(None, None, error, connection_invalidated=True) from error
+
+
+def unusable(why: str) -> SessionNotUsableError:
+    """Return the error of an engine that cannot carry a claim."""
+    return SessionNotUsableError(f"the engine cannot carry a claim: {why}")
 
 
 def connection_of(session: Session, need: str, options: dict[str, Any] | None = None) -> Connection:

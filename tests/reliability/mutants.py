@@ -102,10 +102,6 @@ def store_without_owner() -> Any:
 def plain_select() -> Any:
     """Who has lost the claim reads the winner's row in the transaction that it has, by a plain SELECT."""
 
-    def glance(self: Own, look: Callable[[], Any]) -> Any:
-        self._begin(None)
-        return look()
-
     def restart(self: Own, first: Callable[[], Any], wait: float) -> Any:
         return first()
 
@@ -114,7 +110,7 @@ def plain_select() -> Any:
             self._begin(wait)
         return first()
 
-    return replaced((Own, "glance", glance), (Own, "restart", restart), (Own, "enter", enter))
+    return replaced((Own, "restart", restart), (Own, "enter", enter))
 
 
 def _inserting(words: str, behind: str = "") -> Any:

@@ -1,0 +1,104 @@
+"""The look before a transaction: what an earlier call has left, for calls that expect to find it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, assert_never
+
+from ..binding import drop_dead
+from ..dialects.words import Look
+from ..model import Mismatch, Newer, Outcome, Refuse, Replay, Reraise, TakeOver, Unfinished, Won
+from . import steps
+from .settle import give, refuse
+from .steps import Step
+from .transaction import connected, connection_of, unusable
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
+
+    from ..model import Stored
+    from .course import Course
+
+
+class Aside:
+    """One look of a call.
+
+    Args:
+        course: the call.
+        isolation_level: instead of the engine's.
+    """
+
+    connection: Connection | None = None
+    is_cut = False  # nobody else works on it
+
+    def __init__(self, course: Course, isolation_level: str | None) -> None:
+        self._course = course
+        self._level = isolation_level
+        self.records = course.place.records
+
+    def answer(self, session: Session | None = None) -> Outcome[Any] | None:
+        """Return what an earlier call left, or ``None`` where that takes a claim to find out; begin nothing that stays.
+
+        Args:
+            session: to look through, which whoever gives it closes; ``None`` where nobody would hear of one. To make, begin
+                and end it takes as long as the look does.
+
+        Raises:
+            FingerprintMismatchError, LostClaimError, ResultUnreadableError, or the remembered exception.
+            IdempotencyError, Exception: as of `settle`.
+        """
+        course = self._course
+        engine, request = course.place.engine, course.call.request
+        try:
+            found = self._through_engine() if session is None else self._through(session)
+        except Exception as error:
+            drop_dead(engine, error)
+            if course.judged(error, self).is_elsewhere:
+                engine.dispose()
+            refuse(course, self, error, repeats=True)
+        decision = course.call.kind.decide(found, request)
+        match decision:
+            case Won() | TakeOver():
+                return None
+            case Replay(stored) | Reraise(stored):
+                if not stored.is_settled:  # only a COMMIT tells whether it can be lost
+                    return None
+                self._tell(Step.FOUND)
+                self._tell(Step.REPLAYED)
+                return give(course, decision, course.attempts + 1)
+            case Mismatch() | Unfinished() | Newer() | Refuse():
+                self._tell(Step.FOUND)
+                raise course.call.kind.refusal(decision, request.scope)
+            case _:
+                assert_never(decision)
+
+    def _through_engine(self) -> Stored | None:
+        engine = self._course.place.engine
+        if why := self.records.dialect.occupied(engine):
+            raise unusable(why)
+        with connected(engine.connect) as connection:
+            if self._level is not None:
+                connection.execution_options(isolation_level=self._level)
+            connection.begin()
+            return self._look(connection)
+
+    def _through(self, session: Session) -> Stored | None:
+        if why := self.records.dialect.occupied(self._course.place.engine):
+            raise unusable(why)
+        if not session.autobegin:
+            session.begin()
+        options = None if self._level is None else {"isolation_level": self._level}
+        return self._look(connected(connection_of, session, "claim", options), session)
+
+    def _look(self, connection: Connection, session: Session | None = None) -> Stored | None:
+        self.connection = connection
+        self.records = self._course.place.records_of(connection, session)
+        dialect = self.records.dialect
+        if why := dialect.unusable(connection):
+            raise unusable(why)
+        dialect.begun(connection)
+        return self.records.find(connection, self._course.call.request.id, self._course.remaining(), Look.ASIDE)
+
+    def _tell(self, step: Step) -> None:
+        if steps.listeners:
+            steps.tell(step, self._course.call.request, self._course.attempts + 1, True)
