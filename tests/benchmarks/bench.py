@@ -17,9 +17,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.util import greenlet_spawn
 
 from idemtable import AsyncIdemTable, IdemTable
-from tests.benchmarks.work import Business, async_business, business, id_of, keys, new_run, numbers, some_ids
+from tests.benchmarks.alone import Alone
+from tests.benchmarks.work import Business, async_business, business, id_of, keys, new_run, numbers, some_ids, some_rows
 
 Call = Callable[[str, int], Any]
 AsyncCall = Callable[[str, int], Awaitable[Any]]
@@ -95,7 +97,9 @@ class Bench:
     def __init__(self, base: sa.Engine, engine: sa.Engine, some: int = 0, work: Business = business) -> None:
         self.base, self.engine, self._some, self._work = base, engine, some, work
         self.idem = IdemTable(engine)
+        self._alone = Alone(self.idem, "alone", some_rows(some))
         self._new = sessionmaker(base, expire_on_commit=False)
+        self._new_of_engine = sessionmaker(engine, expire_on_commit=False)
 
     def bare(self) -> Call:
         """In a Session, which is what a function under the decorator is given."""
@@ -153,6 +157,28 @@ class Bench:
 
         return protected
 
+    def alone(self) -> Call:
+        """The statements of a first execution, and nothing else of the library."""
+
+        def call(key: str, number: int) -> Any:
+            with self._new_of_engine() as session:
+                return self._alone.first(session, self._work, number)
+
+        return call
+
+    def alone_again(self) -> Call:
+        """Those of a replay."""
+
+        def call(key: str, number: int) -> Any:
+            with self._new_of_engine() as session:
+                return self._alone.again(session)
+
+        return call
+
+    def alone_aside(self) -> Call:
+        """The one of a replay that is looked for before."""
+        return lambda key, number: self._alone.aside(self.engine)
+
     def look(self) -> Call:
         """SELECT a stored result by primary key, on a Connection."""
         ids = some_ids(self.base.dialect.name, self._some)
@@ -194,7 +220,9 @@ class AsyncBench:
     def __init__(self, base: AsyncEngine, engine: AsyncEngine, some: int) -> None:
         self.base, self.engine, self._some = base, engine, some
         self.idem = AsyncIdemTable(engine)
+        self._alone = Alone(self.idem, "alone", some_rows(some))
         self._new = async_sessionmaker(base, expire_on_commit=False)
+        self._new_of_engine = async_sessionmaker(engine, expire_on_commit=False)
 
     def bare(self) -> AsyncCall:
         """As `Bench` has it."""
@@ -237,6 +265,32 @@ class AsyncBench:
             return await async_business(session, number)
 
         return protected
+
+    def alone(self) -> AsyncCall:
+        """As `Bench` has it."""
+        alone = self._alone
+
+        async def call(key: str, number: int) -> Any:
+            async with self._new_of_engine() as session:
+                mine = await session.run_sync(alone.enter)
+                result = await async_business(session, number)
+                await session.run_sync(alone.leave, mine)
+                return result
+
+        return call
+
+    def alone_again(self) -> AsyncCall:
+        """As `Bench` has it."""
+
+        async def call(key: str, number: int) -> Any:
+            async with self._new_of_engine() as session:
+                return await session.run_sync(self._alone.again)
+
+        return call
+
+    def alone_aside(self) -> AsyncCall:
+        """As `Bench` has it."""
+        return lambda key, number: greenlet_spawn(self._alone.aside, self.engine.sync_engine)
 
     def look(self) -> AsyncCall:
         """As `Bench` has it."""

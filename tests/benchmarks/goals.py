@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.benchmarks.results import Goal, Table
-from tests.benchmarks.variants import DEFERRED, HAND, LOOKASIDE, OURS, REPLAY
+from tests.benchmarks.variants import AGAIN_ALONE, ALONE, ASIDE_ALONE, DEFERRED, HAND, LOOKASIDE, OURS, REPLAY
 
 ADDED = {"postgresql": 0, "mariadb": 1, "mysql": 1}
 """Round trips of a first execution beside those of the bare transaction."""
@@ -36,15 +36,16 @@ class Judge:
         """Name a table for readers."""
         return self._tables[table].title if table in self._tables else table
 
-    def ratio(self, what: str, target: float, table: str, row: str) -> None:
-        """Ask for a throughput, and draw it where the ratio is drawn."""
-        self.goals.append(Goal(what, target, self.figure(table, row, "ratio"), table=table, row=row))
+    def ratio(self, what: str, target: float, table: str, row: str, alone: str = "") -> None:
+        """Ask for a throughput, and draw it where the ratio is drawn; `alone`: the row without the library."""
+        mine, floor = (self.figure(table, one, "ratio") for one in (row, alone))
+        self.goals.append(Goal(what, target, mine, table=table, row=row, alone=floor))
 
-    def beside(self, what: str, target: float, table: str, row: str, other: str) -> None:
+    def beside(self, what: str, target: float, table: str, row: str, other: str, alone: str) -> None:
         """Ask for a throughput beside that of another row."""
-        mine, others = (self.figure(table, one, "ratio") for one in (row, other))
-        measured = None if mine is None or others is None else mine / others
-        self.goals.append(Goal(what, target, measured, unit="×"))
+        mine, floor, others = (self.figure(table, one, "ratio") for one in (row, alone, other))
+        measured, least = (None if one is None or others is None else one / others for one in (mine, floor))
+        self.goals.append(Goal(what, target, measured, unit="×", alone=least))
 
     def least(self, what: str, target: float, measured: float | None) -> None:
         """Ask for no less than so many."""
@@ -64,12 +65,13 @@ def of_server(name: str, tables: Sequence[Table]) -> list[Goal]:
             _firsts(judge, targets)
         if targets and name == "postgresql":
             one, far = f"{prefix}first-1", f"{prefix}first-1ms"
-            judge.beside(f"{judge.title(one)}, beside the claim by hand", 1.3, one, OURS.name, HAND.name)
+            judge.beside(f"{judge.title(one)}, beside the claim by hand", 1.3, one, OURS.name, HAND.name, ALONE.name)
             if not prefix:  # deferred=True does nothing in async functions
                 judge.ratio(f"{judge.title(far)}, `deferred=True`", 1.05, far, DEFERRED)
             replays = f"{prefix}replay"
-            judge.ratio(f"{judge.title(replays)}, beside a SELECT by primary key", 1.6, replays, REPLAY.name)
-            judge.ratio(f"{judge.title(replays)}, `lookaside=True`", 2.5, replays, LOOKASIDE)
+            title = judge.title(replays)
+            judge.ratio(f"{title}, beside a SELECT by primary key", 1.6, replays, REPLAY.name, AGAIN_ALONE)
+            judge.ratio(f"{title}, `lookaside=True`", 2.5, replays, LOOKASIDE, ASIDE_ALONE)
     _storm(judge, "storm")
     return judge.goals
 
@@ -92,7 +94,7 @@ def _trips(judge: Judge, name: str, prefix: str) -> None:
 
 def _firsts(judge: Judge, targets: dict[str, float]) -> None:
     for table, target in targets.items():
-        judge.ratio(f"{judge.title(table)}, first execution", target, table, OURS.name)
+        judge.ratio(f"{judge.title(table)}, first execution", target, table, OURS.name, ALONE.name)
 
 
 def _storm(judge: Judge, table: str) -> None:

@@ -66,6 +66,7 @@ class Goal(msgspec.Struct, frozen=True):
         unit: behind the figures.
         digits: of the figures.
         table, row: where a plot shows the target.
+        alone: what a library that takes no time would have reached, where that was measured.
     """
 
     what: str
@@ -76,6 +77,7 @@ class Goal(msgspec.Struct, frozen=True):
     digits: int = 2
     table: str = ""
     row: str = ""
+    alone: float | None = None
 
     @property
     def met(self) -> bool | None:

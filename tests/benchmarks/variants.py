@@ -31,15 +31,19 @@ class Variant:
 
 BARE = Variant("bare", "bare", lambda bench: bench.bare())
 HAND = Variant("hand", "claim by hand in Core", lambda bench: bench.by_hand())
+ALONE = Variant("alone", "its statements alone", lambda bench: bench.alone())
 OURS = Variant("ours", "`@idem.transactional`", lambda bench: bench.decorated())
 
 DEFERRED, LOOKASIDE = "deferred", "lookaside"
 """Names of what is opted into."""
+AGAIN_ALONE, ASIDE_ALONE = "alone-again", "alone-aside"
+"""Names of replays without the library."""
 
 FIRST: Sequence[Variant] = (
     BARE,
     Variant("core", "bare, on a Connection without a Session", lambda bench: bench.core(), everywhere=False),
     HAND,
+    ALONE,
     OURS,
     Variant(DEFERRED, "the same, `deferred=True`", lambda bench: bench.decorated(deferred=True)),
 )
@@ -51,6 +55,8 @@ REPLAY = Variant("replay", "replay of `@idem.transactional`", lambda bench: benc
 AGAIN: Sequence[Variant] = (
     LOOK,
     Variant("session", "the same SELECT in a Session", lambda bench: bench.look_in_session()),
+    Variant(AGAIN_ALONE, "a replay's statements alone", lambda bench: bench.alone_again()),
+    Variant(ASIDE_ALONE, "that of `lookaside=True` alone", lambda bench: bench.alone_aside()),
     REPLAY,
     Variant(LOOKASIDE, "the same, `lookaside=True`", lambda bench: bench.decorated(lookaside=True)),
 )

@@ -87,6 +87,11 @@ def id_of(dialect: str, key: str) -> Any:
     return id if dialect == "postgresql" else id.bytes
 
 
+def some_rows(count: int) -> list[bytes]:
+    """Give the same ids as bytes."""
+    return [sha256(f"old-{number}".encode()).digest()[:16] for number in range(count)]
+
+
 def some_ids(dialect: str, count: int) -> list[Any]:
     """Give ids of records that `prepare` has made."""
     return [id_of(dialect, f"old-{number}") for number in range(count)]
