@@ -8,12 +8,13 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.benchmarks import goals
 from tests.benchmarks.bench import AsyncBench, Bench
 from tests.benchmarks.harness import Figures, Size, in_slices, in_slices_async, in_turn, in_turn_async, rows, show
 from tests.benchmarks.machine import Watch, versions
-from tests.benchmarks.places import CLIENTS, PLACES, async_engine, engine, sqlite, version
+from tests.benchmarks.places import CLIENTS, PLACES, async_engine, beside, engine, sqlite, version
 from tests.benchmarks.results import Part, Table
 from tests.benchmarks.storm import Storm
 from tests.benchmarks.trips import counted, counted_async
@@ -53,7 +54,8 @@ def server(name: str, size: Size) -> Part:
         running = stack.enter_context(place.start())
         running.create_database("bench")
         url = sa.make_url(running.url("bench"))
-        base, own = (stack.enter_context(_disposed(engine(url))) for _ in range(2))
+        own = stack.enter_context(_disposed(engine(url)))
+        base = beside(own)
         prepare(base, size.records)
         _settle(url)
         bench = Bench(base, own, size.some)
@@ -64,8 +66,8 @@ def server(name: str, size: Size) -> Part:
         again = in_turn(replays(bench, stored), size.rounds, LOOK.name)
         tables.add("replay", f"{driver}, replays, one client", again, plot="replay")
         _storm(tables, base, own, size)
-        with _disposed(engine(url.set(port=wire.port))) as far_base, _disposed(engine(url.set(port=wire.port))) as far:
-            _far(tables, wire, url, Bench(far_base, far, size.some), size, stored, driver)
+        with _disposed(engine(url.set(port=wire.port))) as far:
+            _far(tables, wire, url, Bench(beside(far), far, size.some), size, stored, driver)
         if place.is_async:
             asyncio.run(_async(tables, wire, url, size, stored, driver))
         found = {place.title: version(base)} | versions((*PACKAGES, driver))
@@ -142,9 +144,10 @@ async def _async(
 @asynccontextmanager
 async def _both(url: sa.URL, wire: Wire, some: int) -> AsyncIterator[tuple[AsyncBench, AsyncBench]]:
     """Give two benches: next to the server, and at the other end of the wire."""
-    engines = [async_engine(url.set(port=port)) for port in (url.port, url.port, wire.port, wire.port)]
+    engines = [async_engine(url.set(port=port)) for port in (url.port, wire.port)]
     try:
-        yield AsyncBench(*engines[:2], some), AsyncBench(*engines[2:], some)
+        near, far = (AsyncBench(AsyncEngine(beside(one.sync_engine)), one, some) for one in engines)
+        yield near, far
     finally:
         for one in engines:
             await one.dispose()

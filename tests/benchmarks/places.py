@@ -90,6 +90,16 @@ def async_engine(url: sa.URL) -> AsyncEngine:
     return create_async_engine(url, pool_size=CLIENTS, max_overflow=2)
 
 
+def beside(one: sa.Engine) -> sa.Engine:
+    """Make an engine that works on another one's connections: the base's, of which the library's knows nothing.
+
+    With connections of their own, the server has a process for each: where the system happens to put it, on the client's
+    core or on the other, makes the same work up to a third slower, for seconds. On one connection that hits all alike, and
+    so does what the operation before has left behind.
+    """
+    return sa.Engine(one.pool, one.dialect, one.url)
+
+
 def version(one: sa.Engine) -> str:
     """Ask a server which one it is."""
     with one.connect() as connection:
