@@ -1,0 +1,171 @@
+"""The look of `lookaside=True` takes no session where nobody would hear of one, and the one of whoever would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from idemtable import ResultUnreadableError, SchemaError, schema
+from idemtable.claim import steps
+from tests.support.backends import db_of
+from tests.support.crowd import WAIT
+from tests.support.database import Database, effect
+
+_scopes = count()
+
+
+def order_of(idem: Any, **options: Any) -> Any:
+    @idem.transactional(f"aside.{next(_scopes)}", key="key", lookaside=True, wait=WAIT, **options)
+    def order(session: Any, key: str) -> int:
+        return effect(session, key)
+
+    return order
+
+
+def maker_of(db: Database, engine: Any, kind: type[Session], **options: Any) -> Any:
+    """A sessionmaker of the database's colour, whose sync sessions are of a class."""
+    if not db.is_async:
+        return sessionmaker(engine, class_=kind, **options)
+    from sqlalchemy.ext.asyncio import async_sessionmaker
+
+    return async_sessionmaker(engine, sync_session_class=kind, **options)
+
+
+@contextmanager
+def made(idem: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """What a table's binding was asked for sessions."""
+    binding, asked = type(getattr(idem, "inner", idem)._settings.binding), []
+    session = binding.session
+
+    def counted(self: Any, *, inside: bool) -> Any:
+        asked.append(inside)
+        return session(self, inside=inside)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(binding, "session", counted)
+        yield asked
+
+
+def test_a_look_that_finds_the_answer_makes_no_session(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = order_of(db.idem)
+    with made(db.idem, monkeypatch) as asked:
+        first = order.outcome("k")
+        assert asked == [False], "one for the claim, and none for the look"
+        again = order.outcome("k")
+        assert asked == [False]
+    assert (first.replayed, again.replayed, again.value) == (False, True, first.value)
+    assert (first.attempts, again.attempts) == (1, 1)
+    assert db.effects() == ["k"]
+
+
+def test_a_session_that_is_more_than_made_is_made_for_the_look(db: Database) -> None:
+    """Here its class has it listen to itself, as one does that sets a tenant for row-level security."""
+    heard: list[Session] = []
+
+    class Listening(Session):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            sa.event.listen(self, "after_begin", lambda session, *_: heard.append(session))
+
+    with db.other_engine() as engine:
+        order = order_of(db.table(maker_of(db, engine, Listening)))
+        order("k")
+        heard.clear()
+        assert order.outcome("k").replayed
+        assert [isinstance(one, Listening) for one in heard] == [True]
+
+
+def test_a_sessionmaker_of_a_class_of_its_own_makes_the_session_of_the_look() -> None:
+    db, asked = db_of("postgresql18"), []
+
+    class Tenants(sessionmaker[Session]):
+        def __call__(self, **options: Any) -> Session:
+            asked.append(options)
+            return super().__call__(**options)
+
+    with db.other_engine() as engine:
+        order = order_of(db.table(Tenants(engine)))
+        order("k")
+        asked.clear()
+        assert order.outcome("k").replayed
+        assert asked == [{"close_resets_only": False}]
+
+
+def test_an_async_session_that_is_more_than_made_is_made_for_the_look() -> None:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+    db, seen = db_of("postgresql18-async"), []
+
+    class Listening(AsyncSession):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            sa.event.listen(self.sync_session, "after_begin", lambda session, *_: seen.append(session))
+
+    with db.other_engine() as engine:
+        order = order_of(db.table(async_sessionmaker(engine, class_=Listening)))
+        order("k")
+        seen.clear()
+        assert order.outcome("k").replayed
+        assert len(seen) == 1
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
+def test_whoever_listens_to_the_steps_hears_of_an_answer_that_was_looked_for(db: Database, heard: bool) -> None:
+    with db.other_engine() as engine:
+        maker = maker_of(db, engine, type("Told", (Session,), {}))
+        if heard:
+            sa.event.listen(
+                maker.class_ if not db.is_async else maker.kw["sync_session_class"], "after_begin", _nothing
+            )
+        order = order_of(db.table(maker))
+        order("k")
+        told: list[tuple[str, int, bool]] = []
+        with steps.listening(lambda moment: told.append((moment.step, moment.attempt, moment.owned))):
+            assert order.outcome("k").replayed
+    assert told == [("found", 1, True), ("replayed", 1, True)]
+
+
+def _nothing(*_: Any) -> None:
+    """Hear, and do nothing."""
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
+def test_a_look_at_a_table_that_is_not_there_says_so_and_the_next_one_finds_it(db: Database, heard: bool) -> None:
+    name = f"aside_{next(_scopes)}"
+    with db.other_engine() as engine:
+        kind = type("Told", (Session,), {})
+        if heard:
+            sa.event.listen(kind, "after_begin", _nothing)
+        idem = db.table(maker_of(db, engine, kind), table=name)
+        order = order_of(idem)
+        with pytest.raises(SchemaError, match=name):
+            order("k")
+        assert db.effects() == []
+        idem.create_all()
+        try:
+            assert [order.outcome("k").replayed for _ in range(2)] == [False, True]
+        finally:
+            schema.build(sa.MetaData(), table=name).drop(db.admin)
+    assert db.effects() == ["k"]
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
+def test_an_answer_that_cannot_be_read_is_told_and_leaves_no_connection_behind(db: Database, heard: bool) -> None:
+    with db.other_engine(pool_size=1, max_overflow=0, pool_timeout=1) as engine:
+        kind = type("Told", (Session,), {})
+        if heard:
+            sa.event.listen(kind, "after_begin", _nothing)
+        order = order_of(db.table(maker_of(db, engine, kind)))
+        order("k")
+        db.execute("UPDATE idemtable SET codec = 'of nobody'")
+        for _ in range(3):
+            with pytest.raises(ResultUnreadableError, match="of nobody"):
+                order("k")
+        order("another")
+    assert db.effects() == ["k", "another"]
