@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ASKED: Final = ("__init__", "connection", "get_bind")
-"""How a session comes to a connection."""
+_NEW, _INIT, _CONNECTION, _BIND = Session.__new__, Session.__init__, Session.connection, Session.get_bind
+"""What a session is made by and comes to a connection by, before anybody has put a way of theirs in the place of one."""
 _GONE: Final = (Fault.UNKNOWN, Fault.ELSEWHERE, Fault.AWAY)
 
 
@@ -70,7 +70,7 @@ class BaseBinding(ABC):
         self._engine: Engine | None = None
         """The sync engine, where one was given: then the sessionmaker is our own."""
         self._heard: tuple[Any, Session | None] = None, None
-        """What `is_unheard` has found of a class of sessions, and one of them, which is never used."""
+        """A class of sessions, and one of them, by which `is_unheard` sees who listens to all of them; it is never used."""
         if self._is_maker(bind):
             self._maker = bind
         elif callable(bind) and not type(bind).__module__.startswith(
@@ -92,7 +92,7 @@ class BaseBinding(ABC):
 
     @abstractmethod
     def _kind(self, maker: Any) -> type[Session] | None:
-        """Return the sync class of a sessionmaker's sessions; ``None`` where to make one may do more than that."""
+        """Return the sync class of a sessionmaker's sessions; ``None`` where to make one may do more than `Session()`."""
 
     @abstractmethod
     def _sync(self, bound: Any) -> Engine | Connection | None:
@@ -160,14 +160,20 @@ class BaseBinding(ABC):
         """Say whether a session's connection would be like any other of an engine: nobody has a say in it."""
         maker = self._maker or self.sessions()
         kind = self._kind(maker)
+        if (
+            kind is None
+            or kind.__new__ is not _NEW
+            or kind.__init__ is not _INIT
+            or kind.connection is not _CONNECTION
+            or kind.get_bind is not _BIND
+        ):
+            return False
         known, one = self._heard
-        if known is not kind:
-            plain = kind is not None and all(getattr(kind, name) is getattr(Session, name) for name in _ASKED)
-            one = kind() if kind is not None and plain else None
+        if one is None or known is not kind:
+            one = kind()
             self._heard = kind, one
         return (
-            one is not None
-            and self.bound is engine
+            self.bound is engine
             and not maker.kw.get("execution_options")  # since SQLAlchemy 2.1
             and not one.dispatch.after_begin
             and not one.dispatch.after_transaction_create
@@ -234,11 +240,9 @@ class AsyncBinding(BaseBinding):
         )
 
     def _kind(self, maker: Any) -> type[Session] | None:
-        kind = maker.class_
-        if (
-            type(maker) is not self._asyncio.async_sessionmaker
-            or kind.__init__ is not self._asyncio.AsyncSession.__init__
-        ):
+        kind, plain = maker.class_, self._asyncio.AsyncSession
+        is_plain = kind.__new__ is plain.__new__ and kind.__init__ is plain.__init__ and kind.run_sync is plain.run_sync
+        if type(maker) is not self._asyncio.async_sessionmaker or not is_plain:
             return None
         return maker.kw.get("sync_session_class") or kind.sync_session_class  # type: ignore[no-any-return]
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 def awaited(value: Any) -> Any:
     """Wait for what an async client returned; anything else is returned as it is.
 
-    Only inside ``run_sync``, where SQLAlchemy's bridge to the event loop is open.
+    Only inside ``run_sync`` or `bridged`, where SQLAlchemy's bridge to the event loop is open.
     """
     if not inspect.isawaitable(value):
         return value
@@ -25,10 +25,10 @@ def awaited(value: Any) -> Any:
 
 
 def bridged(work: Callable[..., T], *args: Any) -> Awaitable[T]:
-    """Run something with the bridge open, as ``AsyncSession.run_sync`` does, whether there is a session or not."""
+    """Run something with the bridge open where there is no session, whose own ``run_sync`` would do it."""
     return greenlet_spawn(work, *args)
 
 
 def is_bridged() -> bool:
-    """Say whether an event loop waits for what runs here, which must not make it wait: inside ``run_sync``."""
+    """Say whether an event loop waits for what runs here, which must not make it wait: inside ``run_sync`` or `bridged`."""
     return sys.modules.get("greenlet") is not None and in_greenlet()

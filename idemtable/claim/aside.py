@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, assert_never
 
 from ..binding import drop_dead
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session
 
-    from ..model import Stored
+    from ..model import Answer, Refusal, Stored
     from .course import Course
 
 
@@ -48,29 +49,35 @@ class Aside:
             IdempotencyError, Exception: as of `settle`.
         """
         course = self._course
-        engine, request = course.place.engine, course.call.request
+        engine = course.place.engine
         try:
-            found = self._through_engine() if session is None else self._through(session)
+            decision = self._decided(session)
         except Exception as error:
             drop_dead(engine, error)
             if course.judged(error, self).is_elsewhere:
                 engine.dispose()
+            course.begin()  # what has failed was an attempt; one that finds nothing goes on, with a claim
             refuse(course, self, error, repeats=True)
-        decision = course.call.kind.decide(found, request)
         match decision:
-            case Won() | TakeOver():
+            case None:
                 return None
-            case Replay(stored) | Reraise(stored):
-                if not stored.is_settled:  # only a COMMIT tells whether it can be lost
-                    return None
-                self._tell(Step.FOUND)
+            case Replay() | Reraise():
                 self._tell(Step.REPLAYED)
                 return give(course, decision, course.attempts + 1)
             case Mismatch() | Unfinished() | Newer() | Refuse():
-                self._tell(Step.FOUND)
-                raise course.call.kind.refusal(decision, request.scope)
+                raise course.call.kind.refusal(decision, course.call.request.scope)
             case _:
                 assert_never(decision)
+
+    def _decided(self, session: Session | None) -> Answer | Refusal | None:
+        found = self._through_engine() if session is None else self._through(session)
+        decision = self._course.call.kind.decide(found, self._course.call.request)
+        if isinstance(decision, Won | TakeOver):
+            return None
+        if isinstance(decision, Replay | Reraise) and not decision.stored.is_settled:
+            return None  # only a COMMIT tells whether it can be lost
+        self._tell(Step.FOUND)
+        return decision
 
     def _through_engine(self) -> Stored | None:
         engine = self._course.place.engine
@@ -88,7 +95,15 @@ class Aside:
         if not session.autobegin:
             session.begin()
         options = None if self._level is None else {"isolation_level": self._level}
-        return self._look(connected(connection_of, session, "claim", options), session)
+        try:
+            found = self._look(connected(connection_of, session, "claim", options), session)
+        except BaseException:
+            with suppress(Exception):  # what is being raised matters more
+                session.rollback()
+            raise
+        # Not only closed: who listens hears of a rollback, and one that fails gives the connection back all the same.
+        session.rollback()
+        return found
 
     def _look(self, connection: Connection, session: Session | None = None) -> Stored | None:
         self.connection = connection

@@ -50,7 +50,7 @@ class Attempt:
         self._course = course
         self._number = course.begin()
         self._call = course.call
-        self.tx = self._tx = transaction
+        self.tx = transaction
         self._repeats = repeats
         self._holder = holder
         self._frame: nesting.Frame | None = None
@@ -96,7 +96,7 @@ class Attempt:
             raise
 
     def _open(self) -> Outcome[Any] | None:
-        course, call, tx = self._course, self._call, self._tx
+        course, call, tx = self._course, self._call, self.tx
         stays = self._holder is not None
         if (reserving := call.kind.reserving()) is not None:
             self._reserved = reserving  # also where the answer is lost: then it is given back, if it was had
@@ -171,13 +171,13 @@ class Attempt:
 
     def _undo(self, value: Any) -> Outcome[Any]:
         self.leave()
-        if not self._tx.held():
+        if not self.tx.held():
             raise broken_out(self._call.request.scope)
-        self._tx.rollback()
+        self.tx.rollback()
         return Outcome(value, False, self._number, None)
 
     def _store(self, value: Any) -> Outcome[Any]:
-        call, tx = self._call, self._tx
+        call, tx = self._call, self.tx
         if tx.deferred is not None:
             late.take(self._course, tx, self._checked, repeats=self._repeats)
         if not tx.intact(self._work):
@@ -202,7 +202,7 @@ class Attempt:
 
     def _commit(self, status: Status, codec: str, data: bytes) -> None:
         """Leave the transaction with an outcome in the row."""
-        call, tx = self._call, self._tx
+        call, tx = self._call, self.tx
         if (seal := self._course.settings.seal) is not None:
             data = sealed(seal, data, call.request, codec, status)
 
@@ -237,9 +237,9 @@ class Attempt:
         """
         self.is_over = True
         disown(error, self._answer)
-        verdict = self._course.judged(error, self._tx)
-        if (deferred := self._tx.deferred) is not None:
-            refusal = late.refusal(self._course, self._tx, self._checked, error, repeats=self._repeats)
+        verdict = self._course.judged(error, self.tx)
+        if (deferred := self.tx.deferred) is not None:
+            refusal = late.refusal(self._course, self.tx, self._checked, error, repeats=self._repeats)
             if deferred.is_lost:
                 # Whatever the function has made of that: it has done nothing, and the key is claimed before it runs again.
                 self._course.overtaken = True
@@ -249,7 +249,7 @@ class Attempt:
                 self._abandon()
                 raise refusal from error
         try:
-            stands = not (self._is_occupied or self._tx.is_lost or self._is_left_over())
+            stands = not (self._is_occupied or self.tx.is_lost or self._is_left_over())
             if self._work and stands and isinstance(error, self._call.remember) and verdict.is_the_functions:
                 self._remember(error)
                 return
@@ -257,12 +257,12 @@ class Attempt:
             self._abandon()
             raise
         # By the call around it: whatever the driver says of that, and in whatever class, it is what came of it.
-        was_cut = not self._tx.owned and self._tx.is_cut
+        was_cut = not self.tx.owned and self.tx.is_cut
         is_lost = self._abandon() is not None or was_cut or self._is_left_over()
         if verdict.is_lost or verdict.is_elsewhere:
-            self._tx.let_go()
+            self.tx.let_go()
         if verdict.is_elsewhere and self._repeats:
-            self._tx.turn_away()
+            self.tx.turn_away()
         scope = self._call.request.scope
         if isinstance(error, Exception) and (interruption := verdict.interruption) is not None:
             raise interruption
@@ -274,7 +274,7 @@ class Attempt:
         if not isinstance(error, Exception):
             return
         # Whatever would begin it again: an answer of the library's too, to a call that a hook at COMMIT has made.
-        if self._tx.departed and not self._call.kind.settles and verdict.restarts:
+        if self.tx.departed and not self._call.kind.settles and verdict.restarts:
             raise TransactionError(
                 f"{scope}: COMMIT failed or its answer was lost, and {self._call.kind.unsettled}",
                 scope=scope,
@@ -288,7 +288,7 @@ class Attempt:
             error, self._call.remember, self._call.request.scope, self._course.settings.max_result_bytes
         )
         # The savepoint may be inactive: a failed flush has undone it, but the session is in it until it is left.
-        if not self._tx.intact() or not is_open(self._tx.session, self._work):
+        if not self.tx.intact() or not is_open(self.tx.session, self._work):
             raise broken_out(self._call.request.scope) from error
         self._checked(self._work.rollback)
         self._work = None
@@ -302,17 +302,17 @@ class Attempt:
         if is_occupied:
             # Two at work on one connection end in a hang or in somebody else's answer.
             with suppress(Exception):
-                self._tx.cut()
+                self.tx.cut()
             return None
         # What is being raised matters more than a look or a rollback that finds the connection or the savepoint gone.
         uncommitted = False
         with suppress(Exception):
-            uncommitted = not self._tx.departed and self._tx.is_uncommitted()
+            uncommitted = not self.tx.departed and self.tx.is_uncommitted()
         lost: Exception | None = None
         try:
-            self._tx.rollback()
+            self.tx.rollback()
         except Exception as error:
-            lost = None if self._tx.owned else error
+            lost = None if self.tx.owned else error
         if uncommitted:
             with suppress(Exception):  # what was reserved stays spent
                 self._give_back()
@@ -320,7 +320,7 @@ class Attempt:
 
     def _is_left_over(self) -> bool:
         """Say whether the call in whose transaction this one is has ended before it."""
-        return not self._tx.owned and nesting.is_left_over(self._tx.session)
+        return not self.tx.owned and nesting.is_left_over(self.tx.session)
 
     def _give_back(self) -> None:
         if (reserved := self._reserved) is not None:
@@ -343,9 +343,9 @@ class Attempt:
             raise broken_out(self._call.request.scope) from error
         except Exception as error:
             # Whatever its class: an application may turn the database's errors into its own (``handle_error``).
-            if self._course.judged(error, self._tx).is_dead:
+            if self._course.judged(error, self.tx).is_dead:
                 raise broken_out(self._call.request.scope) from error
             raise
 
     def _tell(self, step: Step) -> None:
-        steps.tell(step, self._call.request, self._number, self._tx.owned)
+        steps.tell(step, self._call.request, self._number, self.tx.owned)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy.orm import Session
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from ..dialects import Dialect
     from ..settings import Place
-
-T = TypeVar("T")
 
 _mutex: Final = threading.Lock()
 _at_work: Final[WeakKeyDictionary[Any, list[ref[Own]]]] = WeakKeyDictionary()

@@ -58,9 +58,8 @@ class BaseRun(Course):
     def _own(self, session: Session, joinable: Any) -> Attempt:
         # No call of this table is around it, or it would have joined that one: its key is nobody's here.
         own = Own(self.place, session, joinable, nesting.is_within, self._level)
-        return Attempt(
-            self, own, repeats=not self.place.is_inside
-        )  # of what is open around it nothing can be begun again
+        repeats = not self.place.is_inside  # of what is open around it nothing can be begun again
+        return Attempt(self, own, repeats=repeats)
 
     def _joined(self, session: Session, joinable: Any) -> Attempt:
         nesting.refuse_reentry(self.place.nest, self.call.request, session, self.call.kind.holds)
@@ -231,7 +230,7 @@ class AsyncRun(BaseRun):
             if self._is_unheard:
                 found = await bridged(aside.answer)
             else:
-                found = await self._in_session(lambda session: bridged(aside.answer, session.sync_session))
+                found = await self._in_session(lambda session: session.run_sync(aside.answer))
             if found is not None:
                 return found
         return await self._in_session(lambda session: self._through(self._own(session.sync_session, session), work))
@@ -249,11 +248,11 @@ class AsyncRun(BaseRun):
 
     async def _through(self, attempt: Attempt, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
         try:
-            if (outcome := await bridged(attempt.open)) is not None:
+            if (outcome := await self._on(attempt, attempt.open)) is not None:
                 return outcome
             value = await work(attempt.tx.joinable)
             await self._shut(attempt)
-            return await bridged(attempt.close, value)
+            return await self._on(attempt, attempt.close, value)
         except BaseException as error:
             await self._fail(attempt, error)
             raise
@@ -267,9 +266,12 @@ class AsyncRun(BaseRun):
         try:
             await self._shut(attempt)
         except BaseException as interruption:
-            await bridged(attempt.fail, interruption)
+            await self._on(attempt, attempt.fail, interruption)
             raise
-        await bridged(attempt.fail, error)
+        await self._on(attempt, attempt.fail, error)
+
+    def _on(self, attempt: Attempt, step: Callable[..., R], *args: Any) -> Awaitable[R]:
+        return attempt.tx.joinable.run_sync(lambda _: step(*args))  # type: ignore[no-any-return]
 
     async def _shut(self, attempt: Attempt) -> None:
         if (door := attempt.door) is not None and not door.close():

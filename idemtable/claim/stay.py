@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..bridge import bridged
 from . import nesting
 from .attempt import Attempt
 from .joined import Joined
@@ -73,7 +72,7 @@ class Staying(_BaseStaying, Run):
         while frame := self._enclosing(for_block=True):
             if (turn := self._enter(frame.door)) is not None:
                 return Stay(frame.session, turn)
-        return Stay(self.settings.binding.session(inside=self.place.is_inside), None)
+        return Stay(self._session(), None)
 
     def end(self, stay: Stay, value: Any, error: BaseException | None) -> Any:
         """End a block with its value, or with what its body raised; return the value as a replay will give it."""
@@ -109,7 +108,7 @@ class AsyncStaying(_BaseStaying, AsyncRun):
         stay = await self._begun(given)
         try:
             attempt = stay.attempt = self._block(stay, stay.session.sync_session, holder)
-            stay.outcome = await bridged(attempt.open)
+            stay.outcome = await self._on(attempt, attempt.open)
             return stay
         except BaseException as error:
             try:
@@ -125,7 +124,7 @@ class AsyncStaying(_BaseStaying, AsyncRun):
         while frame := self._enclosing(for_block=True):
             if (turn := await self._aenter(frame.door)) is not None:
                 return Stay(frame.joinable, turn)
-        return Stay(self.settings.binding.session(inside=self.place.is_inside), None)
+        return Stay(self._session(), None)
 
     async def end(self, stay: Stay, value: Any, error: BaseException | None) -> Any:
         """End a block; see `Staying.end`."""
@@ -136,7 +135,7 @@ class AsyncStaying(_BaseStaying, AsyncRun):
                 await self._fail(attempt, error)
                 return None
             await self._shut(attempt)
-            return (await bridged(attempt.close, value)).value
+            return (await self._on(attempt, attempt.close, value)).value
         except BaseException as interruption:
             await self._fail(stay.attempt, interruption)
             raise

@@ -60,7 +60,7 @@ class Transaction(ABC):
     def __init__(self, place: Place, session: Session, joinable: Any = None) -> None:
         self._place = place
         self.session = session
-        self.joinable = joinable or session
+        self.joinable = session if joinable is None else joinable
         self.records = place.records
         self.deferred: Any = None
         """The claim, if it waits for the function's first statement."""

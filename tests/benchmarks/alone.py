@@ -1,7 +1,7 @@
 """The library's statements without the library: sent as it sends them, in the same packets, with nothing round them.
 
-No key is made, no payload and no result is looked at, no transaction is watched, and no error is handled. A library that
-took no time at all would be as fast; what is between the two is the library's own.
+No key is made, no payload and no result is looked at, no transaction is watched, and no error is handled. What is left of
+the library writes the statements' values and reads their rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WAIT = 5.0
 """Seconds."""
 _DAY = 86_400_000_000
-_PRINT, _OWNER, _RESULT = bytes(32), bytes(16), b'{"order_id":1,"amount":5}'
+_KEY, _PRINT, _OWNER, _RESULT = "0123456789ab-1234", bytes(32), bytes(16), b'{"order_id":1,"amount":5}'
 
 
 class Alone:
@@ -45,14 +45,16 @@ class Alone:
         """Begin, and claim a key of its own."""
         request = self._request(os.urandom(16))  # at random places of the index, as those of keys are
         connection = self._begun(session)
-        assert self._records.claim(connection, request, WAIT)
+        won = self._records.claim(connection, request, WAIT)
+        assert won
         return connection, request
 
     def leave(self, session: Session, mine: tuple[Connection, Request]) -> None:
         """Store, and commit."""
         connection, request = mine
         along = self._records.dialect.along(connection)
-        assert self._records.store(connection, request, Status.COMPLETED, "json", _RESULT, along)
+        stored = self._records.store(connection, request, Status.COMPLETED, "json", _RESULT, along)
+        assert stored
         session.commit()
 
     def first(self, session: Session, work: Callable[[Any, int], Any], number: int) -> Any:
@@ -64,24 +66,24 @@ class Alone:
 
     def again(self, session: Session) -> Any:
         """Claim in vain, and read."""
-        dialect, id = self._records.dialect, random.choice(self._some)
+        id = random.choice(self._some)
         connection = self._begun(session)
-        assert not self._records.claim(connection, self._request(id), WAIT)
-        if not dialect.reads_in_place and not dialect.reads_after_a_claim:
-            session.rollback()
-            connection = self._begun(session)
+        won = self._records.claim(connection, self._request(id), WAIT)
+        assert not won
         found = self._records.find(connection, id, WAIT, Look.LEAVING)
         session.rollback()
         return found and found.result
 
     def aside(self, engine: Engine) -> Any:
-        """Read."""
+        """Read, on a Connection."""
         with engine.connect() as connection:
+            connection.begin()
+            self._records.dialect.begun(connection)
             found = self._records.find(connection, random.choice(self._some), WAIT, Look.ASIDE)
         return found and found.result
 
     def _request(self, id: bytes) -> Request:
-        return Request(id, None, self._scope, None, _PRINT, _DAY, _OWNER)
+        return Request(id, None, self._scope, _KEY, _PRINT, _DAY, _OWNER)
 
     def _begun(self, session: Session) -> Connection:
         dialect = self._records.dialect

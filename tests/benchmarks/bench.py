@@ -1,6 +1,6 @@
 """What the variants are made of, in both colours: the bare transaction, a claim written by hand, and the library.
 
-A call is given a key and a number. The base has an engine of its own, which the library has never seen; on a server, over
+A call is given a key and a number. The base has an engine of its own, which the library was not given; on a server, over
 the same connections.
 """
 

@@ -70,14 +70,14 @@ Each ends with an error if a goal that it has measured is missed: make's own exi
 _METHOD = """## How it is measured
 
 - **The business** is one INSERT and one UPDATE in SQLAlchemy Core, in a Session, as a function under the decorator is given
-  one. *Bare* is that transaction alone, on an engine that the library has never seen. *By hand* is what one would write
+  one. *Bare* is that transaction alone, on an engine that the library was not given. *By hand* is what one would write
   without a library: an INSERT into the same table of keys before, an UPDATE with the result after.
-- **All of them use the same connections** to a server. With some of their own, each would have a process of the server's,
-  and where the system happens to put that makes the same work up to a third slower, for seconds.
-- **Its statements alone** are sent as the library sends them, in the same packets, through a Session of the same engine,
-  and nothing else is done: no key, no fingerprint, no result of the function's, no transaction watched, no error handled. A
-  library that took no time would be as fast. Where that misses a goal too, it is these statements that miss it, or the
-  machine.
+- **All of them use the same connections** to a server. With some of their own, each would have a process or thread of the
+  server's, and where the system happens to put that makes the same work up to a third slower, for seconds.
+- **Its statements alone** are sent as the library sends them, in the same packets, through a Session (a look before the
+  transaction through a Connection). Of the library there is only what writes their values and reads their rows: no key, no
+  fingerprint, no result of the function's, no transaction watched, no error handled. What lies between them and the library
+  is the library's; a goal that they miss too, no shorter way round them reaches on this machine.
 - **Throughput** is a ratio to the first row of its table, in the same run: 1 is as fast, more is faster. With one client
   the variants take turns operation by operation, in random order, so that whatever else the machine does hits all of them
   alike; the ratio is that of the means without the slowest twentieth, the spread its smallest and largest value over seven

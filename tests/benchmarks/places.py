@@ -91,11 +91,11 @@ def async_engine(url: sa.URL) -> AsyncEngine:
 
 
 def beside(one: sa.Engine) -> sa.Engine:
-    """Make an engine that works on another one's connections: the base's, of which the library's knows nothing.
+    """Make an engine that works on another one's connections: the base's beside the library's.
 
-    With connections of their own, the server has a process for each: where the system happens to put it, on the client's
-    core or on the other, makes the same work up to a third slower, for seconds. On one connection that hits all alike, and
-    so does what the operation before has left behind.
+    With connections of their own, the server has a process or thread for each: where the system happens to put it, on the
+    client's core or on the other, makes the same work up to a third slower, for seconds. On one connection that hits all
+    alike, and so does what the operation before has left behind.
     """
     return sa.Engine(one.pool, one.dialect, one.url)
 

@@ -66,7 +66,7 @@ class Goal(msgspec.Struct, frozen=True):
         unit: behind the figures.
         digits: of the figures.
         table, row: where a plot shows the target.
-        alone: what a library that takes no time would have reached, where that was measured.
+        alone: what its statements alone have reached, where that was measured.
     """
 
     what: str

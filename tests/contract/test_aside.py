@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from idemtable import ResultUnreadableError, SchemaError, schema
+from idemtable import ResultUnreadableError, RetryTransactionError, SchemaError, schema
 from idemtable.claim import steps
 from tests.support.backends import db_of
 from tests.support.crowd import WAIT
@@ -169,3 +169,159 @@ def test_an_answer_that_cannot_be_read_is_told_and_leaves_no_connection_behind(d
                 order("k")
         order("another")
     assert db.effects() == ["k", "another"]
+
+
+# --- a look that is heard -------------------------------------------------------------------------------------------------
+
+
+def _heard_by(kind: type[Session]) -> list[str]:
+    """What a class's sessions tell, from now on."""
+    told: list[str] = []
+    for name in ("after_begin", "after_rollback", "after_soft_rollback", "after_commit"):
+        sa.event.listen(kind, name, lambda *_, name=name: told.append(name))
+    return told
+
+
+def test_whoever_hears_a_look_begin_hears_it_rolled_back(db: Database) -> None:
+    """What was set in the one is taken back in the other, before the connection is somebody else's."""
+    kind = type("Told", (Session,), {})
+    with db.other_engine() as engine:
+        order = order_of(db.table(maker_of(db, engine, kind)))
+        order("k")
+        told = _heard_by(kind)
+        assert order.outcome("k").replayed
+    assert told == ["after_begin", "after_rollback", "after_soft_rollback"]
+
+
+class Opened:
+    """A seal that counts the connections that are out while it is opened."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self.out: list[int] = []
+
+    def seal(self, data: bytes, context: bytes) -> bytes:
+        return data
+
+    def open(self, data: bytes, context: bytes) -> bytes:
+        self.out.append(self.pool.checkedout())
+        return data
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
+def test_no_connection_is_out_while_an_answer_is_read(db: Database, heard: bool) -> None:
+    kind = type("Told", (Session,), {})
+    if heard:
+        sa.event.listen(kind, "after_begin", _nothing)
+    with db.other_engine() as engine:
+        seal = Opened(engine.pool)
+        order = order_of(db.table(maker_of(db, engine, kind), seal=seal))
+        order("k")
+        assert order.outcome("k").replayed
+    assert seal.out == [0]
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+def test_a_look_that_fails_is_an_attempt_and_the_next_one_answers(db: Database, heard: bool, known: bool) -> None:
+    kind = type("Told", (Session,), {})
+    if heard:
+        sa.event.listen(kind, "after_begin", _nothing)
+    with db.other_engine() as engine:
+        order = order_of(db.table(maker_of(db, engine, kind)))
+        if known:
+            order("k")
+        failing = [RetryTransactionError("begin again", scope="aside")]
+
+        def begin(connection: Any) -> None:
+            if failing:
+                raise failing.pop()
+
+        sa.event.listen(getattr(engine, "sync_engine", engine), "begin", begin)
+        outcome = order.outcome("k")
+    assert (outcome.replayed, outcome.attempts) == (known, 2)
+    assert db.effects() == ["k"]
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
+def test_what_a_listener_to_the_steps_raises_at_an_answer_is_told_as_the_databases(db: Database, heard: bool) -> None:
+    kind = type("Told", (Session,), {})
+    if heard:
+        sa.event.listen(kind, "after_begin", _nothing)
+    with db.other_engine() as engine:
+        order = order_of(db.table(maker_of(db, engine, kind)))
+        order("k")
+
+        def refuse(moment: steps.Moment) -> None:
+            if moment.step is steps.Step.FOUND:
+                raise RetryTransactionError("begin again", scope="aside") if moment.attempt < 3 else Failed
+
+        with steps.listening(refuse), pytest.raises(Failed):
+            order("k")
+        assert order.outcome("k").attempts == 1
+
+
+class Failed(Exception):
+    pass
+
+
+def test_a_heard_look_that_fails_and_cannot_be_rolled_back_leaves_no_connection_behind(sync_db: Database) -> None:
+    db = sync_db
+    kind = type("Told", (Session,), {})
+    with db.other_engine(pool_size=1, max_overflow=0, pool_timeout=1) as engine:
+        order = order_of(db.table(maker_of(db, engine, kind)))
+        order("k")
+        failing = ["begin", "rollback"]
+
+        def begun(session: Session, *_: Any) -> None:
+            if "begin" in failing:
+                failing.remove("begin")
+                raise RetryTransactionError("begin again", scope="aside")
+
+        def undone(connection: Any) -> None:
+            if failing == ["rollback"]:
+                failing.clear()
+                raise Failed
+
+        sa.event.listen(kind, "after_begin", begun)
+        sa.event.listen(engine, "rollback", undone)
+        outcome = order.outcome("k")
+    assert (failing, outcome.replayed, outcome.attempts) == ([], True, 2)
+
+
+@pytest.mark.parametrize("name", ["__init__", "connection", "get_bind"])
+def test_who_puts_a_way_of_theirs_in_the_place_of_sqlalchemys_has_a_session_for_the_look(
+    sync_db: Database, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As instrumentation does, and only after the first calls."""
+    db, asked = sync_db, []
+    order = order_of(db.idem)
+    order("k")
+    assert order.outcome("k").replayed
+    way = getattr(Session, name)
+
+    def theirs(self: Session, *args: Any, **options: Any) -> Any:
+        asked.append(self)
+        return way(self, *args, **options)
+
+    monkeypatch.setattr(Session, name, theirs)
+    assert order.outcome("k").replayed
+    assert asked
+
+
+def test_an_async_sessions_own_run_sync_is_round_the_look_too() -> None:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+    db, asked = db_of("postgresql18-async"), []
+
+    class Traced(AsyncSession):
+        async def run_sync(self, *args: Any, **options: Any) -> Any:
+            asked.append(self)
+            return await super().run_sync(*args, **options)
+
+    with db.other_engine() as engine:
+        order = order_of(db.table(async_sessionmaker(engine, class_=Traced)))
+        order("k")
+        asked.clear()
+        assert order.outcome("k").replayed
+        assert len(asked) == 1

@@ -100,7 +100,7 @@ def store_without_owner() -> Any:
 
 
 def plain_select() -> Any:
-    """Who has lost the claim reads the winner's row in the transaction that it has, by a plain SELECT."""
+    """Each call looks before it claims, and who loses reads the winner's row in that transaction, by a plain SELECT."""
 
     def restart(self: Own, first: Callable[[], Any], wait: float) -> Any:
         return first()
@@ -108,6 +108,7 @@ def plain_select() -> Any:
     def enter(self: Own, first: Callable[[], Any], wait: float) -> Any:
         if not self.session.in_transaction():
             self._begin(wait)
+            self.records.find(self.connection, bytes(16))
         return first()
 
     return replaced((Own, "restart", restart), (Own, "enter", enter))

@@ -18,7 +18,7 @@ def test_a_hash_is_that_of_hashlib(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 2047, 2048, 100_000])
-def test_what_is_long_has_the_same_hash_by_openssl(length: int) -> None:
+def test_a_hash_of_any_length_is_that_of_hashlib(length: int) -> None:
     data = bytes(length)
     assert hashed(data) == hashlib.sha256(data).digest()
 
