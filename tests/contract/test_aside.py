@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from idemtable import ResultUnreadableError, RetryTransactionError, SchemaError, schema
+from idemtable import ResultUnreadableError, RetryTransactionError, SchemaError, SessionNotUsableError, schema
 from idemtable.claim import steps
 from tests.support.backends import db_of
 from tests.support.crowd import WAIT
@@ -325,3 +325,52 @@ def test_an_async_sessions_own_run_sync_is_round_the_look_too() -> None:
         asked.clear()
         assert order.outcome("k").replayed
         assert len(asked) == 1
+
+
+def test_a_session_that_is_made_in_a_way_of_its_own_is_made_for_the_look() -> None:
+    db, made_of = db_of("postgresql18"), []
+
+    class Odd(Session):
+        def __new__(cls, bind: Any, **options: Any) -> Odd:
+            made_of.append(bind)
+            return super().__new__(cls)
+
+    with db.other_engine() as engine:
+        order = order_of(db.table(sessionmaker(engine, class_=Odd)))
+        order("k")
+        made_of.clear()
+        assert order.outcome("k").replayed
+        assert made_of == [engine]
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
+def test_a_look_takes_no_connection_that_could_carry_no_claim(db: Database, heard: bool) -> None:
+    """A program that is wrong is told so at each call, and not at those alone that have no answer yet."""
+    kind = type("Told", (Session,), {})
+    if heard:
+        sa.event.listen(kind, "after_begin", _nothing)
+    scope = f"aside.{next(_scopes)}"
+    with db.other_engine() as engine, db.other_engine(isolation_level="AUTOCOMMIT") as other:
+        right, wrong = (
+            db.table(maker_of(db, one, kind)).transactional(scope, key="key", lookaside=True)(_order)
+            for one in (engine, other)
+        )
+        right("k")
+        assert right.outcome("k").replayed
+        with pytest.raises(SessionNotUsableError, match="AUTOCOMMIT"):
+            wrong("k")
+
+
+def _order(session: Any, key: str) -> int:
+    return effect(session, key)
+
+
+def test_a_heard_look_is_at_the_level_asked_for_in_a_session_that_is_begun() -> None:
+    db, levels = db_of("postgresql18"), []
+    kind = type("Told", (Session,), {})
+    with db.other_engine() as engine:
+        order = order_of(db.table(maker_of(db, engine, kind, autobegin=False)), isolation_level="SERIALIZABLE")
+        order("k")
+        sa.event.listen(kind, "after_begin", lambda *begun: levels.append(begun[2].get_isolation_level()))
+        assert order.outcome("k").replayed
+        assert levels == ["SERIALIZABLE"]
