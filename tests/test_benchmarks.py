@@ -23,6 +23,7 @@ from tests.benchmarks import (
     before,
     command,
     databases,
+    goals,
     growth,
     harness,
     machine,
@@ -254,6 +255,15 @@ def test_every_goal_of_large_numbers_is_measured(room: Any) -> None:
     assert found.goals
     assert all(goal.measured is not None for goal in found.goals)
     page.render({"growth": found})
+
+
+def test_a_goal_beside_another_row_has_a_floor_where_that_was_measured() -> None:
+    rows = [row("base", "base", 1), row("hand", "by hand", 0.5), row("alone", "alone", 0.9), row("ours", "ours", 0.6)]
+    judge = goals.Judge([Table("first", "one client", rows)])
+    judge.beside("with", 1.3, "first", "ours", "hand", "alone")
+    judge.beside("without", 1.3, "first", "ours", "hand")
+    judge.ratio("not measured", 1.3, "first", "other", "nothing")
+    assert [(one.measured, one.alone) for one in judge.goals] == [(1.2, 1.8), (1.2, None), (None, None)]
 
 
 def test_with_one_client_everything_has_as_many_turns() -> None:

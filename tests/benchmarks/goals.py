@@ -41,7 +41,7 @@ class Judge:
         mine, floor = (self.figure(table, one, "ratio") for one in (row, alone))
         self.goals.append(Goal(what, target, mine, table=table, row=row, alone=floor))
 
-    def beside(self, what: str, target: float, table: str, row: str, other: str, alone: str) -> None:
+    def beside(self, what: str, target: float, table: str, row: str, other: str, alone: str = "") -> None:
         """Ask for a throughput beside that of another row."""
         mine, floor, others = (self.figure(table, one, "ratio") for one in (row, alone, other))
         measured, least = (None if one is None or others is None else one / others for one in (mine, floor))

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import gc
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
@@ -24,7 +27,7 @@ from tests.benchmarks.goals import Judge
 from tests.benchmarks.harness import Size
 from tests.benchmarks.machine import Watch, versions
 from tests.benchmarks.places import PLACES, engine, version
-from tests.benchmarks.results import Part, Row, Table
+from tests.benchmarks.results import FOLDER, Part, Row, Table
 from tests.benchmarks.work import business, new_run, prepare
 
 CALLS: Final = 1_000_000
@@ -90,8 +93,11 @@ is looked at after as many calls as a tenth of these."""
 def part(size: Size) -> Part:
     """Measure, and judge."""
     watch, calls = Watch("make bench"), LOOKS * 100 if size.quick else CALLS
+    # In a process of its own: what the parts before it have left free here would be room for a leak to hide in.
+    command = [sys.executable, "-m", "tests.benchmarks.memory", "sqlite", "--calls", str(calls), "--json"]
+    done = subprocess.run(command, cwd=FOLDER.parent, check=True, stdout=subprocess.PIPE)
+    held = msgspec.json.decode(done.stdout, type=list[float])
     with served("sqlite") as one:
-        held = list(looks(one, calls))
         found = {"SQLite": version(one)} | versions(PACKAGES)
     figures = {"warm": held[0], "after": held[-1], "most": max(held)}
     titles = {
@@ -115,6 +121,7 @@ def main() -> None:
         "places", nargs="*", default=["sqlite"], metavar="PLACE", help=f"of sqlite, {', '.join(PLACES)}"
     )
     parser.add_argument("--calls", type=int, default=CALLS)
+    parser.add_argument("--json", action="store_true", help="print all that was found at one place, in MiB")
     options = parser.parse_args()
     if unknown := set(options.places) - {*PLACES, "sqlite"}:
         parser.error(f"no place {', '.join(sorted(unknown))}")
@@ -123,6 +130,9 @@ def main() -> None:
     for place in options.places:
         with served(place) as one:
             held = list(looks(one, options.calls))
+        if options.json:
+            print(msgspec.json.encode(held).decode())
+            continue
         warm = f"{held[0]:.1f} MiB after {options.calls // 10:,} calls"
         print(f"{place}: {warm}, {held[-1]:.1f} after {options.calls:,} more, at most {max(held):.1f}", flush=True)
 
