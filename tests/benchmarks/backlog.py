@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from idemtable import IdemTable, PurgeReport
+from idemtable import IdemTable
 from tests.benchmarks import filling
 from tests.benchmarks.crowd import Crowd, slowest
 from tests.benchmarks.databases import PACKAGES
@@ -26,9 +26,9 @@ from tests.benchmarks.work import business, new_run, numbers, prepare
 ROWS: Final = 1_500_000
 EXPIRED: Final = 2 / 3
 CLIENTS: Final = 2
-TURNS: Final = 10
-"""With each pause the backlog is purged in so many pieces."""
-TABLE: Final = "backlog"
+PIECE: Final = 0.15
+"""Seconds after which a purge stops for as long. In one purge and not in many: each begins with a look at where the expired
+rows lie, of which a large one has no more than a small one."""
 
 RATE: Final = 300_000
 """Rows a second that a purge is to delete meanwhile."""
@@ -38,10 +38,10 @@ SLOWEST: Final = 1.5
 """How many times as long their 99th percentile may take."""
 
 TEXT: Final = f"""A table of {ROWS:,} rows of which two thirds have expired is purged while {CLIENTS} clients (threads of a
-process of their own) call a function with the business above, one call after the other. That is done in {2 * TURNS} pieces,
-in turn with the default pause of 5 ms after each batch and with a longer one, and each of them is followed by as much time
-without a purge: the clients' calls of those times are what the others are compared with. Server, clients and
-purge share the machine: two cores are hardly enough for the clients alone."""
+process of their own) call a function with the business above, one call after the other. That is done twice, each time in
+a table of its own: with the default pause of 5 ms after each batch, and with a longer one. After each {PIECE} s the purge
+stops for as long: the clients' calls of those times are what the others are compared with. Server, clients and purge share
+the machine: two cores are hardly enough for the clients alone."""
 
 PAUSES: Final[dict[str, dict[str, timedelta]]] = {"beside": {}, "gently": {"pause": timedelta(milliseconds=20)}}
 """After each batch: the default, and one that leaves the machine to the others."""
@@ -54,11 +54,11 @@ TITLES: Final = {
 }
 
 
-def caller(url: str) -> Callable[[], object]:
-    """A client: each of its calls is a first execution."""
+def callers(url: str, table: str) -> list[Callable[[], object]]:
+    """What a client calls: each call is a first execution."""
     run = new_run()
 
-    @IdemTable(sa.create_engine(url, pool_size=1), table=TABLE).transactional(f"bench.{run}", key="key")
+    @IdemTable(sa.create_engine(url, pool_size=1), table=table).transactional(f"bench.{run}", key="key")
     def pay(session: Session, key: str, number: int) -> dict[str, int]:
         return business(session, number)
 
@@ -66,54 +66,68 @@ def caller(url: str) -> Callable[[], object]:
         number = next(numbers)
         pay(f"{run}-{number}", number)
 
-    return call
+    return [call]
 
 
-def measure(url: str, backlog: int, turns: int) -> Figures:
-    """Purge a backlog in pieces, in turn with each pause, and compare the calls of those times with those between them."""
+def measure(url: str, backlog: int) -> Figures:
+    """Purge a backlog with each pause, piece by piece, and compare the calls of those times with those between them."""
     engine = sa.create_engine(url)
-    prepare(engine, 0)
-    idem = filling.make(engine, TABLE, backlog, expired=EXPIRED)
-    filling.settle(engine, TABLE)
-    alone: list[Slice] = []
-    found = {name: Beside() for name in PAUSES}
-    with Crowd(CLIENTS, lambda: [caller(url)], threads=CLIENTS) as crowd:
-        for _ in range(turns):
-            for name, pause in PAUSES.items():
-                mark = crowd.mark()
-                report = idem.purge(limit=-(-round(backlog * EXPIRED) // (2 * turns)), **pause)
-                beside = crowd.since(mark)
-                mark = crowd.mark()
-                # The other half of the comparison: the clients work as long without a purge as they did beside one.
-                time.sleep(max(report.seconds, 0.1))
-                alone.append(crowd.since(mark))
-                found[name].add(report, beside, alone[-1])
+    found = {}
+    for name, pause in PAUSES.items():
+        prepare(engine, 0)  # each crowd begins with the first order
+        table = f"backlog_{name}"
+        idem = filling.make(engine, table, backlog, expired=EXPIRED)
+        filling.settle(engine, table)
+        with Crowd(CLIENTS, partial(callers, url, table), threads=CLIENTS) as crowd:
+            found[name] = pieces = Pieces(crowd)
+            pieces.deleted = idem.purge(progress=pieces.go_on, **pause).deleted
+            pieces.stop()
+        with engine.begin() as connection:  # or the server would clean it up while the next one is measured
+            connection.exec_driver_sql(f"DROP TABLE {table}")
     engine.dispose()
-    return {ALONE: {"ratio": 1.0} | calls(alone)} | {name: one.figures() for name, one in found.items()}
+    alone = [slice for pieces in found.values() for slice in pieces.alone]
+    return {ALONE: {"ratio": 1.0} | calls(alone)} | {name: pieces.figures() for name, pieces in found.items()}
 
 
 Slice = tuple[float, list[float]]
 """Calls a second, and the seconds that each of them took."""
 
 
-@dataclass
-class Beside:
-    """What was deleted with one pause, and what it cost."""
+class Pieces:
+    """One purge beside a crowd, which now and then stops for as long as it has worked."""
 
-    deleted: int = 0
-    seconds: float = 0.0
-    slices: list[Slice] = field(default_factory=list)
-    ratios: list[float] = field(default_factory=list)
+    def __init__(self, crowd: Crowd) -> None:
+        self._crowd = crowd
+        self.deleted = 0
+        self.seconds = 0.0
+        self.beside: list[Slice] = []
+        self.alone: list[Slice] = []
+        self._begin()
 
-    def add(self, report: PurgeReport, beside: Slice, alone: Slice) -> None:
-        """Add one piece, and the calls after it."""
-        self.deleted, self.seconds = self.deleted + report.deleted, self.seconds + report.seconds
-        self.slices.append(beside)
-        self.ratios.append(beside[0] / alone[0])
+    def _begin(self) -> None:
+        self._began, self._mark = time.monotonic(), self._crowd.mark()
+
+    def go_on(self, deleted: int) -> None:
+        """Stop, if the piece is long enough."""
+        if time.monotonic() - self._began >= PIECE:
+            self.stop()
+
+    def stop(self) -> None:
+        """End a piece, wait for as long, and begin the next one."""
+        took = time.monotonic() - self._began
+        self.seconds += took
+        self.beside.append(self._crowd.since(self._mark))
+        mark = self._crowd.mark()
+        # The other half of the comparison: the clients work as long without a purge as they did beside one.
+        time.sleep(max(took, PIECE))
+        self.alone.append(self._crowd.since(mark))
+        self._begin()
 
     def figures(self) -> dict[str, float]:
-        spread = {"ratio": statistics.median(self.ratios), "low": min(self.ratios), "high": max(self.ratios)}
-        return spread | calls(self.slices) | {"purged": self.deleted / self.seconds}
+        """Say what the clients did beside the purge, and how much that has deleted meanwhile."""
+        ratios = [mine[0] / base[0] for mine, base in zip(self.beside, self.alone, strict=True)]
+        spread = {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+        return spread | calls(self.beside) | {"purged": self.deleted / self.seconds}
 
 
 def calls(slices: list[Slice]) -> dict[str, float]:
@@ -126,9 +140,8 @@ def calls(slices: list[Slice]) -> dict[str, float]:
 def part(size: Size) -> Part:
     """Measure, and judge."""
     watch = Watch("make bench")
-    backlog, turns = (15_000, 3) if size.quick else (ROWS, TURNS)
     with vast("postgresql") as url:
-        figures = measure(url, backlog, turns)
+        figures = measure(url, 15_000 if size.quick else ROWS)
         engine = sa.create_engine(url)
         found = {"PostgreSQL": version(engine)} | versions(PACKAGES)
         engine.dispose()
