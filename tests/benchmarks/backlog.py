@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -38,18 +38,23 @@ SLOWEST: Final = 1.5
 """How many times as long their 99th percentile may take."""
 
 TEXT: Final = f"""A table of {ROWS:,} rows of which two thirds have expired is purged while {CLIENTS} clients (threads of a
-process of their own) call a function with the business above, one call after the other. That is done twice, each time in
-a table of its own: with the default pause of 5 ms after each batch, and with a longer one. After each {PIECE} s the purge
-stops for as long: the clients' calls of those times are what the others are compared with. Server, clients and purge share
-the machine: two cores are hardly enough for the clients alone."""
+process of their own) call a function with the business above, one call after the other. That is done three times, each
+in a table of its own: by default, which is 5 ms of pause after each batch of 5,000; with shorter batches; and with longer
+pauses. After each {PIECE} s the purge stops for as long: the clients' calls of those times are what the others are compared
+with. Server, clients and purge share the machine: two cores are hardly enough for the clients alone."""
 
-PAUSES: Final[dict[str, dict[str, timedelta]]] = {"beside": {}, "gently": {"pause": timedelta(milliseconds=20)}}
-"""After each batch: the default, and one that leaves the machine to the others."""
+WAYS: Final[dict[str, dict[str, Any]]] = {
+    "beside": {},
+    "finely": {"batch": 2_000, "pause": timedelta(milliseconds=3)},
+    "gently": {"pause": timedelta(milliseconds=20)},
+}
+"""What is purged with: the defaults; shorter batches; and a pause that leaves the machine to the others."""
 ALONE: Final = "alone"
-BESIDE, GENTLY = PAUSES
+BESIDE, FINELY, GENTLY = WAYS
 TITLES: Final = {
     ALONE: "their calls without a purge",
     BESIDE: "beside `idem.purge()`",
+    FINELY: "beside `idem.purge(batch=2_000, pause=timedelta(milliseconds=3))`",
     GENTLY: "beside `idem.purge(pause=timedelta(milliseconds=20))`",
 }
 
@@ -70,17 +75,17 @@ def callers(url: str, table: str) -> list[Callable[[], object]]:
 
 
 def measure(url: str, backlog: int) -> Figures:
-    """Purge a backlog with each pause, piece by piece, and compare the calls of those times with those between them."""
+    """Purge a backlog in each way, piece by piece, and compare the calls of those times with those between them."""
     engine = sa.create_engine(url)
     found = {}
-    for name, pause in PAUSES.items():
+    for name, way in WAYS.items():
         prepare(engine, 0)  # each crowd begins with the first order
         table = f"backlog_{name}"
         idem = filling.make(engine, table, backlog, expired=EXPIRED)
         filling.settle(engine, table)
         with Crowd(CLIENTS, partial(callers, url, table), threads=CLIENTS) as crowd:
             found[name] = pieces = Pieces(crowd)
-            pieces.deleted = idem.purge(progress=pieces.go_on, **pause).deleted
+            pieces.deleted = idem.purge(progress=pieces.go_on, **way).deleted
             pieces.stop()
         with engine.begin() as connection:  # or the server would clean it up while the next one is measured
             connection.exec_driver_sql(f"DROP TABLE {table}")
