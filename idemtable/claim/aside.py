@@ -70,6 +70,8 @@ class Aside:
                 assert_never(decision)
 
     def _decided(self, session: Session | None) -> Answer | Refusal | None:
+        if why := self.records.dialect.occupied(self._course.place.engine):
+            raise unusable(why)
         found = self._through_engine() if session is None else self._through(session)
         decision = self._course.call.kind.decide(found, self._course.call.request)
         if isinstance(decision, Won | TakeOver):
@@ -80,18 +82,13 @@ class Aside:
         return decision
 
     def _through_engine(self) -> Stored | None:
-        engine = self._course.place.engine
-        if why := self.records.dialect.occupied(engine):
-            raise unusable(why)
-        with connected(engine.connect) as connection:
+        with connected(self._course.place.engine.connect) as connection:
             if self._level is not None:
                 connection.execution_options(isolation_level=self._level)
             connection.begin()
             return self._look(connection)
 
     def _through(self, session: Session) -> Stored | None:
-        if why := self.records.dialect.occupied(self._course.place.engine):
-            raise unusable(why)
         if not session.autobegin:
             session.begin()
         options = None if self._level is None else {"isolation_level": self._level}

@@ -37,6 +37,14 @@ def maker_of(db: Database, engine: Any, kind: type[Session], **options: Any) -> 
     return async_sessionmaker(engine, sync_session_class=kind, **options)
 
 
+def sessions(heard: bool) -> type[Session]:
+    """A class of sessions, and whether somebody listens to all of them."""
+    kind = type("Told", (Session,), {})
+    if heard:
+        sa.event.listen(kind, "after_begin", lambda *_: None)
+    return kind
+
+
 @contextmanager
 def made(idem: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """What a table's binding was asked for sessions."""
@@ -118,12 +126,7 @@ def test_an_async_session_that_is_more_than_made_is_made_for_the_look() -> None:
 @pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
 def test_whoever_listens_to_the_steps_hears_of_an_answer_that_was_looked_for(db: Database, heard: bool) -> None:
     with db.other_engine() as engine:
-        maker = maker_of(db, engine, type("Told", (Session,), {}))
-        if heard:
-            sa.event.listen(
-                maker.class_ if not db.is_async else maker.kw["sync_session_class"], "after_begin", _nothing
-            )
-        order = order_of(db.table(maker))
+        order = order_of(db.table(maker_of(db, engine, sessions(heard))))
         order("k")
         told: list[tuple[str, int, bool]] = []
         with steps.listening(lambda moment: told.append((moment.step, moment.attempt, moment.owned))):
@@ -131,17 +134,11 @@ def test_whoever_listens_to_the_steps_hears_of_an_answer_that_was_looked_for(db:
     assert told == [("found", 1, True), ("replayed", 1, True)]
 
 
-def _nothing(*_: Any) -> None:
-    """Hear, and do nothing."""
-
-
 @pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
 def test_a_look_at_a_table_that_is_not_there_says_so_and_the_next_one_finds_it(db: Database, heard: bool) -> None:
     name = f"aside_{next(_scopes)}"
     with db.other_engine() as engine:
-        kind = type("Told", (Session,), {})
-        if heard:
-            sa.event.listen(kind, "after_begin", _nothing)
+        kind = sessions(heard)
         idem = db.table(maker_of(db, engine, kind), table=name)
         order = order_of(idem)
         with pytest.raises(SchemaError, match=name):
@@ -158,9 +155,7 @@ def test_a_look_at_a_table_that_is_not_there_says_so_and_the_next_one_finds_it(d
 @pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
 def test_an_answer_that_cannot_be_read_is_told_and_leaves_no_connection_behind(db: Database, heard: bool) -> None:
     with db.other_engine(pool_size=1, max_overflow=0, pool_timeout=1) as engine:
-        kind = type("Told", (Session,), {})
-        if heard:
-            sa.event.listen(kind, "after_begin", _nothing)
+        kind = sessions(heard)
         order = order_of(db.table(maker_of(db, engine, kind)))
         order("k")
         db.execute("UPDATE idemtable SET codec = 'of nobody'")
@@ -210,9 +205,7 @@ class Opened:
 
 @pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
 def test_no_connection_is_out_while_an_answer_is_read(db: Database, heard: bool) -> None:
-    kind = type("Told", (Session,), {})
-    if heard:
-        sa.event.listen(kind, "after_begin", _nothing)
+    kind = sessions(heard)
     with db.other_engine() as engine:
         seal = Opened(engine.pool)
         order = order_of(db.table(maker_of(db, engine, kind), seal=seal))
@@ -224,9 +217,7 @@ def test_no_connection_is_out_while_an_answer_is_read(db: Database, heard: bool)
 @pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
 def test_a_look_that_fails_is_an_attempt_and_the_next_one_answers(db: Database, heard: bool, known: bool) -> None:
-    kind = type("Told", (Session,), {})
-    if heard:
-        sa.event.listen(kind, "after_begin", _nothing)
+    kind = sessions(heard)
     with db.other_engine() as engine:
         order = order_of(db.table(maker_of(db, engine, kind)))
         if known:
@@ -245,9 +236,7 @@ def test_a_look_that_fails_is_an_attempt_and_the_next_one_answers(db: Database, 
 
 @pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
 def test_what_a_listener_to_the_steps_raises_at_an_answer_is_told_as_the_databases(db: Database, heard: bool) -> None:
-    kind = type("Told", (Session,), {})
-    if heard:
-        sa.event.listen(kind, "after_begin", _nothing)
+    kind = sessions(heard)
     with db.other_engine() as engine:
         order = order_of(db.table(maker_of(db, engine, kind)))
         order("k")
@@ -346,9 +335,7 @@ def test_a_session_that_is_made_in_a_way_of_its_own_is_made_for_the_look() -> No
 @pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
 def test_a_look_takes_no_connection_that_could_carry_no_claim(db: Database, heard: bool) -> None:
     """A program that is wrong is told so at each call, and not at those alone that have no answer yet."""
-    kind = type("Told", (Session,), {})
-    if heard:
-        sa.event.listen(kind, "after_begin", _nothing)
+    kind = sessions(heard)
     scope = f"aside.{next(_scopes)}"
     with db.other_engine() as engine, db.other_engine(isolation_level="AUTOCOMMIT") as other:
         right, wrong = (
