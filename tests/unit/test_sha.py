@@ -17,26 +17,23 @@ def test_a_hash_is_that_of_hashlib(data: bytes) -> None:
     assert sha256(data).digest() == hashlib.sha256(data).digest()
 
 
-@pytest.mark.parametrize("length", [0, 2047, 2048, 100_000])
+@pytest.mark.parametrize("length", [0, 511, 512, 100_000])
 def test_a_hash_of_any_length_is_that_of_hashlib(length: int) -> None:
     data = bytes(length)
     assert hashed(data) == hashlib.sha256(data).digest()
 
 
-def test_nothing_is_looked_up_in_openssl_for_a_hash_of_something_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def test_nothing_is_looked_up_in_openssl_for_a_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def theirs(*data: bytes) -> hashlib._Hash:
+        raise AssertionError("which takes longer than the hash")
 
-    def theirs(data: bytes) -> hashlib._Hash:
-        asked.append(len(data))
-        return openssl(data)
-
-    openssl = hashlib.sha256
     monkeypatch.setattr(hashlib, "sha256", theirs)
-    sha256(bytes(100))
-    hashed(bytes(2047))
-    assert asked == []
-    hashed(bytes(2048))
-    assert asked == [2048]
+    lengths = (100, 511, 512, 100_000)
+    assert [len(made) for made in (sha256(bytes(100)).digest(), *map(hashed, map(bytes, lengths)))] == [32] * 5
+
+
+def test_what_is_hashed_leaves_nothing_to_the_next() -> None:
+    assert len({hashed(bytes([number]) * 1000) for number in range(3)} | {hashed(bytes(1000))}) == 3
 
 
 def test_a_python_without_hashes_of_its_own_takes_those_of_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
