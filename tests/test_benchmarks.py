@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from tests.benchmarks import (
     backlog,
     before,
     command,
+    cores,
     databases,
     goals,
     growth,
@@ -386,3 +389,17 @@ def test_a_wire_that_ends_takes_its_connections_with_it() -> None:
             assert client.recv(10) == b"one\n"
         with client:
             assert client.recv(10) == b""
+
+
+def test_what_is_far_away_has_none_of_the_clients_cores() -> None:
+    every = os.sched_getaffinity(0)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        with cores.apart(other.pid):
+            mine, its = os.sched_getaffinity(0), os.sched_getaffinity(other.pid)
+        assert (os.sched_getaffinity(0), os.sched_getaffinity(other.pid)) == (every, every)
+        other.communicate(b"\n")
+    if len(every) == 1:
+        assert mine == its == every
+    else:
+        assert len(mine) == 1
+        assert its == every - mine

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.benchmarks import goals
 from tests.benchmarks.bench import AsyncBench, Bench
+from tests.benchmarks.cores import apart
 from tests.benchmarks.harness import Figures, Size, in_slices, in_slices_async, in_turn, in_turn_async, rows, show
 from tests.benchmarks.machine import Watch, versions
 from tests.benchmarks.places import CLIENTS, PLACES, async_engine, beside, engine, sqlite, version
@@ -21,6 +22,7 @@ from tests.benchmarks.trips import counted, counted_async
 from tests.benchmarks.variants import AGAIN, BARE, FIRST, LOOK, firsts, replays, titles
 from tests.benchmarks.wire import Wire, stretch
 from tests.benchmarks.work import prepare
+from tests.servers import Server
 
 PACKAGES = ("idemtable", "SQLAlchemy", "msgspec")
 FAR = {"0.2": ("0.2 ms", 0.0002), "1ms": ("1 ms", 0.001)}
@@ -66,10 +68,10 @@ def server(name: str, size: Size) -> Part:
         again = in_turn(replays(bench, stored), size.rounds, LOOK.name)
         tables.add("replay", f"{driver}, replays, one client", again, plot="replay")
         _storm(tables, base, own, size)
-        with _disposed(engine(url.set(port=wire.port))) as far:
+        with _disposed(engine(url.set(port=wire.port))) as far, apart(running.pid, wire.pid):
             _far(tables, wire, url, Bench(beside(far), far, size.some), size, stored, driver)
         if place.is_async:
-            asyncio.run(_async(tables, wire, url, size, stored, driver))
+            asyncio.run(_async(tables, running, wire, url, size, stored, driver))
         found = {place.title: version(base)} | versions((*PACKAGES, driver))
     return Part(place.title, watch.stamp(found, quick=size.quick), tables.all, goals.of_server(name, tables.all))
 
@@ -121,7 +123,7 @@ def _far(
 
 
 async def _async(
-    tables: Tables, wire: Wire, url: sa.URL, size: Size, stored: list[tuple[str, int]], driver: str
+    tables: Tables, running: Server, wire: Wire, url: sa.URL, size: Size, stored: list[tuple[str, int]], driver: str
 ) -> None:
     """Do it all again with the async driver."""
     async with _both(url, wire, size.some) as (bench, far):
@@ -134,11 +136,12 @@ async def _async(
         tables.add("async-replay", f"{driver} async, replays, one task", again, plot="replay")
         counts = [await counted_async(wire, runs, size.trips) for runs in (firsts(far), replays(far, stored))]
         tables.trips("async-trips", f"{driver} async, round trips", *counts)
-        for name, (title, trip) in FAR.items():
-            added = _stretched(wire, url, trip, size)
-            figures = await in_turn_async(firsts(far, all_of_them=False), size.far, BARE.name)
-            where = f"{driver} async, one task, {title} away"
-            tables.add(f"async-first-{name}", where, figures, _further(added), "first")
+        with apart(running.pid, wire.pid):
+            for name, (title, trip) in FAR.items():
+                added = _stretched(wire, url, trip, size)
+                figures = await in_turn_async(firsts(far, all_of_them=False), size.far, BARE.name)
+                where = f"{driver} async, one task, {title} away"
+                tables.add(f"async-first-{name}", where, figures, _further(added), "first")
 
 
 @asynccontextmanager

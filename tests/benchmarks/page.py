@@ -85,7 +85,9 @@ _METHOD = """## How it is measured
   ratio is the median, the spread the quartiles.
 - **Servers** run on loopback with their usual durability: every COMMIT reaches the disk. The table of keys holds 50,000
   records before (5,000 in a quick run). On loopback a round trip costs next to nothing, so it is also made longer, by a
-  proxy that is set until a round trip through it takes 0.2 or 1 ms more than one without it.
+  proxy that is set until a round trip through it takes 0.2 or 1 ms more than one without it. A client so
+  far away has a core of its own, as on a machine of its own, and server and proxy have the others: on its core they would
+  empty the caches of a client that waits for them, and what it does then would take half as long again.
 - **Round trips** are counted by that proxy: what a client sends and waits for, over calls that follow each other.
 - **Storms**: eight threads send the same new key at the same moment, key after key. Runs are counted in the function,
   effects in the table.

@@ -52,6 +52,11 @@ class Wire:
         self.port = int(self._process.stdout.readline())
 
     @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
+    @property
     def trips(self) -> int:
         """Round trips so far, over all connections."""
         return int(self._ask("trips"))
