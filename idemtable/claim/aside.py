@@ -11,7 +11,7 @@ from ..model import Mismatch, Newer, Outcome, Refuse, Replay, Reraise, TakeOver,
 from . import steps
 from .settle import give, refuse
 from .steps import Step
-from .transaction import connected, connection_of, unusable
+from .transaction import connection_of, not_connected, unusable
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -26,15 +26,13 @@ class Aside:
 
     Args:
         course: the call.
-        isolation_level: instead of the engine's.
     """
 
     connection: Connection | None = None
     is_cut = False  # nobody else works on it
 
-    def __init__(self, course: Course, isolation_level: str | None) -> None:
+    def __init__(self, course: Course) -> None:
         self._course = course
-        self._level = isolation_level
         self.records = course.place.records
 
     def answer(self, session: Session | None = None) -> Outcome[Any] | None:
@@ -82,18 +80,23 @@ class Aside:
         return decision
 
     def _through_engine(self) -> Stored | None:
-        with connected(self._course.place.engine.connect) as connection:
-            if self._level is not None:
-                connection.execution_options(isolation_level=self._level)
+        try:
+            connection = self._course.place.engine.connect()
+        except OSError as error:
+            raise not_connected(error) from error
+        with connection:
+            if (level := self._course.level) is not None:
+                connection.execution_options(isolation_level=level)
             connection.begin()
             return self._look(connection)
 
     def _through(self, session: Session) -> Stored | None:
         if not session.autobegin:
             session.begin()
-        options = None if self._level is None else {"isolation_level": self._level}
+        level = self._course.level
+        options = None if level is None else {"isolation_level": level}
         try:
-            found = self._look(connected(connection_of, session, "claim", options), session)
+            found = self._look(connection_of(session, "claim", options), session)
         except BaseException:
             with suppress(Exception):  # what is being raised matters more
                 session.rollback()

@@ -13,6 +13,7 @@ from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableErro
 from ..model import EXCEPTION, UNKEPT, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Unfinished, Won, tell_outcome
 from . import late, nesting, steps
 from .returned import RollBack, Unkept
+from .second import second_connection
 from .settle import disown, give, reopen, settle
 from .steps import Step
 from .transaction import is_open
@@ -54,6 +55,8 @@ class Attempt:
         self._repeats = repeats
         self._holder = holder
         self._frame: nesting.Frame | None = None
+        self.door: Door | None = None
+        """The way in for calls inside this one, while the business runs."""
         self._work: SessionTransaction | None = None
         """The savepoint round the business, where an exception of it may have to be remembered."""
         self._answer: Answer | None = None
@@ -70,13 +73,8 @@ class Attempt:
     # --- the way in -------------------------------------------------------------------------------------------------------
 
     @property
-    def door(self) -> Door | None:
-        """The way in for calls inside this one, while the business runs."""
-        return None if self._frame is None else self._frame.door
-
-    @property
     def _is_occupied(self) -> bool:
-        return self._frame is not None and self._frame.door.is_occupied
+        return self.door is not None and self.door.is_occupied
 
     def open(self) -> Outcome[Any] | None:
         """Begin and claim.
@@ -133,6 +131,7 @@ class Attempt:
                 holder=self._holder,
                 held=tx.held if stays else None,
             )
+            self.door = self._frame.door
             nesting.push(self._frame)
         if steps.listeners:
             self._tell(Step.RUNNING if self._answer is None else Step.REPLAYED)
@@ -189,7 +188,7 @@ class Attempt:
         if (work := self._work) is not None:
             self._checked(tx.release, work)
             self._work = None
-        if why := tx.second_connection():
+        if why := second_connection(tx.session):
             raise SessionNotUsableError(f"{call.request.scope}: {why}", scope=call.request.scope)
         if isinstance(value, Unkept):
             codec, data, decoded = UNKEPT, b"", value.value
@@ -333,7 +332,7 @@ class Attempt:
         """Let no call in any more; twice does no harm."""
         if self._frame is not None:
             nesting.pop(self._frame)
-            self._frame = None
+            self._frame = self.door = None
 
     def _checked(self, step: Callable[..., T], *args: Any) -> T:
         """Run a step of our own after the business: a transaction that is dead by now was killed and that swallowed."""

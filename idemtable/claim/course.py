@@ -34,11 +34,13 @@ class Course:
     Args:
         settings: of the table.
         call: what is asked.
+        isolation_level: of its own transactions, instead of the engine's.
     """
 
-    def __init__(self, settings: Settings, call: Call) -> None:
+    def __init__(self, settings: Settings, call: Call, isolation_level: str | None = None) -> None:
         self.settings = settings
         self.call = call
+        self.level = isolation_level
         self.place = settings.place
         self.attempts = 0
         """How many transactions have begun."""

@@ -170,11 +170,14 @@ _CACHE: Final = dis.opmap.get("CACHE", 0)
 
 def pop(frame: Frame) -> None:
     """Leave a call."""
-    frame.door.is_over = True
-    frame.door.close()
+    door = frame.door
+    door.is_over = True
+    if door.is_open:
+        door.close()
     frame.holder = frame.held = None
     # Not by the token of `set`: a block may be left in another context than it was entered in (a test's fixture).
-    _innermost.set(_live(_innermost.get()))
+    innermost = _innermost.get()
+    _innermost.set(None if innermost is frame and frame.outer is None else _live(innermost))
 
 
 def _live(frame: Frame | None) -> Frame | None:

@@ -79,10 +79,9 @@ class Own(Transaction):
             here.append(ref(self))
 
     def _vacate(self) -> None:
-        if self._place.is_inside:
-            with _mutex:
-                here = _at_work.get(self.session.bind, [])
-                here[:] = [one for one in here if one() not in (None, self)]
+        with _mutex:
+            here = _at_work.get(self.session.bind, [])
+            here[:] = [one for one in here if one() not in (None, self)]
 
     def _begin(self, wait: float) -> None:
         # Forgotten before another one is taken: the error with which that fails would be taken for somebody else's.
@@ -128,7 +127,7 @@ class Own(Transaction):
             self._undo()
             return False
         with quiet(self.session):  # to whoever listens to the session nothing was committed: it is a replay
-            self._end()
+            self._ended(self.session.commit)
         return True
 
     def intact(self, work: SessionTransaction | None = None) -> bool:
@@ -163,13 +162,10 @@ class Own(Transaction):
 
     def _commit(self, *, went: bool) -> None:
         if went or not may_open(self.session):
-            self._end()
+            self._ended(self.session.commit)
             return
         with none_opened(self.session):
-            self._end()
-
-    def _end(self) -> None:
-        self._ended(self.session.commit)
+            self._ended(self.session.commit)
 
     def _undo(self) -> None:
         self._ended(self.session.rollback)
@@ -183,7 +179,8 @@ class Own(Transaction):
                 self.records.dialect.give_up(self.connection, error)
             raise
         finally:
-            self._vacate()
+            if not self.is_alone:
+                self._vacate()
 
     def turn_away(self) -> None:
         if self.is_alone:

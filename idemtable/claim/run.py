@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from ..model import Outcome
     from ..settings import Settings
-    from .call import Call
     from .door import Door, Turn
 
 T = TypeVar("T")
@@ -33,23 +32,10 @@ R = TypeVar("R")
 
 
 class BaseRun(Course):
-    """The attempts at a call, for both colours.
-
-    Args:
-        settings: of the table.
-        call: what is asked.
-        isolation_level: of its own transactions, instead of the engine's.
-    """
-
-    def __init__(self, settings: Settings, call: Call, isolation_level: str | None = None) -> None:
-        super().__init__(settings, call)
-        self._level = isolation_level
+    """The attempts at a call, for both colours."""
 
     def _session(self) -> Any:
         return self.settings.binding.session(inside=self.place.is_inside)
-
-    def _aside(self) -> Aside | None:
-        return Aside(self, self._level) if self.call.lookaside and not self.place.is_inside else None
 
     @property
     def _is_unheard(self) -> bool:
@@ -57,16 +43,13 @@ class BaseRun(Course):
 
     def _own(self, session: Session, joinable: Any) -> Attempt:
         # No call of this table is around it, or it would have joined that one: its key is nobody's here.
-        own = Own(self.place, session, joinable, nesting.is_within, self._level)
+        own = Own(self.place, session, joinable, nesting.is_within, self.level)
         repeats = not self.place.is_inside  # of what is open around it nothing can be begun again
         return Attempt(self, own, repeats=repeats)
 
     def _joined(self, session: Session, joinable: Any) -> Attempt:
         nesting.refuse_reentry(self.place.nest, self.call.request, session, self.call.kind.holds)
         return Attempt(self, Joined(self.place, session, joinable), repeats=False)
-
-    def _enclosing(self, *, for_block: bool = False) -> nesting.Frame | None:
-        return nesting.enclosing(self.place.nest, for_block=for_block)
 
     def _enter(self, door: Door) -> Turn | None:
         if is_bridged():  # whoever is inside may be a task of the same loop
@@ -106,7 +89,7 @@ class Run(BaseRun):
             work: the business.
             again: what runs in place of it after a first attempt.
         """
-        while frame := self._enclosing():
+        while frame := nesting.enclosing(self.place.nest):
             if (turn := self._enter(frame.door)) is not None:
                 try:
                     return self._through(self._joined(frame.session, frame.joinable), work)
@@ -137,7 +120,8 @@ class Run(BaseRun):
                 session.close()
 
     def _once(self, work: Callable[[Session], T]) -> Outcome[T]:
-        if (aside := self._aside()) is not None:
+        if self.call.lookaside and not self.place.is_inside:
+            aside = Aside(self)
             found = aside.answer() if self._is_unheard else self._in_session(aside.answer)
             if found is not None:
                 return found
@@ -196,7 +180,7 @@ class AsyncRun(BaseRun):
         again: Callable[[AsyncSession], Awaitable[T]] | None = None,
     ) -> Outcome[T]:
         """Run `work` once for its key; see `Run.outcome`."""
-        while frame := self._enclosing():
+        while frame := nesting.enclosing(self.place.nest):
             if (turn := await self._aenter(frame.door)) is not None:
                 try:
                     return await self._through(self._joined(frame.session, frame.joinable), work)
@@ -226,7 +210,8 @@ class AsyncRun(BaseRun):
                 await closed(session)
 
     async def _once(self, work: Callable[[AsyncSession], Awaitable[T]]) -> Outcome[T]:
-        if (aside := self._aside()) is not None:
+        if self.call.lookaside and not self.place.is_inside:
+            aside = Aside(self)
             if self._is_unheard:
                 found = await bridged(aside.answer)
             else:

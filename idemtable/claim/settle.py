@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ..codecs import exceptions, opened
 from ..dialects.words import Look
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..model import Stored
     from .course import Course, Where
     from .transaction import Transaction
+
+_WON: Final = Won()
 
 
 def settle(course: Course, tx: Transaction, tell: Callable[[Step], None], *, repeats: bool) -> Settled:
@@ -90,7 +92,7 @@ def _settle(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Se
         won = tx.restart(take, wait) if looked else take()
     if steps.listeners:
         tell(Step.ENTERED)
-    return Won() if won else _lost(course, tx, tell)
+    return _WON if won else _lost(course, tx, tell)
 
 
 def _lost(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Settled:
@@ -125,7 +127,7 @@ def _lost(course: Course, tx: Transaction, tell: Callable[[Step], None]) -> Sett
         # A lost claim leaves a time-out (PostgreSQL) or a lock (MySQL) behind; what runs next wants neither.
         wait = course.remaining()
         if tx.restart(partial(kind.take, tx, request, stale, wait), wait):
-            return Won()
+            return _WON
     raise too_fast(kind.noun, request.scope)
 
 

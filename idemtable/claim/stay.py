@@ -39,7 +39,7 @@ class _BaseStaying(BaseRun):
         nesting.refuse_reentry(self.place.nest, self.call.request, session, self.call.kind.holds)
         if stay.turn is not None:
             return Attempt(self, Joined(self.place, session, stay.session), repeats=False, holder=holder)
-        own = Own(self.place, session, stay.session, nesting.is_within, self._level)
+        own = Own(self.place, session, stay.session, nesting.is_within, self.level)
         return Attempt(self, own, repeats=False, holder=holder)
 
 
@@ -69,7 +69,7 @@ class Staying(_BaseStaying, Run):
         if given is not None:
             door = nesting.door_of(given)
             return Stay(given, self._invited(door, self._enter(door)))
-        while frame := self._enclosing(for_block=True):
+        while frame := nesting.enclosing(self.place.nest, for_block=True):
             if (turn := self._enter(frame.door)) is not None:
                 return Stay(frame.session, turn)
         return Stay(self._session(), None)
@@ -121,7 +121,7 @@ class AsyncStaying(_BaseStaying, AsyncRun):
         if given is not None:
             door = nesting.door_of(given.sync_session)
             return Stay(given, self._invited(door, await self._aenter(door)))
-        while frame := self._enclosing(for_block=True):
+        while frame := nesting.enclosing(self.place.nest, for_block=True):
             if (turn := await self._aenter(frame.door)) is not None:
                 return Stay(frame.joinable, turn)
         return Stay(self._session(), None)

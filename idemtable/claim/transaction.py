@@ -15,7 +15,6 @@ from ..dialects.origin import hear, unhear
 from ..errors import SessionNotUsableError
 from ..nature import by_nature
 from .quiet import quiet
-from .second import second_connection
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -145,10 +144,6 @@ class Transaction(ABC):
         with quiet(self.session):
             savepoint.commit()
 
-    def second_connection(self) -> str | None:
-        """Say that the session holds another connection, which cannot be committed together with this one."""
-        return second_connection(self.session)
-
     def cut(self) -> None:
         """Give the connection up while somebody else still works on it: the server undoes everything, and they fail."""
         self._unwatch()
@@ -245,7 +240,7 @@ class Transaction(ABC):
 
     def _connect(self, options: dict[str, Any] | None = None) -> Connection:
         """Return the session's connection; it may have to be made first."""
-        return connected(connection_of, self.session, "claim", options)
+        return connection_of(self.session, "claim", options)
 
 
 def _given_up(connection: Connection) -> None:
@@ -253,13 +248,9 @@ def _given_up(connection: Connection) -> None:
     _cut[number] = ref(connection, lambda _: _cut.pop(number, None))
 
 
-def connected(way: Callable[..., Connection], *args: Any) -> Connection:
-    """Take a connection in some way, and raise what keeps it from being made as an error of SQLAlchemy's."""
-    try:
-        return way(*args)
-    except OSError as error:
-        # From asyncpg's connecting. SQLAlchemy has a name of its own for it with every other driver.
-        raise OperationalError(None, None, error, connection_invalidated=True) from error
+def not_connected(error: OSError) -> OperationalError:
+    """Return SQLAlchemy's error for what asyncpg raises where it cannot connect, as of every other driver."""
+    return OperationalError(None, None, error, connection_invalidated=True)
 
 
 def unusable(why: str) -> SessionNotUsableError:
@@ -277,9 +268,12 @@ def connection_of(session: Session, need: str, options: dict[str, Any] | None = 
 
     Raises:
         SessionNotUsableError: it has none.
+        sqlalchemy.exc.DBAPIError: none can be made.
     """
     try:
         return session.connection(execution_options=options)
+    except OSError as error:
+        raise not_connected(error) from error
     except UnboundExecutionError as error:
         raise SessionNotUsableError(
             f"the session has no engine of its own, only binds= for classes: give it bind= too, the {need} needs it"
