@@ -238,10 +238,6 @@ class Transaction(ABC):
             return True
         return self._is_alive()
 
-    def _connect(self, options: dict[str, Any] | None = None) -> Connection:
-        """Return the session's connection; it may have to be made first."""
-        return connection_of(self.session, "claim", options)
-
 
 def _given_up(connection: Connection) -> None:
     number = id(connection)

@@ -16,7 +16,11 @@ _FOUND: Final = "idemtable_datestyle"
 
 def unread_style(connection: Connection) -> str | None:
     """Return the DateStyle of a connection of psycopg's if it cannot read times in it; nothing is sent."""
-    driver: Any = driver_of(connection)
+    return style_of(driver_of(connection))
+
+
+def style_of(driver: Any) -> str | None:
+    """Return that of a driver's connection."""
     style = driver.pgconn.parameter_status(b"DateStyle") or b"ISO"  # some poolers do not tell
     return None if style.startswith(b"ISO") else str(style.decode())
 

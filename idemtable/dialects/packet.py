@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from .datestyle import style_of
 from .libpq import Packet
 from .statement import fail, is_listened_to
 from .words import driver_of
@@ -83,7 +84,7 @@ class Line:
         pgconn, driver = self._pgconn, self.driver
         return (
             pgconn.transaction_status in _SENDABLE
-            and not driver.autocommit
+            and not driver._autocommit
             and driver.cursor_factory is self._cursor
             and not pgconn.pipeline_status
             and not driver._num_transactions
@@ -322,7 +323,7 @@ def line_of(connection: Connection) -> Line | None:
 
     They must where somebody listens to statements, or has a cursor class of their own (tracing at the driver); in
     AUTOCOMMIT, in a transaction that has failed, inside psycopg's own ``pipeline()`` or ``transaction()``; with another
-    encoding than UTF-8; and with a libpq older than 14.
+    encoding than UTF-8, or a DateStyle that psycopg does not read; and with a libpq older than 14.
     """
     if is_listened_to(connection):
         return None
@@ -337,7 +338,7 @@ def line_of(connection: Connection) -> Line | None:
 def _made(driver: Any) -> Line | None:
     import psycopg
 
-    if not psycopg.Pipeline.is_supported():
+    if not psycopg.Pipeline.is_supported() or style_of(driver) is not None:
         return None
     if type(driver) is psycopg.Connection and driver.cursor_factory is psycopg.Cursor:
         return Line(driver, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from hashlib import sha256
@@ -61,6 +61,10 @@ _REFUSED = ("22012",)
 """What `STORE_OR_FAIL` fails with: division_by_zero."""
 
 _SET_WAIT = "SELECT current_setting('lock_timeout'), set_config('lock_timeout', CAST(:wait AS text), true)"
+
+
+def _no_line(connection: Connection) -> None:
+    """Say that another driver's statements go one by one."""
 
 
 class PostgreSQL(PostgreSQLTable, Dialect):
@@ -181,6 +185,7 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         # Advisory locks are the database's: the same key in another table, or of another tenant, must not wait for this.
         self._salt = int.from_bytes(sha256(self.table.encode()).digest()[:8], "big", signed=True)
         self._packs = dialect.driver.startswith("psycopg") and dialect.driver != "psycopg2"
+        self._line: Callable[[Connection], Line | None] = line_of if self._packs else _no_line
         self._claiming, self._deferring, self._finding, self._storing, self._ending = (
             Packet(self.filled(template))
             for template in (self.CLAIM, self.CLAIM_OR_FAIL, self.FIND, self.STORE, self.STORE_OR_FAIL)
@@ -238,9 +243,6 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         if not is_plain(connection.dialect.do_commit) or not connection.in_transaction():
             return None
         return self._line(connection)
-
-    def _line(self, connection: Connection) -> Line | None:
-        return line_of(connection) if self._packs else None
 
     def take_over(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         return self._take_over(connection, values).first() is not None
@@ -310,6 +312,8 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         return getattr(driver.get_settings(), "in_hot_standby", None) == "on"  # asyncpg
 
     def unusable(self, connection: Connection) -> str | None:
+        if self._line(connection) is not None:  # which there is where none of what follows can be said of it
+            return None
         why = super().unusable(connection)
         return (unread(connection) or piped(connection)) if why is None and self._packs else why
 
