@@ -1,6 +1,6 @@
 """Deleting what has expired: short batches, one runner at a time, by the row's own time and the database's clock.
 
-How the batches get through the table is each database's own (`Dialect.delete_expired`).
+How the batches get through the table is each database's own (`dialects.purging`).
 """
 
 from __future__ import annotations
@@ -56,13 +56,8 @@ def _steps(
             raise
 
     def delete(size: int) -> Callable[[Connection], Swept]:
-        def work(connection: Connection) -> Swept:
-            # Renewing in the batch's own transaction: a runner that lost its lease deletes nothing more.
-            if not records.renew(connection, owner, _LEASE):
-                return Swept(0, None)
-            return records.delete_expired(connection, size, rest, careful=careful)
-
-        return work
+        # Renewed in the batch's own transaction: a runner that lost its lease deletes nothing more.
+        return lambda connection: records.sweep(connection, owner, _LEASE, size, rest, careful=careful)
 
     if not (yield lease):
         return report(busy=True)

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-_RENEW: Final = f"""
-    UPDATE {{table}} SET status = {Status.LOCK.code}, expires_at = {{later}} WHERE id = :id AND owner = :owner"""
-
 # A role that serves requests may not delete.
 _EXPIRE: Final = "UPDATE {table} SET expires_at = created_at WHERE id = :id AND owner = :owner"
 
@@ -53,7 +50,6 @@ class Records:
         self.dialect = dialect
         self._table, self._schema = table, schema
         self._expire = dialect.statement(_EXPIRE)
-        self._renew = dialect.statement(_RENEW)
         self._batches = dialect.batches(dialect)
         self._live = dialect.statement(_LIVE.replace("{which}", dialect.EXACTLY.format(column="tenant")))
         self._live_of_nobody = dialect.statement(_LIVE.replace("{which}", "tenant IS NULL"))
@@ -243,9 +239,10 @@ class Records:
         """Delete the row of an id, waiting at most `wait` seconds for whoever holds it; say whether there was one."""
         return self.dialect.forget(connection, {"id": id, "wait": self.dialect.wait(wait)})
 
-    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
-        """Delete at most `batch` expired rows that nobody holds; see `Dialect.delete_expired`."""
-        return self.dialect.delete_expired(connection, batch, rest, careful=careful)
+    def sweep(self, connection: Connection, owner: bytes, ttl: int, batch: int, rest: Any, *, careful: bool) -> Swept:
+        """Stay the purge runner for `ttl` microseconds from now, and delete a batch; see `Sweeping.sweep`."""
+        lease = {"id": _RUNNER, "owner": owner, "ttl": ttl}
+        return self.dialect.sweep(connection, lease, batch, rest, careful=careful)
 
     def lock_name(self, connection: Connection, name: str, wait: float | None, *, alone: bool = False) -> bool:
         """Hold a lock by name until the transaction ends, waiting at most `wait` seconds; ``None``: as the database does.
@@ -277,8 +274,7 @@ class Records:
 
     def renew(self, connection: Connection, owner: bytes, ttl: int) -> bool:
         """Stay the purge runner for `ttl` microseconds from now; say whether this owner still was."""
-        values = {"id": _RUNNER, "owner": owner, "ttl": ttl}
-        return self._renew(connection, values).rowcount == 1
+        return self.dialect.renew(connection, {"id": _RUNNER, "owner": owner, "ttl": ttl})
 
     def release(self, connection: Connection, owner: bytes) -> None:
         """Stop being the purge runner."""

@@ -15,7 +15,7 @@ from .definition import Definition
 from .fragments import FORGET, REDEEM, STORE, TAKE_OVER, issuing
 from .inherited import leave_to_parent
 from .origin import listen
-from .purging import Swept
+from .purging import Sweeping
 from .shared import occupied
 from .statement import Answer, Statement
 from .told import commits_by_itself
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect as SQLAlchemyDialect
 
 
-class Dialect(Definition):
+class Dialect(Sweeping, Definition):
     """One database's ways: what differs from the others, and nothing else.
 
     Templates name the table as ``{table}``, the column ``key`` (a reserved word of MySQL) as ``{key}``, the clock as
@@ -176,13 +176,6 @@ class Dialect(Definition):
         """Delete a row, waiting for a transaction that holds it; say whether there was one."""
         return self._forget(connection, values).rowcount == 1
 
-    @abstractmethod
-    def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
-        """Delete at most `batch` expired rows that nobody holds, where the batch before has left off; ``None`` begins.
-
-        With `careful` a row was held that this would wait for, and may not be waited for again.
-        """
-
     def table_bytes(self, connection: Connection, table: str, schema: str | None) -> int | None:
         """Return the size of the table with its indexes, if the database tells."""
         return None
@@ -195,9 +188,6 @@ class Dialect(Definition):
         give_up_amid(engine)
         if not self.in_memory(engine.url):
             leave_to_parent(engine)
-
-    purge_options: ClassVar[Mapping[str, Any]] = {}
-    """Execution options of the purge's transactions."""
 
     def begin_options(self, wait: float) -> dict[str, Any]:
         """Return execution options for a connection that begins one of the library's own transactions."""

@@ -113,7 +113,7 @@ class Line:
                 self._refuse(connection, answer, part)
         return answers[0]
 
-    def commit_with(self, connection: Connection, part: Part, refusals: Sequence[str]) -> bool:
+    def commit_with(self, connection: Connection, part: Part, refusals: Sequence[str] = ()) -> Any:
         """Send the last statement with COMMIT behind it.
 
         Args:
@@ -122,7 +122,7 @@ class Line:
             refusals: the codes with which it does.
 
         Returns:
-            Whether it was committed. If not, it was refused, or the transaction had failed before.
+            libpq's result of it; ``None`` where it was not committed: it was refused, or the transaction had failed before.
 
         Raises:
             sqlalchemy.exc.DBAPIError: as SQLAlchemy itself would.
@@ -130,12 +130,12 @@ class Line:
         last, commit = self._sent(connection, part, True, b"COMMIT")
         if last.status not in _DONE:
             if _state(last) in refusals:
-                return False
+                return None
             self._refuse(connection, last, part)
         if commit.status not in _DONE:
             self._refuse(connection, commit, None)
         # An aborted transaction answers COMMIT with ROLLBACK, and that is no error.
-        return bool(commit.command_status == b"COMMIT")
+        return last if commit.command_status == b"COMMIT" else None
 
     def queue(self, part: Part) -> Heard:
         """Put BEGIN and a statement into psycopg's own pipeline, which is open, in front of what a cursor puts there next.

@@ -20,7 +20,7 @@ from .keyed import Keyed
 from .libpq import Packet
 from .packet import Line, line_of
 from .purging import Swept
-from .purging.slices import Slices
+from .purging.slices import Place, Slices
 from .statement import Answer, hears
 from .tables.postgresql import PostgreSQLTable
 from .told import piped
@@ -232,7 +232,7 @@ class PostgreSQL(PostgreSQLTable, Dialect):
 
     def store(self, connection: Connection, values: Mapping[str, Any], along: Line | None) -> bool:
         if along is not None:
-            return along.commit_with(connection, (self._ending, values), _REFUSED)
+            return along.commit_with(connection, (self._ending, values), _REFUSED) is not None
         if (line := self._line(connection)) is not None:
             stored = line.send(connection, (self._storing, values))
             return bool(stored.ntuples and stored.get_value(0, 0) == b"t")
@@ -256,6 +256,18 @@ class PostgreSQL(PostgreSQLTable, Dialect):
     @cached_property
     def _purging(self) -> Slices:
         return Slices(self)
+
+    def sweep(self, connection: Connection, lease: Mapping[str, Any], batch: int, rest: Any, *, careful: bool) -> Swept:
+        if not careful and isinstance(rest, Place) and (line := self._own_line(connection)) is not None:
+            return self._purging.sweep(connection, line, lease, batch, rest)
+        return super().sweep(connection, lease, batch, rest, careful=careful)
+
+    def _own_line(self, connection: Connection) -> Line | None:
+        """Return the line of a connection on which a transaction has begun of which the server has not heard yet."""
+        if connection.in_nested_transaction() or hears(connection, "commit"):
+            return None
+        line = self.along(connection)
+        return line if line is not None and line.is_idle else None
 
     def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
         return self._purging.delete(connection, batch, rest, careful)

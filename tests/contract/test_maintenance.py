@@ -194,6 +194,21 @@ def test_a_runner_that_was_killed_blocks_the_next_only_until_its_lease_ends(db: 
     assert db.rows() == []
 
 
+def test_a_runner_that_has_lost_its_lease_deletes_nothing_more(db: Database) -> None:
+    fill(db, 7)
+
+    def overtake(deleted: int) -> None:
+        if deleted == 4:
+            with db.admin.begin() as connection:
+                lease = sa.update(ROWS).where(ROWS.c.status == Status.LOCK.code)
+                assert connection.execute(lease.values(owner=b"o" * 16)).rowcount == 1
+
+    report = db.idem.purge(batch=2, pause=timedelta(0), progress=overtake)
+    assert (report.deleted, report.batches) == (4, 2)
+    assert [row.owner for row in db.rows() if row.status == Status.LOCK.code] == [b"o" * 16]
+    assert len(db.rows()) == 3 + 1
+
+
 def test_an_exception_in_progress_ends_the_purge_and_frees_the_place(db: Database) -> None:
     fill(db, 4)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from idemtable.dialects.purging import bites, slices
 from tests.contract.test_maintenance import DAY, fill
 from tests.support.backends import BACKENDS, db_of
 from tests.support.database import INNODB, Database, effect
+from tests.support.lines import through_a_proxy
 
 ROWS = idemtable.metadata.tables["idemtable"]
 POSTGRESQL = [name for name in BACKENDS if name.startswith("postgresql")]
@@ -67,10 +69,11 @@ def test_a_slice_is_read_where_it_lies_however_few_rows_are_believed_to_have_exp
     fill(pg, 3_000, age=-DAY)
     fill(pg, 3)
     values = {"start": "(0,0)", "end": "(1024,0)", "batch": 5_000}
-    for sql, scans in ((slices.SLICE, 2), (slices.CAREFUL, 1)):
-        found = plan(pg, sql, values)
+    lease = {"id": UUID(int=0), "owner": bytes(16), "ttl": 1}
+    for sql, scans in ((slices.SLICE, 2), (slices.CAREFUL, 1), (slices.AHEAD, 1), (slices.BEHIND, 1)):
+        found = plan(pg, sql, values | lease)
         assert found.count("Tid Range Scan") == scans
-        assert "Index" not in found
+        assert ("Index" in found) == (sql is slices.AHEAD)  # for the lease's row
         assert "Seq Scan" not in found
 
 
@@ -290,6 +293,38 @@ def test_a_purge_keeps_what_a_listener_of_the_pools_has_set() -> None:
 
         assert db.table(engine).purge(batch=5, pause=timedelta(0)).deleted == 5
     assert set(seen) == {"1234kB"}
+
+
+def test_a_commit_that_somebody_listens_to_is_sent_after_them() -> None:
+    db = db_of("postgresql18")
+    fill(db, 5)
+    found: list[Any] = []
+    with db.other_engine() as engine:
+
+        @sa.event.listens_for(engine, "commit")
+        def look(connection: sa.Connection) -> None:
+            found.append(connection.exec_driver_sql("SELECT pg_current_xact_id_if_assigned()").scalar_one())
+
+        assert db.table(engine).purge(batch=1, pause=timedelta(0)).deleted == 5
+    assert len(found) >= 7  # the lease, the batches, and the lease's end
+    assert None not in found
+
+
+@pytest.mark.parametrize("backend", ["postgresql18", "postgresql18-async"])
+def test_a_batch_waits_for_the_network_twice(backend: str) -> None:
+    with through_a_proxy(db_of(backend)) as line:
+        fill(line.db, 20)
+
+        def trips(batches: int) -> int:
+            before: int = line.proxy.round_trips
+            report = line.idem.purge(batch=1, limit=batches, pause=timedelta(0))
+            assert report.batches == batches
+            return line.proxy.round_trips - before
+
+        for _ in range(6):  # from then on psycopg has prepared what it sends
+            trips(1)
+        assert trips(6) - trips(2) == 8
+    assert len(line.db.rows()) == 6
 
 
 def test_a_purge_reads_rows_of_a_class_that_takes_no_name_twice() -> None:

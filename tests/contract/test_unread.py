@@ -12,7 +12,7 @@ from sqlalchemy.exc import IllegalStateChangeError
 from sqlalchemy.orm import Session
 
 from idemtable import Flag, RetryTransactionError, SessionNotUsableError, TransactionError
-from idemtable.claim.joined import Joined
+from idemtable.claim import attempt
 from tests.support.backends import db_of
 from tests.support.database import Database, Effect, effect
 
@@ -400,7 +400,7 @@ def test_a_batch_that_was_refused_when_it_had_its_keys_is_not_missed_at_commit(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with db.session() as held:
-        monkeypatch.setattr(Joined, "second_connection", lambda transaction: "it has two")
+        monkeypatch.setattr(attempt, "second_connection", lambda session: "it has two")
         with pytest.raises(SessionNotUsableError, match="it has two"):
             db.idem.claim_many(held.session, "batch", ["a"])
         monkeypatch.undo()

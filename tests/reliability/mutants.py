@@ -20,6 +20,7 @@ from idemtable.claim.joined import Joined
 from idemtable.claim.own import Own
 from idemtable.claim.run import Run
 from idemtable.claim.verdict import Verdict
+from idemtable.dialects import Dialect
 from idemtable.dialects.fragments import COLUMNS, VALUES
 from idemtable.dialects.mysql import MySQL
 from idemtable.dialects.postgresql import PostgreSQL
@@ -204,7 +205,8 @@ def early_purge() -> Any:
 
         return delete_expired
 
-    return replaced(*((where, "delete_expired", hurried(where.delete_expired)) for where in DATABASES))
+    one_by_one = (PostgreSQL, "sweep", Dialect.sweep)  # and not with statements that it has already
+    return replaced(one_by_one, *((where, "delete_expired", hurried(where.delete_expired)) for where in DATABASES))
 
 
 def ack_before_commit() -> Any:

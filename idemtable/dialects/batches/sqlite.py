@@ -42,8 +42,8 @@ class SQLiteBatches(Batches):
         self, connection: Connection, ids: Sequence[bytes], keys: Sequence[str] | None, values: Mapping[str, Any]
     ) -> tuple[set[bytes], str | None]:
         own = {**values, **_arrays(ids, keys)}
-        if self._claim(connection, own).rowcount == len(ids):  # none was lost: to look for them costs a tenth of the claim
-            return set(), None
+        if self._claim(connection, own).rowcount == len(ids):
+            return set(), None  # to look for what was lost takes a tenth as long as the claim
         return {bytes(row[0]) for row in self._lost(connection, own)}, None
 
     def look(self, connection: Connection, ids: Sequence[bytes], values: Mapping[str, Any]) -> Answer:
