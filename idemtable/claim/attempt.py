@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never, final
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, ResourceClosedError
 
 from ..codecs import exceptions, sealed
-from ..errors import LostClaimError, RetryTransactionError, SessionNotUsableError, TokenError, TransactionError
+from ..errors import LostClaimError, SessionNotUsableError, TokenError
 from ..model import EXCEPTION, UNKEPT, Mismatch, Newer, Outcome, Refuse, Replay, Reraise, Unfinished, Won, tell_outcome
 from . import late, nesting, steps
 from .returned import RollBack, Unkept
@@ -17,7 +17,7 @@ from .second import second_connection
 from .settle import disown, give, reopen, settle
 from .steps import Step
 from .transaction import is_open
-from .verdict import begin_again, broken_out
+from .verdict import broken_out
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import SessionTransaction
@@ -262,24 +262,13 @@ class Attempt:
             self.tx.let_go()
         if verdict.is_elsewhere and self._repeats:
             self.tx.turn_away()
-        scope = self._call.request.scope
-        if isinstance(error, Exception) and (interruption := verdict.interruption) is not None:
-            raise interruption
-        if is_lost and isinstance(error, Exception) and not isinstance(error, RetryTransactionError):
-            # The savepoint is gone, and with it all that the caller had done: whoever handles the error would commit what
-            # comes after it without what came before. And where the call around this one has ended first, the driver says
-            # whatever occurs to it.
-            raise begin_again(scope) from error
-        if not isinstance(error, Exception):
-            return
-        # Whatever would begin it again: an answer of the library's too, to a call that a hook at COMMIT has made.
-        if self.tx.departed and not self._call.kind.settles and verdict.restarts:
-            raise TransactionError(
-                f"{scope}: COMMIT failed or its answer was lost, and {self._call.kind.unsettled}",
-                scope=scope,
-            ) from error
-        if verdict.is_gone and not self._repeats:
-            raise begin_again(scope) from error
+        kind = self._call.kind
+        unsettled = kind.unsettled if self.tx.departed and not kind.settles else None
+        told = verdict.undone(self._call.request.scope, takes_all=is_lost, repeats=self._repeats, unsettled=unsettled)
+        if isinstance(told, Exception):
+            raise told from error
+        if told is not None:
+            raise told
 
     def _remember(self, error: Exception) -> None:
         assert self._work is not None

@@ -18,6 +18,7 @@ from ..errors import (
     RetryTransactionError,
     SchemaError,
     SessionNotUsableError,
+    TransactionError,
 )
 from ..schema import State, cure
 
@@ -206,6 +207,29 @@ class Verdict:
         if not repeats and not faults.isdisjoint(_GONE):
             return begin_again(scope)
         return None
+
+    def undone(self, scope: str, *, takes_all: bool, repeats: bool, unsettled: str | None) -> BaseException | None:
+        """Return what an error tells the caller of a call once that was undone; ``None``: what it says itself.
+
+        Args:
+            scope: of the call.
+            takes_all: whether the transaction has gone with it that the caller had begun.
+            repeats: whether whoever asks can begin again.
+            unsettled: what is to be said where COMMIT may have been sent, and calling again would not tell whether it
+                arrived.
+        """
+        if not isinstance(self.error, Exception):
+            return None
+        if (interruption := self.interruption) is not None:
+            return interruption
+        if takes_all and not isinstance(self.error, RetryTransactionError):
+            # Whoever handles the error would commit what comes after it without what came before. And where the call around
+            # this one has ended first, the driver says whatever occurs to it.
+            return begin_again(scope)
+        # Whatever would begin it again: an answer of the library's too, to a call that a hook at COMMIT has made.
+        if unsettled is not None and self.restarts:
+            return TransactionError(f"{scope}: COMMIT failed or its answer was lost, and {unsettled}", scope=scope)
+        return begin_again(scope) if self.is_gone and not repeats else None
 
 
 def _asks_again(error: BaseException) -> bool:

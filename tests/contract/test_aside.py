@@ -16,6 +16,7 @@ from idemtable.claim import steps
 from tests.support.backends import db_of
 from tests.support.crowd import WAIT
 from tests.support.database import Database, effect
+from tests.support.lines import through_a_proxy
 
 _scopes = count()
 
@@ -361,3 +362,36 @@ def test_a_heard_look_is_at_the_level_asked_for_in_a_session_that_is_begun() -> 
         sa.event.listen(kind, "after_begin", lambda *begun: levels.append(begun[2].get_isolation_level()))
         assert order.outcome("k").replayed
         assert levels == ["SERIALIZABLE"]
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
+@pytest.mark.parametrize("backend", ["postgresql18", "postgresql18-async", "mariadb", "mysql", "mysql-several"])
+def test_a_look_waits_once_on_postgresql_and_once_more_for_its_end_elsewhere(backend: str, heard: bool) -> None:
+    """Also where a Session is closed behind it, whose pool would have the connection roll back a second time."""
+    with through_a_proxy(db_of(backend)) as line:
+        order = order_of(line.db.table(maker_of(line.db, line.engine, sessions(heard))))
+        order("k")
+        order("k")
+        before = line.proxy.round_trips
+        assert order.outcome("k").replayed
+        assert line.proxy.round_trips - before == (1 if line.db.kind == "postgresql" else 2)
+
+
+@pytest.mark.skipif(not hasattr(Session(), "execution_options"), reason="since SQLAlchemy 2.1")
+def test_a_look_is_in_the_schema_that_its_session_translates_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    db, options = db_of("postgresql18"), {"schema_translate_map": {None: "aside"}}
+    db.execute("CREATE SCHEMA aside")
+    with db.other_engine() as engine:
+        db.table(engine.execution_options(**options)).create_all()
+        idem = db.table(sessionmaker(engine, execution_options=options))
+        order = idem.transactional(f"aside.{next(_scopes)}", key="key", lookaside=True)(_nothing)
+        order("k")
+        with made(idem, monkeypatch) as asked:
+            assert order.outcome("k").replayed
+        assert asked == [False], "the look's session, and none for a claim"
+    assert db.rows() == []
+    db.execute("DROP SCHEMA aside CASCADE")
+
+
+def _nothing(session: Any, key: str) -> None:
+    """Be a function of which there is nothing but the key."""

@@ -211,16 +211,20 @@ def test_a_line_cut_while_it_is_being_made_is_made_again(db: Database, way: Way)
 
 
 @pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("lookaside", [False, True])
 @pytest.mark.parametrize("way", Way)
-def test_a_run_at_a_level_of_its_own_cut_at_any_chunk_has_one_effect_and_one_reply(line: Line, way: Way) -> None:
+def test_a_run_at_a_level_of_its_own_cut_at_any_chunk_has_one_effect_and_one_reply(
+    line: Line, way: Way, lookaside: bool
+) -> None:
     runs: list[str] = []
-    order = order_of(line, runs, isolation_level="SERIALIZABLE")
+    order = order_of(line, runs, isolation_level="SERIALIZABLE", lookaside=lookaside)
     order("warm")
 
     def settled(key: str, outcome: Any) -> None:
         assert not outcome.replayed
         assert order(key) == outcome.value
         assert line.db.effects(key) == [key]
+        assert line.checked_out() == 0
 
     hits = cut_everywhere(line, way, order.outcome, settled)
 
