@@ -336,6 +336,7 @@ def test_a_session_that_is_made_in_a_way_of_its_own_is_made_for_the_look() -> No
 @pytest.mark.parametrize("heard", [False, True], ids=["unheard", "heard"])
 def test_a_look_takes_no_connection_that_could_carry_no_claim(db: Database, heard: bool) -> None:
     """A program that is wrong is told so at each call, and not at those alone that have no answer yet."""
+    db.needs_autocommit()
     kind = sessions(heard)
     scope = f"aside.{next(_scopes)}"
     with db.other_engine() as engine, db.other_engine(isolation_level="AUTOCOMMIT") as other:

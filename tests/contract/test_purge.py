@@ -280,7 +280,7 @@ def test_a_purge_keeps_what_a_listener_of_the_pools_has_set() -> None:
     db = db_of("postgresql16")  # psycopg2 rolls back before it changes the isolation level
     fill(db, 5)
     seen: list[str] = []
-    with db.other_engine(pool_size=1, max_overflow=0) as engine:
+    with db.deleting(), db.other_engine(pool_size=1, max_overflow=0) as engine:
 
         @sa.event.listens_for(engine, "checkout")
         def lend(driver: Any, *_: object) -> None:
@@ -299,7 +299,7 @@ def test_a_commit_that_somebody_listens_to_is_sent_after_them() -> None:
     db = db_of("postgresql18")
     fill(db, 5)
     found: list[Any] = []
-    with db.other_engine() as engine:
+    with db.deleting(), db.other_engine() as engine:
 
         @sa.event.listens_for(engine, "commit")
         def look(connection: sa.Connection) -> None:
@@ -312,8 +312,9 @@ def test_a_commit_that_somebody_listens_to_is_sent_after_them() -> None:
 
 @pytest.mark.parametrize("backend", ["postgresql18", "postgresql18-async"])
 def test_a_batch_waits_for_the_network_twice(backend: str) -> None:
-    with through_a_proxy(db_of(backend)) as line:
-        fill(line.db, 20)
+    db = db_of(backend)
+    with db.deleting(), through_a_proxy(db) as line:
+        fill(db, 20)
 
         def trips(batches: int) -> int:
             before: int = line.proxy.round_trips
@@ -324,7 +325,7 @@ def test_a_batch_waits_for_the_network_twice(backend: str) -> None:
         for _ in range(6):  # from then on psycopg has prepared what it sends
             trips(1)
         assert trips(6) - trips(2) == 8
-    assert len(line.db.rows()) == 6
+    assert len(db.rows()) == 6
 
 
 def test_a_purge_reads_rows_of_a_class_that_takes_no_name_twice() -> None:
