@@ -329,6 +329,10 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
 
         Returns:
             What was done; ``busy=True`` at once when another runner is at work.
+
+        Raises:
+            ValueError, TypeError: an argument cannot be; nothing is read then.
+            SchemaError: the table is missing. SessionNotUsableError: the server only reads, or the engine is not free.
         """
         with self._explained():
             return cleanup.purge(self._settings, batch=batch, limit=limit, pause=pause, progress=progress)
