@@ -18,7 +18,7 @@ from itertools import count
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from idemtable import AsyncIdemTable
 from idemtable.web import SINGLE_TENANT, IdempotencyMiddleware
@@ -27,14 +27,14 @@ from tests.benchmarks.command import run
 from tests.benchmarks.goals import Judge
 from tests.benchmarks.harness import Size, in_turn, in_turn_async, rows, show
 from tests.benchmarks.machine import Watch, versions
-from tests.benchmarks.places import PLACES, async_engine, engine, version
+from tests.benchmarks.places import PLACES, async_engine, beside, engine, version
 from tests.benchmarks.results import Part, Row, Table
 from tests.benchmarks.variants import BARE, OURS
 from tests.benchmarks.work import async_business, business, new_run, numbers, prepare
 from tests.servers import redis
 
-TEXT = """The business of the other sections on PostgreSQL, with one client on loopback. Redis keeps nothing on disk, which
-is its fastest, and answers from the same machine.
+TEXT = """The business of the other sections on PostgreSQL, with one client on loopback. All use the same connections to it,
+but for DBOS, which makes its own. Redis keeps nothing on disk, which is its fastest, and answers from the same machine.
 
 | | what a crash between its writes leaves |
 |---|---|
@@ -68,8 +68,8 @@ def part(size: Size) -> Part:
         cache = stack.enter_context(redis())
         server.create_database("bench")
         url = sa.make_url(server.url("bench"))
-        base, own = engine(url), engine(url)
-        stack.callback(base.dispose)
+        own = engine(url)
+        base = beside(own)
         stack.callback(own.dispose)
         prepare(base, size.records)
         bench = Bench(base, own)
@@ -168,7 +168,8 @@ async def _endpoints(url: sa.URL, cache: str, size: Size) -> dict[str, dict[str,
     from idempotency_header_middleware.backends.redis import RedisBackend
     from redis.asyncio import Redis
 
-    base, own, client = async_engine(url), async_engine(url), Redis.from_url(cache)
+    own, client = async_engine(url), Redis.from_url(cache)
+    base = AsyncEngine(beside(own.sync_engine))
     new_session = async_sessionmaker(base, expire_on_commit=False)
 
     async def endpoint(scope: Any, receive: Any, send: Send) -> None:
@@ -198,8 +199,7 @@ async def _endpoints(url: sa.URL, cache: str, size: Size) -> dict[str, dict[str,
         return await in_turn_async({name: _request(app) for name, app in apps.items()}, size.rounds, "endpoint")
     finally:
         await client.aclose()
-        for one in (base, own):
-            await one.dispose()
+        await own.dispose()
 
 
 def _request(app: Any) -> Callable[[], Awaitable[None]]:
