@@ -11,7 +11,7 @@ from ..model import Mismatch, Newer, Outcome, Refuse, Replay, Reraise, TakeOver,
 from . import steps
 from .settle import give, refuse
 from .steps import Step
-from .transaction import connection_of, not_connected, unusable
+from .transaction import connected, connection_of, unusable
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -80,11 +80,7 @@ class Aside:
         return decision
 
     def _through_engine(self) -> Stored | None:
-        try:
-            connection = self._course.place.engine.connect()
-        except OSError as error:
-            raise not_connected(error) from error
-        with connection:
+        with connected(self._course.place.engine.connect) as connection:
             if (level := self._course.level) is not None:
                 connection.execution_options(isolation_level=level)
             connection.begin()
@@ -96,7 +92,7 @@ class Aside:
         level = self._course.level
         options = None if level is None else {"isolation_level": level}
         try:
-            found = self._look(connection_of(session, "claim", options), session)
+            found = self._look(connected(connection_of, session, "claim", options), session)
         except BaseException:
             with suppress(Exception):  # what is being raised matters more
                 session.rollback()

@@ -170,14 +170,11 @@ _CACHE: Final = dis.opmap.get("CACHE", 0)
 
 def pop(frame: Frame) -> None:
     """Leave a call."""
-    door = frame.door
-    door.is_over = True
-    if door.is_open:
-        door.close()
+    frame.door.is_over = True
+    frame.door.close()
     frame.holder = frame.held = None
     # Not by the token of `set`: a block may be left in another context than it was entered in (a test's fixture).
-    innermost = _innermost.get()
-    _innermost.set(None if innermost is frame and frame.outer is None else _live(innermost))
+    _innermost.set(_live(_innermost.get()))
 
 
 def _live(frame: Frame | None) -> Frame | None:

@@ -244,9 +244,13 @@ def _given_up(connection: Connection) -> None:
     _cut[number] = ref(connection, lambda _: _cut.pop(number, None))
 
 
-def not_connected(error: OSError) -> OperationalError:
-    """Return SQLAlchemy's error for what asyncpg raises where it cannot connect, as of every other driver."""
-    return OperationalError(None, None, error, connection_invalidated=True)
+def connected(way: Callable[..., Connection], *args: Any) -> Connection:
+    """Take a connection in some way, and raise what keeps it from being made as an error of SQLAlchemy's."""
+    try:
+        return way(*args)
+    except OSError as error:
+        # From asyncpg's connecting. SQLAlchemy has a name of its own for it with every other driver.
+        raise OperationalError(None, None, error, connection_invalidated=True) from error
 
 
 def unusable(why: str) -> SessionNotUsableError:
@@ -264,12 +268,9 @@ def connection_of(session: Session, need: str, options: dict[str, Any] | None = 
 
     Raises:
         SessionNotUsableError: it has none.
-        sqlalchemy.exc.DBAPIError: none can be made.
     """
     try:
         return session.connection(execution_options=options)
-    except OSError as error:
-        raise not_connected(error) from error
     except UnboundExecutionError as error:
         raise SessionNotUsableError(
             f"the session has no engine of its own, only binds= for classes: give it bind= too, the {need} needs it"

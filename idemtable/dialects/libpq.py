@@ -29,9 +29,11 @@ class Packet:
         self.types: tuple[int, ...] = ()
         self.key = self.query, self.types
         self.formats = [int(name in _BINARY) for name in order]
-        self._values: Callable[[Mapping[str, Any]], Any] = itemgetter(*order)
-        if len(order) == 1:  # which itemgetter returns by itself
-            self._values = lambda values: (values[order[0]],)
+        self._values: Callable[[Mapping[str, Any]], Any]
+        if len(order) > 1:
+            self._values = itemgetter(*order)
+        else:  # of one itemgetter returns the value by itself, and of none there is no itemgetter
+            self._values = lambda values: tuple(values[name] for name in order)
 
     def encoded(self, values: Mapping[str, Any]) -> list[bytes | None]:
         """Return the values in the order of their places."""

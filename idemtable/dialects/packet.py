@@ -323,7 +323,7 @@ def line_of(connection: Connection) -> Line | None:
 
     They must where somebody listens to statements, or has a cursor class of their own (tracing at the driver); in
     AUTOCOMMIT, in a transaction that has failed, inside psycopg's own ``pipeline()`` or ``transaction()``; with another
-    encoding than UTF-8, or a DateStyle that psycopg does not read; and with a libpq older than 14.
+    encoding than UTF-8; with a libpq older than 14; and where psycopg could not read the DateStyle when it was first asked.
     """
     if is_listened_to(connection):
         return None

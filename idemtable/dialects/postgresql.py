@@ -263,11 +263,11 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         return super().sweep(connection, lease, batch, rest, careful=careful)
 
     def _own_line(self, connection: Connection) -> Line | None:
-        """Return the line of a connection on which a transaction has begun of which the server has not heard yet."""
-        if connection.in_nested_transaction() or hears(connection, "commit"):
+        """Return the line of a connection whose transaction is all that it will be used for, and unheard by anybody yet."""
+        if hears(connection, "commit"):
             return None
         line = self.along(connection)
-        return line if line is not None and line.is_idle else None
+        return line if line is not None and line.is_idle else None  # else somebody has begun, who may want to go on
 
     def delete_expired(self, connection: Connection, batch: int, rest: Any, *, careful: bool) -> Swept:
         return self._purging.delete(connection, batch, rest, careful)
@@ -324,7 +324,7 @@ class PostgreSQL(PostgreSQLTable, Dialect):
         return getattr(driver.get_settings(), "in_hot_standby", None) == "on"  # asyncpg
 
     def unusable(self, connection: Connection) -> str | None:
-        if self._line(connection) is not None:  # which there is where none of what follows can be said of it
+        if self._line(connection) is not None:  # which looks at all that could be said, and faster
             return None
         why = super().unusable(connection)
         return (unread(connection) or piped(connection)) if why is None and self._packs else why

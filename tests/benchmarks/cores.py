@@ -37,6 +37,12 @@ def apart(*others: int) -> Iterator[None]:
 def _put(processes: tuple[int, ...], cores: Set[int]) -> None:
     for process in processes:
         for one in watchdog.family(process):
-            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-                for thread in os.listdir(Path("/proc") / str(one) / "task"):
-                    os.sched_setaffinity(int(thread), cores)
+            for thread in _threads(one):
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.sched_setaffinity(thread, cores)
+
+
+def _threads(process: int) -> list[int]:
+    with suppress(FileNotFoundError):
+        return [int(name) for name in os.listdir(Path("/proc") / str(process) / "task")]
+    return []

@@ -52,7 +52,7 @@ class Sweeping(ABC):
         """Renew a lease and delete a batch, or nothing where the lease is somebody else's by now.
 
         Args:
-            connection: in a transaction of its own, which is committed afterwards.
+            connection: in a transaction of its own, in which nothing else is done; it may be committed here.
             lease: as of `renew`.
             batch, rest, careful: as of `delete_expired`.
         """

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..fragments import MORTAL
 from ..libpq import Packet
-from ..statement import disbelieve
 from . import RENEW, Swept
 
 if TYPE_CHECKING:
@@ -70,22 +69,6 @@ SLICE: Final = f"""
 _EDGE: Final = """
     SELECT current_setting('idemtable.edge'),
         set_config('lock_timeout', current_setting('idemtable.lock_timeout'), true)"""
-# The same in two statements, of which one travels with BEGIN and one with COMMIT. The first renews the lease too, and gives
-# no row where that was lost. What was the past to it is so to the second, or that would find more rows than were counted.
-AHEAD: Final = f"""
-    WITH mine AS ({RENEW} RETURNING 1),
-    edge AS MATERIALIZED (
-        SELECT coalesce((SELECT ctid FROM {{table}} WHERE {_HERE} AND {_OLD} OFFSET :batch LIMIT 1), {_END}) AS place)
-    SELECT set_config('idemtable.edge', CAST(place AS text), true),
-        set_config('idemtable.past', CAST({{past}} AS text), true)
-    FROM edge, mine"""
-BEHIND: Final = f"""
-    WITH told AS MATERIALIZED (
-        SELECT CAST(current_setting('idemtable.edge') AS tid) AS place, set_config('lock_timeout', '1ms', true))
-    DELETE FROM {{table}} WHERE (SELECT place FROM told) IS NOT NULL
-        AND ctid >= {_START} AND ctid < (SELECT place FROM told) AND {_EXPIRED}""".replace(
-    "{past}", "CAST(current_setting('idemtable.past') AS timestamptz)"
-)
 CAREFUL: Final = f"""
     WITH free AS MATERIALIZED (
         SELECT ctid AS place FROM {{table}} WHERE {_HERE} AND {_EXPIRED} LIMIT :batch FOR UPDATE SKIP LOCKED),
@@ -124,7 +107,9 @@ class Slices:
         self._slice = dialect.statement(SLICE)
         self._edge = dialect.statement(_EDGE)
         self._careful = dialect.statement(CAREFUL)
-        self._ahead, self._behind = (Packet(dialect.filled(template)) for template in (AHEAD, BEHIND))
+        self._renewing, self._slicing, self._telling = (
+            Packet(dialect.filled(template)) for template in (RENEW, SLICE, _EDGE)
+        )
 
     def delete(self, connection: Connection, batch: int, rest: Survey | Place | None, careful: bool) -> Swept:
         """Delete at most `batch` expired rows of the part that `rest` is in; `None` begins."""
@@ -141,20 +126,18 @@ class Slices:
         return self._swept(deleted, rest, edge, end)
 
     def sweep(self, connection: Connection, line: Line, lease: Mapping[str, Any], batch: int, rest: Place) -> Swept:
-        """Do it in two packets, BEGIN with the one and COMMIT with the other, if the lease still is its owner's.
+        """Renew the lease and do it in three packets: BEGIN travels with the first, COMMIT with the last.
 
-        One by one, the five waits of a batch take longer than to delete a thousand rows.
+        One by one, the five waits of a batch take as long as to delete a thousand rows.
         """
-        end = self._first(rest.parts[rest.at] + 1)
-        values = {**lease, "start": rest.start, "end": end, "batch": batch}
-        told = line.send(connection, (self._ahead, values))
-        if not told.ntuples:
+        if line.send(connection, (self._renewing, lease)).command_tuples != 1:
             return Swept(0, None)
-        edge = told.get_value(0, 0).decode()
-        gone = line.commit_with(connection, (self._behind, values))
-        if gone is None:
-            disbelieve(connection, self._behind.text)
-        return self._swept(gone.command_tuples or 0, rest, edge, end)
+        end = self._first(rest.parts[rest.at] + 1)
+        values = {"start": rest.start, "end": end, "batch": batch}
+        gone = line.send(connection, (self._slicing, values))
+        told = line.commit_with(connection, (self._telling, {}))
+        assert told is not None, "COMMIT follows what has succeeded"
+        return self._swept(gone.command_tuples or 0, rest, told.get_value(0, 0).decode(), end)
 
     def _swept(self, deleted: int, rest: Place, edge: str, end: str) -> Swept:
         return Swept(deleted, replace(rest, start=edge) if edge != end else self._at(rest.parts, rest.at + 1))
