@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from idemtable import multi_host
+from idemtable import InProgressError, multi_host
 from tests.clusters.load import CALLERS, Fleet, Report, check, engine_for, furnish, storm
 from tests.clusters.nodes import Cluster
 from tests.clusters.standbys import Standbys
@@ -107,8 +107,12 @@ def killed(cluster: Cluster, victim: int, driver: str = "pymysql", *, hits: int,
     return report
 
 
-def switched(cluster: Cluster, number: int, driver: str = "pymysql", *, hits: int) -> Report:
-    """A node taken out of service as planned, and brought back, under load: no caller learns of it."""
+def switched(cluster: Cluster, number: int, driver: str = "pymysql", *, hits: int, stalls: bool) -> Report:
+    """A node taken out of service as planned, and brought back, under load: no caller learns of it.
+
+    Or, where it `stalls`, only who waited in vain for a call with the same key: MySQL's read lock on everything waits for a
+    statement that waits for a row, and the next statement of the row's holder waits for the read lock.
+    """
 
     def switch(more: Callable[[], None]) -> None:
         cluster.retire(number)
@@ -117,7 +121,7 @@ def switched(cluster: Cluster, number: int, driver: str = "pymysql", *, hits: in
 
     with Fleet(clients(cluster, driver)) as fleet:
         report = storm(fleet, meanwhile=switch)
-    assert report.errors == [], report
+    assert [error for error in report.errors if not (stalls and isinstance(error, InProgressError))] == [], report
     assert report.hit >= hits, f"no trial: {report}"
     one_effect_on_all(cluster, report)
     return report
