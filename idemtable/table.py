@@ -107,17 +107,9 @@ class IdemTable(BaseTable[Engine | sessionmaker[Any] | Callable[[], Engine | ses
             TypeError: at decoration, for a result type that cannot be stored, a function without a session, an async spec.
         """
         options: Options = {
-            "tenant": tenant,
-            "payload": payload,
-            "ttl": ttl,
-            "wait": wait,
-            "remember": remember,
-            "returns": returns,
-            "isolation_level": isolation_level,
-            "share_scope": share_scope,
-            "lookaside": lookaside,
-            "deferred": deferred,
-        }
+            "tenant": tenant, "payload": payload, "ttl": ttl, "wait": wait, "remember": remember, "returns": returns,
+            "isolation_level": isolation_level, "share_scope": share_scope, "lookaside": lookaside, "deferred": deferred,
+        }  # fmt: skip
         return decorate_keys(self._settings, scope, key, options)
 
     @overload

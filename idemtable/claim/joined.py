@@ -10,7 +10,7 @@ from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, UnboundExe
 
 from ..errors import SessionNotUsableError
 from .second import connections
-from .transaction import Transaction, connected, connection_of, is_open, stands
+from .transaction import Transaction, is_open, stands
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, RootTransaction
@@ -69,11 +69,11 @@ class Joined(Transaction):
             return
         try:
             if self.session.in_transaction():
-                self.connection = connected(connection_of, self.session, "claim")
+                self.connection = self._connect()
             else:
                 # Nothing has begun: then it can begin as our own would, on SQLite with the write lock.
                 with self.records.dialect.beginning(wait):
-                    self.connection = connected(connection_of, self.session, "claim")
+                    self.connection = self._connect()
             self._outer = self.connection.get_transaction()
             self.records = self._place.records_of(self.connection, self.session)
             dialect = self.records.dialect

@@ -17,7 +17,7 @@ from ..errors import SessionNotUsableError
 from . import steps
 from .quiet import quiet
 from .second import may_open, none_opened
-from .transaction import Transaction, connected, connection_of, stands, unusable
+from .transaction import Transaction, stands, unusable
 
 if TYPE_CHECKING:
     from sqlalchemy import RootTransaction
@@ -103,7 +103,7 @@ class Own(Transaction):
             session.begin()
         try:
             with AS_IT_IS if inside else dialect.beginning(wait):
-                self.connection = connected(connection_of, session, "claim", options)
+                self.connection = self._connect(options)
         except Exception as error:
             drop_dead(place.engine, error)
             raise

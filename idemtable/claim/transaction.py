@@ -238,6 +238,10 @@ class Transaction(ABC):
             return True
         return self._is_alive()
 
+    def _connect(self, options: dict[str, Any] | None = None) -> Connection:
+        """Return the session's connection; it may have to be made first."""
+        return connected(connection_of, self.session, "claim", options)
+
 
 def _given_up(connection: Connection) -> None:
     number = id(connection)
